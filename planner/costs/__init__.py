@@ -1,0 +1,1 @@
+"""Cost models: time, memory and traffic of a strategy, each formula with its source."""

@@ -1,0 +1,1 @@
+"""What has to be done: training jobs, serving loads, offers of GPUs, expert routing."""
