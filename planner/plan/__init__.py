@@ -1,0 +1,1 @@
+"""Plan documents: records shared by all kinds, one module per kind, reading and writing."""

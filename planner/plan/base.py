@@ -69,7 +69,7 @@ class Provenance(_Record, frozen=True):
     coefficients: dict[str, str] = {}
 
 
-class PlanBase(_Record, frozen=True, tag_field="kind"):
+class PlanBase(_Record, frozen=True, kw_only=True, tag_field="kind"):
     """Fields common to all four kinds of plan."""
 
     inputs: tuple[Input, ...]
