@@ -12,9 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from shardwright.models import ModelError
-from shardwright.topologies import TopologyError
-
 
 class ShardwrightError(Exception):
     """Base of everything Shardwright raises on purpose; its text is one line fit for a user."""
@@ -49,6 +46,9 @@ class InvalidPlan(ShardwrightError):  # noqa: N818
 @contextmanager
 def input_errors() -> Iterator[None]:
     """Re-raise what the model and topology readers refuse as InputError, message unchanged."""
+    from shardwright.models import ModelError
+    from shardwright.topologies import TopologyError
+
     try:
         yield
     except (ModelError, TopologyError) as error:

@@ -1,0 +1,57 @@
+# Every target makes its own virtual environment in .venv and may be repeated.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: help plan test check coverage test-models clean
+
+help:
+	@echo "make plan         install and plan a training run of Llama 3.1 70B on eight DGX H100 (writes plan.json)"
+	@echo "make test         install and run the test suite"
+	@echo "make check        ruff and mypy"
+	@echo "make coverage     the test suite with branch coverage"
+	@echo "make test-models  compare parameter counts with transformers (installs it, slow)"
+	@echo "make clean        remove what the targets made"
+
+$(VENV)/core.done: pyproject.toml
+	@echo "==> Looking for Python 3.11 or newer"
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found: install one, or name it with make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "==> Making the virtual environment $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { echo "The venv module is missing: install it (on Debian and Ubuntu: python3-venv)" >&2; exit 1; }
+	@echo "==> Installing Shardwright and what it needs (about half a minute)"
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/dev.done: $(VENV)/core.done
+	@echo "==> Installing the test tools"
+	@$(PIP) install --editable '.[dev]'
+	@touch $@
+
+plan: $(VENV)/core.done
+	@echo "==> Planning: Llama 3.1 70B on 8 DGX H100, 1024 sequences of 8192 tokens a step"
+	@$(BIN)/shardwright train llama-3.1-70b --cluster dgx-h100:8 --gbs 1024 --seq 8192 --output plan.json
+	@echo "==> Checking the plan from first principles"
+	@$(BIN)/shardwright validate plan.json
+	@echo "==> Arguments for Megatron-LM"
+	@$(BIN)/shardwright export plan.json --to megatron
+
+test: $(VENV)/dev.done
+	@echo "==> Running the test suite"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: $(VENV)/dev.done
+	@echo "==> ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "==> mypy"
+	@$(BIN)/mypy
+
+coverage: $(VENV)/dev.done
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
+
+clean:
+	@rm -rf $(VENV) dist plan.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,0 +1,88 @@
+"""The `shardwright` program: its commands, and how each outcome ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from ..errors import ShardwrightError
+
+COMMANDS = (
+    ("train", "Split a training job over a cluster."),
+    ("serve", "Deploy a model under latency targets."),
+    ("fleet", "Choose which GPUs to rent for a traffic."),
+    ("experts", "Place the experts of a mixture-of-experts model."),
+    ("estimate", "Predict a given strategy without searching."),
+    ("validate", "Check a plan from first principles."),
+    ("export", "Write a plan in a launcher's own form."),
+)
+GROUPS = (
+    ("topology", "Show accelerators, clusters and topology files."),
+    ("models", "Show the model catalog and configurations."),
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"shardwright {version('shardwright')}")  # noqa: T201
+        raise typer.Exit
+
+
+def build() -> typer.Typer:
+    """The application with every command registered."""
+    app = typer.Typer(
+        name="shardwright",
+        help="Plans for large language models on the machines you really have.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+
+    @app.callback()
+    def _root(
+        _show: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    ) -> None:
+        pass
+
+    for name, summary in COMMANDS:
+        function = getattr(import_module(f"..{name}", __name__), name)
+        app.command(name, short_help=summary)(function)
+    for name, summary in GROUPS:
+        app.add_typer(import_module(f"..{name}", __name__).app, name=name, help=summary, no_args_is_help=True)
+    return app
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the program and exit with the code of the outcome (see planner.errors)."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of one invocation; every failure is one line on stderr."""
+    try:
+        outcome = build()(arguments, standalone_mode=False)
+        sys.stdout.flush()
+    except ShardwrightError as error:
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130)
+    except Exception as error:
+        if hasattr(error, "format_message"):
+            return _fail(error.format_message(), 2)
+        if os.environ.get("SHARDWRIGHT_DEBUG"):
+            raise
+        return _fail(f"internal error, please report: {type(error).__name__}: {error}", 1)
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)  # noqa: T201
+    return code

@@ -1,0 +1,158 @@
+"""Reading untrusted documents and writing whole files, nothing half-done."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from .errors import InputError
+
+MAX_INPUT_BYTES = 8_000_000
+MAX_DEPTH = 64
+
+
+def read_text(path: str | Path, what: str, max_bytes: int = MAX_INPUT_BYTES) -> str:
+    """Text of a UTF-8 file no larger than `max_bytes`. Raises InputError when it cannot be had."""
+    path = Path(path)
+    try:
+        if not path.is_file():
+            found = "a directory" if path.is_dir() else "nothing" if not path.exists() else "no regular file"
+            raise InputError(f"{what} {path}: expected a file but found {found}")
+        with path.open("rb") as stream:
+            data = stream.read(max_bytes + 1)
+    except OSError as error:
+        raise InputError(f"{what} {path}: cannot be read ({error.strerror})") from error
+    if len(data) > max_bytes:
+        raise InputError(f"{what} {path}: larger than the {max_bytes / 1e6:g} MB allowed")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{what} {path}: not UTF-8 text at byte {error.start}") from error
+
+
+def read_document(path: str | Path, what: str, max_bytes: int = MAX_INPUT_BYTES) -> object:
+    """The JSON or YAML document in a file, told apart by its suffix.
+
+    `what` names the document in messages ("model config", "topology"). Raises InputError on a missing, large, deep
+    or malformed file, on YAML aliases and tags, and on numbers that are not finite.
+    """
+    text = read_text(path, what, max_bytes)
+    where = f"{what} {path}"
+    if Path(path).suffix.lower() in (".yaml", ".yml"):
+        return parse_yaml(text, where)
+    return parse_json(text, where)
+
+
+def parse_json(text: str, where: str) -> object:
+    """A JSON document of limited depth. Raises InputError naming the place."""
+    if _json_depth_exceeds(text, MAX_DEPTH):
+        raise InputError(f"{where}: nested deeper than {MAX_DEPTH} levels")
+    try:
+        document: object = msgspec.json.decode(text.encode())
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InputError(f"{where}: not valid JSON ({error})") from error
+    _refuse_non_finite(document, where)
+    return document
+
+
+def parse_yaml(text: str, where: str) -> object:
+    """A YAML document of limited depth, without aliases or tags. Raises InputError naming the place."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=loader):
+            if isinstance(event, yaml.AliasEvent):
+                raise InputError(f"{where}: YAML aliases are not accepted (line {event.start_mark.line + 1})")
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > MAX_DEPTH:
+                    raise InputError(f"{where}: nested deeper than {MAX_DEPTH} levels")
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+        document: object = yaml.load(text, Loader=loader)  # noqa: S506 - loader is a SafeLoader
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InputError(f"{where}: not valid YAML ({_one_line(error)})") from error
+    _refuse_non_finite(document, where)
+    return document
+
+
+def sha256_of(document: object) -> str:
+    """SHA-256 of the canonical JSON of a decoded document: the same for the same content, whatever its layout."""
+    return hashlib.sha256(msgspec.json.encode(document, order="deterministic")).hexdigest()
+
+
+def write_atomic(path: str | Path, text: str) -> None:
+    """Write a whole file or nothing: an existing file is replaced only by a complete one.
+
+    Raises InputError when the place cannot be written.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        if path.is_dir():
+            raise InputError(f"output {path}: is a directory, a file name is needed")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise InputError(f"output {path}: cannot be written ({error.strerror})") from error
+
+
+def _json_depth_exceeds(text: str, limit: int) -> bool:
+    if text.count("[") + text.count("{") <= limit:
+        return False
+    depth = 0
+    in_string = escaped = False
+    for char in text:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif char == "\\":
+                escaped = True
+            elif char == '"':
+                in_string = False
+        elif char == '"':
+            in_string = True
+        elif char in "[{":
+            depth += 1
+            if depth > limit:
+                return True
+        elif char in "]}":
+            depth -= 1
+    return False
+
+
+def _refuse_non_finite(document: object, where: str) -> None:
+    for path, value in _leaves(document):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{where}: {path} must be a finite number but got {value}")
+
+
+def _leaves(document: object) -> Iterator[tuple[str, object]]:
+    stack: list[tuple[str, object]] = [("$", document)]
+    while stack:
+        path, value = stack.pop()
+        if isinstance(value, dict):
+            stack.extend((f"{path}.{key}", child) for key, child in value.items())
+        elif isinstance(value, list):
+            stack.extend((f"{path}[{index}]", child) for index, child in enumerate(value))
+        else:
+            yield path, value
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
