@@ -29,7 +29,7 @@ def relative_gap(value: float, bound: float) -> float:
     return abs(value - bound) / abs(value) if value else math.inf
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Solution(Generic[T]):
     """The outcome of a search: a point, its value and a proven bound on every other point's value.
 
