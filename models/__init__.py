@@ -1,8 +1,22 @@
 """What runs: operators, model graphs, Hugging Face configurations and the catalog."""
 
+from .catalog import list_models, model
+from .config import read_config
 from .errors import ModelError
-from .graph import Block, ModelGraph, Role, Run
+from .graph import Block, ModelGraph, Role, Run, Stack
 from .operators import Attention, Elementwise, Embedding, Experts, Linear, Norm, Operator, Scan, Split
+from .quantities import (
+    activation_bytes_per_token,
+    active_parameters,
+    block_activation_bytes_per_token,
+    block_flops_per_token,
+    cross_kv_bytes_per_token,
+    flops_per_token,
+    kv_bytes_per_token,
+    parameters,
+    state_bytes_per_sequence,
+)
+from .shapes import TransformerShape, transformer
 
 __all__ = [
     "Attention",
@@ -19,4 +33,19 @@ __all__ = [
     "Run",
     "Scan",
     "Split",
+    "Stack",
+    "TransformerShape",
+    "activation_bytes_per_token",
+    "active_parameters",
+    "block_activation_bytes_per_token",
+    "block_flops_per_token",
+    "cross_kv_bytes_per_token",
+    "flops_per_token",
+    "kv_bytes_per_token",
+    "list_models",
+    "model",
+    "parameters",
+    "read_config",
+    "state_bytes_per_sequence",
+    "transformer",
 ]

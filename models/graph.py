@@ -9,14 +9,19 @@ import msgspec
 from .operators import Operator
 
 Role = Literal["embedding", "layer", "head", "mtp"]
+Stack = Literal["decoder", "encoder"]
 
 
 class Block(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One distinct piece of the chain: an embedding, a layer, a head, or a multi-token-prediction module."""
+    """One distinct piece of the chain: an embedding, a layer, a head, or a multi-token-prediction module.
+
+    `parallel` marks a layer whose attention and feed-forward read the same input and are added together.
+    """
 
     name: str
     role: Role
     operators: tuple[Operator, ...]
+    parallel: bool = False
 
     @property
     def parameters(self) -> int:
@@ -34,11 +39,14 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     block: Block
     repeat: int = 1
-    stack: Literal["decoder", "encoder"] = "decoder"
+    stack: Stack = "decoder"
 
 
 class ModelGraph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A model as a chain of runs, first to last: embedding, layers, head, and MTP modules if it has them."""
+    """A model as a chain of runs, first to last: embedding, layers, head, and MTP modules if it has them.
+
+    `assumptions` lists what the description left open: defaults of the configuration class, towers left out.
+    """
 
     name: str
     architecture: str
@@ -47,6 +55,7 @@ class ModelGraph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     max_positions: int | None
     tied_embeddings: bool
     runs: tuple[Run, ...]
+    assumptions: tuple[str, ...] = ()
 
     @property
     def num_layers(self) -> int:
