@@ -8,10 +8,14 @@ import msgspec
 
 from shardwright import models, topologies
 
-from .errors import InputError, input_errors
+from .errors import InputError, InvalidPlan, input_errors
 from .files import read_document, sha256_of
-from .plan.base import Input
+from .plan.base import Input, PlanBase
 from .workload.training import TrainingJob
+
+CATALOG = "catalog:"
+MEMORY = "memory:"
+MEASURED = " + "
 
 
 def load_model(text: str) -> tuple[models.ModelGraph, Input]:
@@ -19,17 +23,15 @@ def load_model(text: str) -> tuple[models.ModelGraph, Input]:
 
     Raises InputError when it is none of these or the configuration is refused.
     """
-    path = Path(text)
-    if path.is_dir():
-        path = path / "config.json"
     with input_errors():
         if not _names_a_file(text):
-            graph = models.model(text)
-            return graph, Input(role="model", source=f"catalog:{text}", sha256=sha256_of(msgspec.to_builtins(graph)))
+            config = models.catalog_entry(text).config
+            record = Input(role="model", source=CATALOG + text, sha256=sha256_of(config), document=config)
+            return models.model(text), record
+        path = Path(text) / "config.json" if Path(text).is_dir() else Path(text)
         document = read_document(path, "model config")
-        name = path.parent.name if path.name == "config.json" and path.parent.name else path.stem
         try:
-            graph = models.read_config(document, name=name)
+            graph = models.read_config(document, name=_model_name(str(path)))
         except models.ModelError as error:
             raise InputError(f"model config {path}: {error}") from error
     return graph, Input(role="model", source=str(path), sha256=sha256_of(document), document=document)
@@ -49,14 +51,14 @@ def load_topology(text: str, measured: str | None = None) -> tuple[topologies.To
                 raise InputError(f"topology {text}: {error}") from error
         else:
             topology = topologies.cluster(text)
-    source = text if _names_a_file(text) else f"catalog:{text}"
+    source = text if _names_a_file(text) else CATALOG + text
     if measured is not None:
         matrix = read_document(measured, "measured bandwidths")
         try:
             topology = topology.with_measured(topologies.read_mpigraph(matrix))
         except topologies.TopologyError as error:
             raise InputError(f"measured bandwidths {measured}: {error}") from error
-        source = f"{source}+{measured}"
+        source = source + MEASURED + measured
     document = topology.document
     return topology, Input(role="topology", source=source, sha256=sha256_of(document), document=document)
 
@@ -70,5 +72,91 @@ def load_job(path: str) -> TrainingJob:
         raise InputError(f"training job {path}: {error}") from error
 
 
+def model_input(graph: models.ModelGraph) -> Input:
+    """The record of a model graph made in memory; the graph itself is the document."""
+    document = {"graph": msgspec.to_builtins(graph)}
+    return Input(role="model", source=MEMORY + graph.name, sha256=sha256_of(document), document=document)
+
+
+def topology_input(topology: topologies.Topology) -> Input:
+    """The record of a topology made in memory."""
+    document = topology.document
+    return Input(role="topology", source=MEMORY + topology.name, sha256=sha256_of(document), document=document)
+
+
+def restored_model(plan: PlanBase) -> models.ModelGraph:
+    """The model a plan was made for, rebuilt from the plan. Raises InvalidPlan when it does not match its hash."""
+    record = _input_of(plan, "model")
+    _same_content(record, record.document)
+    try:
+        if record.source.startswith(MEMORY) and isinstance(record.document, dict):
+            return msgspec.convert(record.document.get("graph"), models.ModelGraph)
+        return models.read_config(record.document, name=_model_name(record.source))
+    except (models.ModelError, msgspec.ValidationError) as error:
+        raise InvalidPlan(f"plan: the model in inputs is refused: {error}") from error
+
+
+def restored_topology(plan: PlanBase) -> topologies.Topology:
+    """The topology a plan was made for, rebuilt from the plan. Raises InvalidPlan when it does not match its hash."""
+    record = _input_of(plan, "topology")
+    _same_content(record, record.document)
+    try:
+        return topologies.parse_topology(record.document)
+    except topologies.TopologyError as error:
+        raise InvalidPlan(f"plan: the topology in inputs is refused: {error}") from error
+
+
+def stale_inputs(plan: PlanBase) -> list[str]:
+    """One sentence for every input file or catalog entry that is no longer what the plan was made from.
+
+    A file that is not on this machine is not stale: the plan carries its content.
+    """
+    found = []
+    for record in plan.inputs:
+        current = _current(record)
+        if current is not None and current.sha256 != record.sha256:
+            found.append(f"{record.role} {record.source} has changed since the plan was made")
+    return found
+
+
+def _current(record: Input) -> Input | None:
+    if record.source.startswith(MEMORY):
+        return None
+    source, _, measured = record.source.partition(MEASURED)
+    name = source.removeprefix(CATALOG)
+    files = [measured] if source.startswith(CATALOG) else [source, measured]
+    if not all(Path(path).is_file() for path in files if path):
+        return None
+    if record.role == "model":
+        return load_model(name)[1]
+    if record.role == "topology":
+        return load_topology(name, measured or None)[1]
+    return Input(role=record.role, source=source, sha256=sha256_of(read_document(source, record.role)))
+
+
+def _input_of(plan: PlanBase, role: str) -> Input:
+    for record in plan.inputs:
+        if record.role == role:
+            return record
+    raise InvalidPlan(f"plan: inputs has no {role}")
+
+
+def _same_content(record: Input, document: object) -> None:
+    if sha256_of(document) != record.sha256:
+        raise InvalidPlan(f"plan: the {record.role} {record.source} is not the one the plan was made from")
+
+
+def _model_name(source: str) -> str:
+    if source.startswith(CATALOG):
+        return source.removeprefix(CATALOG)
+    path = Path(source)
+    return path.parent.name if path.name == "config.json" and path.parent.name else path.stem
+
+
 def _names_a_file(text: str) -> bool:
-    return "/" in text or text.endswith((".json", ".yaml", ".yml")) or Path(text).exists()
+    if "/" in text or text.endswith((".json", ".yaml", ".yml")):
+        return True
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        return False

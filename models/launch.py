@@ -1,0 +1,57 @@
+"""Facts of a configuration that no size depends on and every launcher must be told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+
+_Value = TypeVar("_Value", str, int, float)
+
+ACTIVATION = ("hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act", "dense_act_fn")
+NORM_EPSILON = ("rms_norm_eps", "norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon")
+ROTARY_BASE = ("rope_theta", "rotary_emb_base", "rotary_base")
+ROTARY_FRACTION = ("partial_rotary_factor", "rotary_pct")
+
+
+class LaunchFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a configuration says beside its sizes; None where it says nothing."""
+
+    activation: str | None = None
+    norm_epsilon: float | None = None
+    rotary_base: float | None = None
+    rotary_fraction: float | None = None
+    router_scores: str | None = None
+    router_groups: int | None = None
+    router_groups_per_token: int | None = None
+    router_scale: float | None = None
+    router_bias_correction: bool = False
+
+
+def launch_facts(document: Mapping[str, object]) -> LaunchFacts:
+    """The facts of a decoded Hugging Face config.json; fields of the wrong type count as absent."""
+    rope = document.get("rope_parameters")
+    nested = rope if isinstance(rope, Mapping) else {}
+    scoring = document.get("scoring_func")
+    return LaunchFacts(
+        activation=_first(document, ACTIVATION, str),
+        norm_epsilon=_first(document, NORM_EPSILON, float),
+        rotary_base=_first(document, ROTARY_BASE, float) or _first(nested, ROTARY_BASE, float),
+        rotary_fraction=_first(document, ROTARY_FRACTION, float) or _first(nested, ROTARY_FRACTION, float),
+        router_scores=scoring if isinstance(scoring, str) else None,
+        router_groups=_first(document, ("n_group",), int),
+        router_groups_per_token=_first(document, ("topk_group",), int),
+        router_scale=_first(document, ("routed_scaling_factor",), float),
+        router_bias_correction=document.get("topk_method") == "noaux_tc",
+    )
+
+
+def _first(document: Mapping[str, object], names: tuple[str, ...], kind: type[_Value]) -> _Value | None:
+    for name in names:
+        value = document.get(name)
+        if isinstance(value, kind) and not isinstance(value, bool):
+            return value
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return kind(value)
+    return None

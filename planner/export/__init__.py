@@ -1,0 +1,62 @@
+"""Exporters: a validated plan in the form a launcher reads, one launcher a file."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from ..errors import InputError, InvalidPlan
+from ..inputs import restored_model, restored_topology, stale_inputs
+from .base import Context, Export, Exporter
+
+if TYPE_CHECKING:
+    from ..plan.base import PlanBase
+
+__all__ = ["Context", "Export", "Exporter", "export_plan", "exporter", "list_exporters"]
+
+ENTRY_POINT_GROUP = "shardwright.exporters"
+_BUILT_IN = {"megatron": ".megatron:Megatron"}
+
+
+def list_exporters() -> tuple[str, ...]:
+    """Names of the built-in exporters and of those installed by third parties."""
+    return tuple(sorted({*_BUILT_IN, *(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))}))
+
+
+def exporter(name: str) -> Exporter:
+    """The exporter of a launcher. Raises InputError when there is none of that name."""
+    if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
+        made: Exporter = getattr(import_module(module, __name__), attribute)()
+        return made
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        if entry.name == name:
+            third_party: Exporter = entry.load()()
+            return third_party
+    raise InputError(f"export: no exporter {name!r}; there are {', '.join(list_exporters())}")
+
+
+def export_plan(plan: PlanBase, to: str) -> Export:
+    """A plan in a launcher's form, checked first.
+
+    Raises InvalidPlan when the plan does not validate or an input has changed since, and InputError when the
+    launcher is unknown or cannot run this plan.
+    """
+    from ..validate import validate_plan
+
+    chosen = exporter(to)
+    kind = type(plan).__struct_config__.tag
+    if kind not in chosen.kinds:
+        raise InputError(f"export: {to} takes {' or '.join(chosen.kinds)} plans but got a {kind} plan")
+    problems = stale_inputs(plan) + validate_plan(plan)
+    if problems:
+        raise InvalidPlan(f"plan: {problems[0]}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
+    roles = {record.role for record in plan.inputs}
+    return chosen(
+        Context(
+            plan=plan,
+            model=restored_model(plan) if "model" in roles else None,
+            topology=restored_topology(plan) if "topology" in roles else None,
+        )
+    )

@@ -1,0 +1,59 @@
+"""The public surface changes only on purpose."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from shardwright import models, planner, solvers, topologies
+
+
+@pytest.mark.parametrize("package", [models, planner, solvers, topologies])
+def test_every_public_name_exists_and_is_listed_in_order(package):
+    assert package.__all__ == sorted(package.__all__)
+    assert len(set(package.__all__)) == len(package.__all__)
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+
+
+def test_every_public_name_of_the_planner_has_a_home():
+    assert sorted(planner._HOMES) == planner.__all__
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'plan_everything'"):
+        planner.plan_everything  # noqa: B018
+
+
+def test_what_the_planner_offers():
+    assert planner.__all__ == [
+        "Constraints",
+        "Infeasible",
+        "InputError",
+        "InvalidPlan",
+        "LimitReached",
+        "ShardwrightError",
+        "Strategy",
+        "TrainingJob",
+        "TrainingPlan",
+        "dump_plan",
+        "estimate_training",
+        "export_plan",
+        "list_exporters",
+        "load_model",
+        "load_plan",
+        "load_topology",
+        "plan_training",
+        "validate_plan",
+    ]
+
+
+def test_the_command_line_imports_no_heavy_library():
+    code = (
+        "import sys; from shardwright.planner.cli.main import build; build(); "
+        "print([m for m in ('numpy', 'ortools', 'pulp', 'optuna', 'networkx', 'numba', 'yaml') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
