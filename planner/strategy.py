@@ -11,8 +11,17 @@ from numpy.typing import NDArray
 from .errors import InputError
 
 Recompute = Literal["none", "selective", "full"]
+RecomputeModule = Literal["core_attention", "norm", "activation", "mla_up", "mlp", "experts"]
 Schedule = Literal["1f1b", "interleaved", "gpipe", "zb-h1", "zb-v", "dualpipe"]
+ContextComm = Literal["p2p", "all_gather", "a2a"]
 Axis = Literal["tp", "cp", "dp_shard", "dp_replicate", "pp", "ep", "etp", "edp"]
+
+RECOMPUTES: tuple[Recompute, ...] = ("none", "selective", "full")
+RECOMPUTE_MODULES: tuple[RecomputeModule, ...] = ("core_attention", "norm", "activation", "mla_up", "mlp", "experts")
+SCHEDULES: tuple[Schedule, ...] = ("1f1b", "interleaved", "gpipe", "zb-h1", "zb-v", "dualpipe")
+CONTEXT_COMMS: tuple[ContextComm, ...] = ("p2p", "all_gather", "a2a")
+
+DEGREES = ("tp", "cp", "pp", "vpp", "dp_replicate", "dp_shard", "ep", "etp", "mbs")
 
 
 class Constraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -31,9 +40,10 @@ class Constraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     sp: bool | None = None
     recompute: tuple[Recompute, ...] = ()
     schedule: tuple[Schedule, ...] = ()
+    cp_comm: tuple[ContextComm, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("tp", "cp", "pp", "vpp", "dp_replicate", "dp_shard", "ep", "etp", "mbs"):
+        for name in DEGREES:
             for value in getattr(self, name):
                 if value < 1:
                     raise InputError(f"constraints.{name} must be at least 1 but got {value}")
@@ -48,7 +58,10 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     Dense layers divide the world into tp × cp × dp_shard × dp_replicate × pp; expert layers divide the same world
     into etp × ep × edp × pp, where edp is what is left. `zero` says what is divided over the cp × dp_shard ranks:
     0 nothing, 1 optimizer states, 2 gradients as well, 3 weights as well. `mbs` is in sequences. `recompute_layers`
-    is the number of layers per virtual stage that `recompute="full"` applies to (None: all).
+    is the number of layers per virtual stage that `recompute="full"` applies to (None: all); `recompute_modules` is
+    what `recompute="selective"` recomputes. `stage_layers` gives the layers of every virtual stage in chain order
+    (None: equal, or balanced against embedding and head when the layers do not divide). `cp_comm` is how context
+    ranks exchange keys and values. With vpp above 1 the schedule "1f1b" means interleaved 1F1B and is stored so.
 
     Raises InputError when the degrees contradict each other.
     """
@@ -66,10 +79,13 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     mbs: int = 1
     recompute: Recompute = "none"
     recompute_layers: int | None = None
+    recompute_modules: tuple[RecomputeModule, ...] = ()
     schedule: Schedule = "1f1b"
+    stage_layers: tuple[int, ...] | None = None
+    cp_comm: ContextComm = "p2p"
 
     def __post_init__(self) -> None:
-        for name in ("tp", "cp", "pp", "vpp", "dp_replicate", "dp_shard", "ep", "etp", "mbs"):
+        for name in DEGREES:
             value = getattr(self, name)
             if value < 1:
                 raise InputError(f"strategy.{name} must be at least 1 but got {value}")
@@ -83,6 +99,25 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         if inner % (self.ep * self.etp):
             raise InputError(
                 f"strategy.ep × etp = {self.ep * self.etp} must divide tp × cp × dp_shard × dp_replicate = {inner}"
+            )
+        self._check_details()
+
+    def _check_details(self) -> None:
+        if self.vpp > 1 and self.schedule == "1f1b":
+            msgspec.structs.force_setattr(self, "schedule", "interleaved")
+        if self.schedule == "interleaved" and self.vpp == 1:
+            raise InputError("strategy.schedule interleaved needs vpp of at least 2 but got vpp 1")
+        if self.recompute_layers is not None and (self.recompute != "full" or self.recompute_layers < 1):
+            raise InputError(
+                f"strategy.recompute_layers of {self.recompute_layers} needs recompute full and at least 1 layer"
+            )
+        if self.recompute_modules and self.recompute != "selective":
+            raise InputError(f"strategy.recompute_modules needs recompute selective but got {self.recompute}")
+        chunks = self.pp * self.vpp
+        if self.stage_layers is not None and (len(self.stage_layers) != chunks or min(self.stage_layers) < 0):
+            raise InputError(
+                f"strategy.stage_layers must give {chunks} counts of at least 0, one per virtual stage, "
+                f"but got {self.stage_layers}"
             )
 
     @property
@@ -106,6 +141,26 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         if gbs % per_step:
             raise InputError(f"gbs {gbs} must be a multiple of mbs × dp = {self.mbs} × {self.dp} = {per_step}")
         return gbs // per_step
+
+    def label(self) -> str:
+        """The degrees that differ from 1, in one line: `tp8 sp pp4 vpp5 dp2 zero1 mbs1 selective`."""
+        parts = [f"tp{self.tp}" + (" sp" if self.sp else "")]
+        parts += [
+            f"{name}{getattr(self, name)}" for name in ("cp", "pp", "vpp", "ep", "etp") if getattr(self, name) > 1
+        ]
+        shards = f"dp{self.dp}" if self.dp_replicate == 1 else f"dp{self.dp_replicate}x{self.dp_shard}"
+        parts += [shards, f"zero{self.zero}", f"mbs{self.mbs}"]
+        if self.schedule not in ("1f1b", "interleaved"):
+            parts.append(self.schedule)
+        if self.cp > 1 and self.cp_comm != "p2p":
+            parts.append(f"cp:{self.cp_comm}")
+        if self.recompute == "selective":
+            parts.append("recompute:" + ("+".join(self.recompute_modules) or "selective"))
+        elif self.recompute == "full":
+            parts.append("recompute:full" + ("" if self.recompute_layers is None else f":{self.recompute_layers}"))
+        if self.stage_layers is not None and len(set(self.stage_layers)) > 1:
+            parts.append("uneven")
+        return " ".join(parts)
 
     def rank_groups(self, axis: Axis) -> NDArray[np.int64]:
         """Ranks of every group of an axis, one group a row, shape [groups, degree].

@@ -16,6 +16,11 @@ Optimizer = Literal["adam", "adam8bit", "sgd", "sgd-momentum", "muon"]
 class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One pretraining job: global batch in sequences, sequence length in tokens, number formats, degree constraints.
 
+    `framework` names the generation of training software whose fitted overheads and overlaps are used. Bytes are per
+    parameter: fp32 master weights, both Adam moments, and the accumulated gradient. `memory_margin` is the share of
+    the device's memory that a plan must leave free. With `trained` adapters (LoRA) the base weights are frozen: no
+    weight gradients, no optimizer states and no gradient transfers are counted, and the adapters as nothing.
+
     Raises InputError when a count is not positive.
     """
 
@@ -27,6 +32,9 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     moment_bytes: int = 8
     gradient_bytes: int = 4
     token_budget: int | None = None
+    framework: str = "megatron-2024"
+    trained: Literal["all", "adapters"] = "all"
+    memory_margin: float = 0.05
     constraints: Constraints = Constraints()
 
     def __post_init__(self) -> None:
@@ -34,6 +42,11 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             value = getattr(self, name)
             if value < 1:
                 raise InputError(f"job.{name} must be at least 1 but got {value}")
+        for name in ("master_weight_bytes", "moment_bytes", "gradient_bytes"):
+            if getattr(self, name) < 0:
+                raise InputError(f"job.{name} must not be negative but got {getattr(self, name)}")
+        if not 0 <= self.memory_margin < 1:
+            raise InputError(f"job.memory_margin must be at least 0 and below 1 but got {self.memory_margin}")
         if self.token_budget is not None and self.token_budget < 1:
             raise InputError(f"job.token_budget must be at least 1 but got {self.token_budget}")
 

@@ -1,0 +1,137 @@
+"""Costs of every distinct block for every distinct key: what search and estimate gather from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwright.models import Attention, Block, Elementwise, Embedding, Experts, ModelGraph
+
+from ..strategy import RECOMPUTE_MODULES
+from .communication import BlockTransfers, Network, block_transfers
+from .compute import Device, OperatorTimes, operator_times
+from .keys import BlockKeys, Floats
+from .memory import block_parameters, dispatch_features, input_bytes, saved_bytes
+from .recompute import rerun
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCosts:
+    """Arrays of shape [keys, blocks]: seconds and bytes per micro-batch and rank, parameters per rank.
+
+    `forward_s` and `backward_s` include the exposed transfers; `weight_s` is the part of backward that computes weight
+    gradients, which zero-bubble schedules move. `input_bytes` is what a fully recomputed block keeps.
+    """
+
+    compute_forward_s: Floats
+    compute_backward_s: Floats
+    weight_s: Floats
+    transfers: tuple[BlockTransfers, ...]
+    forward_s: Floats
+    backward_s: Floats
+    flops: Floats
+    saved_bytes: Floats
+    input_bytes: Floats
+    dense_parameters: Floats
+    expert_parameters: Floats
+    dispatch_bytes: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class SelectiveCosts:
+    """Arrays of shape [keys, blocks]: seconds run again and bytes kept when some modules are recomputed."""
+
+    again_s: Floats
+    saved_bytes: Floats
+
+
+def block_costs(
+    model: ModelGraph, blocks: tuple[Block, ...], keys: BlockKeys, device: Device, network: Network
+) -> BlockCosts:
+    """Costs of every block for every key, nothing recomputed."""
+    columns: dict[str, list[Floats]] = {}
+    transfers: list[BlockTransfers] = []
+    for block in blocks:
+        times = [operator_times(op, keys, device) for op in block.operators]
+        moved = block_transfers(block, keys, network, device.coefficients.framework, _attention_s(block, times))
+        transfers.append(moved)
+        forward = _issued(block, _total(times, "forward", keys), device)
+        to_weight = _total(times, "backward_weight", keys)
+        backward = _issued(block, _total(times, "backward_input", keys) + to_weight, device, 2)
+        parameters = block_parameters(block, keys, tied_table(model, block))
+        values = {
+            "compute_forward_s": forward,
+            "compute_backward_s": backward,
+            "weight_s": to_weight,
+            "forward_s": forward + moved.forward,
+            "backward_s": backward + moved.backward,
+            "flops": _total(times, "flops", keys),
+            "saved_bytes": saved_bytes(block, keys, device, ()),
+            "input_bytes": input_bytes(model.hidden_size, keys, device),
+            "dense_parameters": parameters.dense,
+            "expert_parameters": parameters.expert,
+            "dispatch_bytes": keys.own_tokens * dispatch_features(block) * device.element_bytes,
+        }
+        for name, value in values.items():
+            columns.setdefault(name, []).append(value)
+    stacked = {name: np.stack(column, axis=1) for name, column in columns.items()}
+    return BlockCosts(transfers=tuple(transfers), **stacked)
+
+
+def selective_costs(
+    blocks: tuple[Block, ...], keys: BlockKeys, device: Device, network: Network, bits: int
+) -> SelectiveCosts:
+    """Costs of recomputing the modules whose bits are set; transfers inside them are paid again."""
+    modules = [name for i, name in enumerate(RECOMPUTE_MODULES) if bits >> i & 1]
+    again_s: list[Floats] = []
+    saved: list[Floats] = []
+    for block in blocks:
+        again, _ = rerun(block, modules)
+        times = [operator_times(op, keys, device) for i, op in enumerate(block.operators) if i in again]
+        total = _total(times, "forward", keys)
+        if any(isinstance(op, Experts) and i in again for i, op in enumerate(block.operators)):
+            zero = (np.zeros(len(keys)), np.zeros(len(keys)))
+            total = total + block_transfers(block, keys, network, device.coefficients.framework, zero).ep_forward
+        if "activation" in modules:
+            total = total + _expert_activation_s(block, keys, device)
+        again_s.append(total)
+        saved.append(saved_bytes(block, keys, device, modules))
+    return SelectiveCosts(np.stack(again_s, axis=1), np.stack(saved, axis=1))
+
+
+def tied_table(model: ModelGraph, block: Block) -> int:
+    """Weights of the vocabulary table that a tied head holds a copy of when it stands on its own stage."""
+    if not (model.tied_embeddings and block.role == "head"):
+        return 0
+    tables = [op for other in model.blocks for op in other.operators if isinstance(op, Embedding)]
+    return max((op.parameters for op in tables if op.split == "vocab"), default=0)
+
+
+def _expert_activation_s(block: Block, keys: BlockKeys, device: Device) -> Floats:
+    total: Floats = np.zeros(len(keys))
+    for op in block.operators:
+        if isinstance(op, Experts):
+            width = sum(each.in_features + each.out_features for each in op.body if isinstance(each, Elementwise))
+            copies = keys.own_tokens * op.topk * width * device.element_bytes
+            total = total + device.traffic_s(copies) + device.kernel_s
+    return total
+
+
+def _attention_s(block: Block, times: list[OperatorTimes]) -> tuple[Floats, Floats]:
+    pairs = [t for op, t in zip(block.operators, times, strict=True) if isinstance(op, Attention)]
+    zero = np.zeros_like(times[0].forward)
+    return sum((t.forward for t in pairs), zero), sum((t.backward_input for t in pairs), zero)
+
+
+def _total(times: list[OperatorTimes], name: str, keys: BlockKeys) -> Floats:
+    total: Floats = np.zeros(len(keys))
+    for each in times:
+        total = total + getattr(each, name)
+    return total
+
+
+def _issued(block: Block, seconds: Floats, device: Device, passes: int = 1) -> Floats:
+    """A device never runs ahead of the host that issues its kernels."""
+    operators = sum(len(op.body) if isinstance(op, Experts) else 1 for op in block.operators)
+    return np.maximum(seconds, passes * operators * device.coefficients.framework.host_operator_s)

@@ -1,0 +1,143 @@
+"""Every efficiency and overhead of the cost models, by accelerator family, dtype and framework generation.
+
+The numbers live in coefficients.json beside this file, with their provenance; a missing family or dtype falls back to
+the nearest one and says so, so that the plan can list it under its assumptions.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from ..errors import InputError
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Kernels(_Record, frozen=True):
+    """How close one accelerator family comes to its peaks at one dtype.
+
+    A product of [m, k] and [k, n] runs at peak · gemm_fraction / ((1 + gemm_k_half / k) (1 + gemm_output_half / m n)):
+    the k term is the main loop's start-up, the output term the last wave that does not fill the device. Attention runs
+    at its own fraction of the 16-bit peak, halved at a context of `attention_half` tokens.
+    """
+
+    gemm_fraction: float
+    gemm_k_half: float
+    gemm_output_half: float
+    grouped_gemm_fraction: float = 0.9
+    attention_forward_fraction: float = 0.5
+    attention_backward_fraction: float = 0.4
+    attention_half: float = 256.0
+    scan_fraction: float = 0.08
+    memory_fraction: float = 0.85
+    kernel_s: float = 3e-6
+    source: str = ""
+
+
+class Framework(_Record, frozen=True):
+    """What one generation of training software adds or hides.
+
+    Overlaps are the share of a transfer that can hide under the compute named: `tp` under its own GEMM, `cp` under
+    attention, `ep` under expert compute, `grad` under the last backward, `param` under the first forward, `pp` behind
+    other micro-batches; `hidden_cost` is the share of a hidden data-parallel transfer that still slows the compute it
+    hides under, by taking processors and memory bandwidth from it. Byte counts are per element unless said otherwise.
+    """
+
+    attention_kernel: Literal["flash", "unfused"] = "flash"
+    dropout: bool = False
+    host_operator_s: float = 6e-6
+    step_s: float = 0.02
+    elementwise_fraction: float = 0.7
+    score_traffic_bytes: float = 10.0
+    loss_traffic_bytes: float = 20.0
+    cast_traffic_bytes: float = 5.0
+    tp_overlap: float = 0.0
+    cp_overlap: float = 0.8
+    ep_overlap: float = 0.0
+    grad_overlap: float = 0.8
+    param_overlap: float = 0.8
+    hidden_cost: float = 0.1
+    pp_overlap: float = 0.0
+    interleaved_pp_overlap: float = 0.7
+    bucket_bytes: float = 160e6
+    gradient_comm_bytes: float = 4.0
+    expert_imbalance: float = 1.0
+    logits_bytes: float = 10.0
+    saved_linear_bytes_fp8: float = 1.0
+    weight_copy_bytes_fp8: float = 1.0
+    allocator_fraction: float = 0.03
+    workspace_bytes: float = 0.5e9
+    context_bytes: float = 2.5e9
+    source: str = ""
+
+
+class _File(_Record, frozen=True):
+    schema: Literal["shardwright.coefficients/1"]
+    kernels: dict[str, dict[str, Kernels]]
+    frameworks: dict[str, Framework]
+    provenance: str
+
+
+class Coefficients(_Record, frozen=True):
+    """One set, as a cost model uses it: kernels for 16-bit and for the low-precision products, and the framework.
+
+    `assumptions` names every value taken from another family or dtype.
+    """
+
+    kernels: Kernels
+    low_precision_kernels: Kernels
+    framework: Framework
+    name: str
+    assumptions: tuple[str, ...] = ()
+
+
+@functools.cache
+def _file() -> _File:
+    data = Path(__file__).with_name("coefficients.json").read_bytes()
+    return msgspec.json.decode(data, type=_File)
+
+
+def frameworks() -> tuple[str, ...]:
+    """The framework generations known, by name."""
+    return tuple(sorted(_file().frameworks))
+
+
+def coefficients(architecture: str, dtype: str, framework: str) -> Coefficients:
+    """The set for an accelerator architecture, a job's precision and a framework generation.
+
+    Raises InputError when the framework is unknown; an unknown architecture takes the default family's fractions.
+    """
+    file = _file()
+    if framework not in file.frameworks:
+        raise InputError(f"job.framework must be one of {', '.join(frameworks())} but got {framework!r}")
+    family = architecture.lower().replace(" ", "-")
+    assumptions: list[str] = []
+    if family not in file.kernels:
+        assumptions.append(f"no measured kernels for {architecture}: efficiencies of the default family are used")
+        family = "default"
+    wide = "fp32" if dtype == "fp32" else "bf16"
+    narrow = dtype if dtype in ("fp8", "fp4") else wide
+    return Coefficients(
+        kernels=_pick(file, family, wide, assumptions),
+        low_precision_kernels=_pick(file, family, narrow, assumptions),
+        framework=file.frameworks[framework],
+        name=f"{family}/{dtype}/{framework}",
+        assumptions=tuple(assumptions),
+    )
+
+
+def _pick(file: _File, family: str, dtype: str, assumptions: list[str]) -> Kernels:
+    by_dtype = file.kernels[family]
+    if dtype in by_dtype:
+        return by_dtype[dtype]
+    fallback = "fp8" if dtype == "fp4" and "fp8" in by_dtype else "bf16"
+    assumptions.append(
+        f"no measured {dtype} kernels for {family}: the {fallback} efficiencies are used at {dtype} peak"
+    )
+    return by_dtype[fallback]

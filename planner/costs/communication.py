@@ -1,0 +1,208 @@
+"""Time of every transfer a strategy makes, on the groups its rank order really gives.
+
+Ranks count up along tp, then cp, dp_shard, dp_replicate, pp (experts: etp, ep, edp, pp), and domains (one scale-up
+fabric each) hold consecutive ranks. A group of an axis is therefore `ranks_per_domain` × `domains`, and every other
+group of the same axis that touches the domain shares its NICs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwright.models import Attention, Block, Elementwise, Embedding, Experts, Linear, Norm
+from shardwright.topologies import Collectives
+
+from ..strategy import CONTEXT_COMMS
+from .coefficients import Framework
+from .keys import BlockKeys, Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Shape of the groups of one axis: members inside a domain, domains spanned, groups sharing a domain's NICs."""
+
+    ranks_per_domain: NDArray[np.int64]
+    domains: NDArray[np.int64]
+    sharing: NDArray[np.int64]
+
+    @property
+    def degree(self) -> NDArray[np.int64]:
+        """Members of a group."""
+        return self.ranks_per_domain * self.domains
+
+
+def groups_of(stride: NDArray[np.int64], degree: NDArray[np.int64], domain: int) -> Groups:
+    """Groups of `degree` ranks `stride` apart, over domains of `domain` consecutive ranks.
+
+    Where a degree does not fill whole domains the members per domain are rounded down, so the group spans more.
+    """
+    fit = np.clip(domain // stride, 1, None)
+    inside = np.minimum(degree, fit)
+    inside = np.where(degree % inside == 0, inside, np.gcd(degree, inside))
+    return Groups(inside, degree // inside, np.maximum(domain // inside, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Collective times over uniform groups of one cluster."""
+
+    collectives: Collectives
+    domain: int
+
+    def seconds(self, op: str, size_bytes: Floats, groups: Groups) -> Floats:
+        """Seconds of a collective for every entry; a group of one takes none. Bytes as nccl-tests counts them."""
+        alone = (groups.degree <= 1) | (size_bytes <= 0)
+        if bool(np.all(alone)):
+            return np.zeros(np.broadcast_shapes(np.shape(size_bytes), np.shape(groups.degree)))
+        times = self.collectives.uniform_seconds(
+            op, np.maximum(size_bytes, 1.0), groups.ranks_per_domain, groups.domains, groups.sharing
+        )
+        return np.where(alone, 0.0, times)
+
+    def hop_seconds(self, size_bytes: Floats, groups: Groups) -> Floats:
+        """Seconds of the slowest neighbour transfer in a ring over a group."""
+        one = np.ones_like(groups.domains)
+        crosses = groups.domains > 1
+        pair = Groups(np.where(crosses, 1, 2), np.where(crosses, 2, 1), np.where(crosses, groups.sharing, one))
+        return np.where(groups.degree > 1, self.seconds("send_recv", size_bytes, pair), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTransfers:
+    """Exposed seconds per micro-batch of one block, by axis, forward and backward."""
+
+    tp_forward: Floats
+    tp_backward: Floats
+    cp_forward: Floats
+    cp_backward: Floats
+    ep_forward: Floats
+    ep_backward: Floats
+
+    @property
+    def forward(self) -> Floats:
+        """All axes, forward."""
+        return self.tp_forward + self.cp_forward + self.ep_forward
+
+    @property
+    def backward(self) -> Floats:
+        """All axes, backward."""
+        return self.tp_backward + self.cp_backward + self.ep_backward
+
+
+def tensor_features(block: Block) -> tuple[list[int], list[int]]:
+    """Features gathered before column-split and reduced after row-split products of a block, one entry per transfer.
+
+    Consecutive column-split products of one input share its gather; an MLA up-projection gathers its own small
+    latent. The vocabulary table reduces its output, the vocabulary head gathers its input.
+    """
+    gathered, reduced = [], []
+    fresh = True
+    for op in block.operators:
+        if isinstance(op, Norm) and op.split != "heads":
+            fresh = True
+        elif isinstance(op, Linear) and op.split in ("column", "vocab"):
+            if fresh:
+                gathered.append(op.in_features)
+            fresh = False
+        elif isinstance(op, Linear) and op.split == "row":
+            reduced.append(op.out_features)
+        elif isinstance(op, Linear) and not op.shared_input:
+            fresh = True
+        elif isinstance(op, Embedding) and op.split == "vocab":
+            reduced.append(op.features)
+        elif isinstance(op, Elementwise) and op.split == "sequence":
+            fresh = True
+    return gathered, reduced
+
+
+def block_transfers(
+    block: Block, keys: BlockKeys, network: Network, framework: Framework, attention_s: tuple[Floats, Floats]
+) -> BlockTransfers:
+    """Exposed transfers of one block; `attention_s` is its attention's compute, under which the cp ring hides."""
+    tp_forward, tp_backward = _tensor(block, keys, network, framework)
+    cp_forward, cp_backward = _context(block, keys, network, framework, attention_s)
+    ep = _expert(block, keys, network, framework)
+    return BlockTransfers(tp_forward, tp_backward, cp_forward, cp_backward, ep, ep)
+
+
+def _tensor(block: Block, keys: BlockKeys, network: Network, framework: Framework) -> tuple[Floats, Floats]:
+    """All-reduce without sp, all-gather and reduce-scatter with it (Korthikanti et al. 2022, section 4.2.2)."""
+    groups = groups_of(np.ones(len(keys), np.int64), keys.tp, network.domain)
+    gathered, reduced = tensor_features(block)
+    exposed = 1 - framework.tp_overlap
+
+    def total(op: str, features: list[int]) -> Floats:
+        result: Floats = np.zeros(len(keys))
+        for each in sorted(set(features)):
+            size = keys.tokens * each * 2.0
+            result = result + features.count(each) * network.seconds(op, size, groups)
+        return result
+
+    with_sp = keys.sp == 1
+    reduce_all, gather_all = total("all_reduce", reduced), total("all_reduce", gathered)
+    both_ways = (
+        total("all_gather", gathered) + total("reduce_scatter", reduced),
+        total("all_gather", reduced) + total("reduce_scatter", gathered),
+    )
+    forward = np.where(with_sp, both_ways[0], reduce_all)
+    backward = np.where(with_sp, both_ways[1], gather_all)
+    return forward * exposed, backward * exposed
+
+
+def _context(
+    block: Block,
+    keys: BlockKeys,
+    network: Network,
+    framework: Framework,
+    attention_s: tuple[Floats, Floats],
+) -> tuple[Floats, Floats]:
+    """Exchange of keys and values over the cp group.
+
+    p2p: a ring of cp - 1 steps under attention, twice the volume backward (Liu et al. 2023, "Ring Attention").
+    all_gather: K and V gathered before attention, their gradients reduce-scattered after (Llama 3 report, section
+    3.3.2). a2a: heads for tokens around attention (Jacobs et al. 2023, "DeepSpeed Ulysses").
+    """
+    zero: Floats = np.zeros(len(keys))
+    attention = [op for op in block.operators if isinstance(op, Attention)]
+    if not attention or bool(np.all(keys.cp == 1)):
+        return zero, zero
+    groups = groups_of(keys.tp, keys.cp, network.domain)
+    forward, backward = zero, zero
+    for op in attention:
+        kv = keys.by_tp(lambda tp, sp, op=op: -(-op.kv_heads // tp) * (op.qk_head_dim + op.v_head_dim))
+        query = keys.by_tp(lambda tp, sp, op=op: -(-op.heads // tp) * (op.qk_head_dim + op.v_head_dim))
+        kv_bytes = keys.tokens * kv * 2.0
+        ring = (keys.cp - 1) * network.hop_seconds(kv_bytes, groups)
+        gather = network.seconds("all_gather", kv_bytes * keys.cp, groups)
+        scatter = network.seconds("reduce_scatter", kv_bytes * keys.cp, groups)
+        swap = network.seconds("all_to_all", keys.tokens * (kv + query) * 2.0, groups)
+        hidden = [framework.cp_overlap * seconds for seconds in attention_s]
+        choices = {
+            "p2p": (np.maximum(ring - hidden[0], 0), np.maximum(2 * ring - hidden[1], 0)),
+            "all_gather": (gather, gather + scatter),
+            "a2a": (swap, swap),
+        }
+        order = [choices[name] for name in CONTEXT_COMMS]
+        forward = forward + np.choose(keys.cp_comm, [each[0] for each in order])
+        backward = backward + np.choose(keys.cp_comm, [each[1] for each in order])
+    return forward, backward
+
+
+def _expert(block: Block, keys: BlockKeys, network: Network, framework: Framework) -> Floats:
+    """Dispatch and combine: two all-to-alls over ep each way, and a gather and scatter over etp."""
+    total: Floats = np.zeros(len(keys))
+    for op in block.operators:
+        if not isinstance(op, Experts):
+            continue
+        hidden = next(each.in_features for each in op.body if isinstance(each, Linear))
+        sent = keys.own_tokens * op.topk * hidden * 2.0
+        ep_groups = groups_of(keys.etp, keys.ep, network.domain)
+        total = total + 2 * network.seconds("all_to_all", sent, ep_groups)
+        etp_groups = groups_of(np.ones(len(keys), np.int64), keys.etp, network.domain)
+        whole = sent * keys.etp
+        total = total + network.seconds("all_gather", whole, etp_groups)
+        total = total + network.seconds("reduce_scatter", whole, etp_groups)
+    return total * (1 - framework.ep_overlap)

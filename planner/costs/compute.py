@@ -1,0 +1,225 @@
+"""Time of one operator on one device: a roofline whose efficiency falls with the shape.
+
+time = max(FLOPs / (peak · η(shape)), bytes / (bandwidth · η)) + kernel start, after Williams et al., "Roofline"
+(CACM 2009). Backward of a product is two products of the same size: one for the input, one for the weight. All arrays
+run over BlockKeys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwright.models import Attention, Elementwise, Embedding, Experts, Linear, Norm, Operator, Scan
+from shardwright.topologies import Accelerator
+
+from .coefficients import Coefficients, Kernels
+from .keys import BlockKeys, Floats
+
+LOW_PRECISION = ("fp8", "fp4")
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorTimes:
+    """Seconds per micro-batch: forward, backward for the input, backward for the weight; FLOPs of the forward."""
+
+    forward: Floats
+    backward_input: Floats
+    backward_weight: Floats
+    flops: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One accelerator under one job's precision: peaks, bandwidth and fitted efficiencies."""
+
+    peak_flops: float
+    low_precision_peak_flops: float
+    memory_bytes_per_s: float
+    memory_bytes: float
+    coefficients: Coefficients
+    low_precision: bool
+    element_bytes: float
+
+    def product_s(self, m: Floats, n: Floats, k: Floats, low: bool, fraction: float = 1.0) -> Floats:
+        """Seconds of one [m, k] × [k, n] product, without its kernel start; `fraction` scales the efficiency."""
+        kernels = self.coefficients.low_precision_kernels if low else self.coefficients.kernels
+        peak = self.low_precision_peak_flops if low else self.peak_flops
+        size = 1.0 if low else self.element_bytes
+        slowdown = (1 + kernels.gemm_k_half / k) * (1 + kernels.gemm_output_half / np.maximum(m * n, 1.0))
+        compute = 2 * m * n * k * slowdown / (peak * kernels.gemm_fraction * fraction)
+        traffic = ((m * k + k * n) * size + m * n * self.element_bytes) / self.effective_memory_bytes_per_s
+        return np.maximum(compute, traffic)
+
+    def traffic_s(self, traffic_bytes: Floats) -> Floats:
+        """Seconds to move bytes through the device's own memory by a fused elementwise kernel."""
+        return traffic_bytes / (self.effective_memory_bytes_per_s * self.coefficients.framework.elementwise_fraction)
+
+    @property
+    def effective_memory_bytes_per_s(self) -> float:
+        """Memory bandwidth a streaming kernel reaches."""
+        return self.memory_bytes_per_s * self.coefficients.kernels.memory_fraction
+
+    @property
+    def kernel_s(self) -> float:
+        """Gap between two kernels, or the host's time to issue one where that is longer is counted per block."""
+        return self.coefficients.kernels.kernel_s
+
+
+def device_of(accelerator: Accelerator, precision: str, chosen: Coefficients) -> Device:
+    """The device a job sees. Raises TopologyError when the accelerator has no known peak at the precision."""
+    wide = precision if precision in ("fp16", "bf16") else "bf16"
+    if precision == "fp32":
+        wide = "tf32" if "tf32" in accelerator.peak_flops else "fp32"
+    peak = accelerator.peak(wide)
+    low = precision in LOW_PRECISION
+    return Device(
+        peak_flops=peak,
+        low_precision_peak_flops=accelerator.peak(precision) if low else peak,
+        memory_bytes_per_s=accelerator.memory_bytes_per_s,
+        memory_bytes=float(accelerator.memory_bytes),
+        coefficients=chosen,
+        low_precision=low,
+        element_bytes=4.0 if precision == "fp32" else 2.0,
+    )
+
+
+def operator_times(op: Operator, keys: BlockKeys, device: Device) -> OperatorTimes:
+    """Times of one operator for every key; experts get the tokens routed to them."""
+    if isinstance(op, Linear):
+        tokens = keys.own_tokens if op.split in ("replicated", "sequence") else keys.tokens
+        low = device.low_precision and op.split not in ("vocab", "replicated")
+        n = keys.by_tp(lambda tp, sp: op.out_features_per_rank(tp))
+        k = keys.by_tp(lambda tp, sp: op.in_features_per_rank(tp))
+        times = _linear(tokens, n, k, low, device)
+        return _with_loss(times, tokens * n, device) if op.split == "vocab" else times
+    if isinstance(op, Attention):
+        return _attention(op, keys, device)
+    if isinstance(op, Norm):
+        features = op.features / keys.tp if op.split == "heads" else float(op.features)
+        return _streamed(_tokens(op.split, keys) * features, 2.0, 3.0, device)
+    if isinstance(op, Elementwise):
+        divided = op.split in ("column", "row", "heads")
+        scale = _tokens(op.split, keys) / (keys.tp if divided else 1.0)
+        return _elementwise(op, scale, device)
+    if isinstance(op, Embedding):
+        return _streamed(_tokens("sequence", keys) * op.features, 2.0, 3.0, device)
+    if isinstance(op, Scan):
+        return _scan(op, keys, device)
+    return _experts(op, keys, device)
+
+
+def _tokens(split: str, keys: BlockKeys) -> Floats:
+    return keys.own_tokens if split in ("replicated", "sequence") else keys.tokens
+
+
+def _linear(tokens: Floats, n: Floats, k: Floats, low: bool, device: Device) -> OperatorTimes:
+    gap = device.kernel_s
+    cast = device.coefficients.framework.cast_traffic_bytes if low else 0.0
+    forward = device.product_s(tokens, n, k, low) + gap + device.traffic_s(cast * tokens * k)
+    to_input = device.product_s(tokens, k, n, low) + gap + device.traffic_s(cast * tokens * n)
+    to_weight = device.product_s(n, k, tokens, low) + gap
+    return OperatorTimes(forward, to_input, to_weight, 2 * tokens * n * k)
+
+
+def _with_loss(times: OperatorTimes, logits: Floats, device: Device) -> OperatorTimes:
+    """Cross-entropy in fp32 over this rank's part of the vocabulary, split evenly between forward and backward."""
+    loss = device.traffic_s(logits * device.coefficients.framework.loss_traffic_bytes / 2)
+    return OperatorTimes(times.forward + loss, times.backward_input + loss, times.backward_weight, times.flops)
+
+
+def _attention(op: Attention, keys: BlockKeys, device: Device) -> OperatorTimes:
+    """Softmax attention; flash recomputes the scores in backward, 2.5 times the forward work (FlashAttention-2,
+    section 3.1), an unfused kernel writes and reads every score."""
+    kernels, framework = device.coefficients.kernels, device.coefficients.framework
+    heads = keys.by_tp(lambda tp, sp: -(-op.heads // tp))
+    per_score = 2 * (op.qk_head_dim + op.v_head_dim)
+    if framework.attention_kernel == "flash":
+        context = op.mean_context(keys.sequence)
+        flops = keys.tokens * heads * context * per_score
+        slowdown = 1 + kernels.attention_half * keys.cp / keys.sequence
+        forward = flops * slowdown / (device.peak_flops * kernels.attention_forward_fraction) + device.kernel_s
+        backward = 2.5 * flops * slowdown / (device.peak_flops * kernels.attention_backward_fraction) + device.kernel_s
+        return OperatorTimes(forward, backward, np.zeros(len(keys)), flops)
+    scores = keys.tokens * heads * keys.sequence
+    forward = _batched_product_s(op, keys, heads, device) + device.traffic_s(scores * framework.score_traffic_bytes)
+    forward = forward + 4 * device.kernel_s
+    return OperatorTimes(forward, 2 * forward, np.zeros(len(keys)), scores * per_score)
+
+
+def _batched_product_s(op: Attention, keys: BlockKeys, heads: Floats, device: Device) -> Floats:
+    """Q Kᵀ and P V as batched products over heads and sequences: the whole batch fills the device together."""
+    kernels: Kernels = device.coefficients.kernels
+    rows = keys.tokens / keys.mbs
+    outputs = heads * keys.mbs * rows
+    total: Floats = np.zeros(len(keys))
+    for n, k in ((keys.sequence, op.qk_head_dim), (op.v_head_dim, keys.sequence)):
+        slowdown = (1 + kernels.gemm_k_half / k) * (1 + kernels.gemm_output_half / (outputs * n))
+        total = total + 2 * outputs * n * k * slowdown / (device.peak_flops * kernels.gemm_fraction)
+    return total
+
+
+def _streamed(elements: Floats, forward_passes: float, backward_passes: float, device: Device) -> OperatorTimes:
+    size = elements * device.element_bytes
+    forward = device.traffic_s(size * forward_passes) + device.kernel_s
+    backward = device.traffic_s(size * backward_passes) + device.kernel_s
+    return OperatorTimes(forward, backward, np.zeros_like(forward), np.zeros_like(forward))
+
+
+def _elementwise(op: Elementwise, scale: Floats, device: Device) -> OperatorTimes:
+    size = scale * device.element_bytes
+    forward = device.traffic_s(size * (op.in_features + op.out_features)) + device.kernel_s
+    reads = 2 * op.in_features if op.saved else op.in_features
+    backward = device.traffic_s(size * (reads + op.out_features)) + device.kernel_s
+    return OperatorTimes(forward, backward, np.zeros_like(forward), np.zeros_like(forward))
+
+
+def _scan(op: Scan, keys: BlockKeys, device: Device) -> OperatorTimes:
+    flops = keys.tokens * op.scan_flops_per_token / keys.tp
+    rate = device.peak_flops * device.coefficients.kernels.scan_fraction
+    traffic = device.traffic_s(keys.tokens * op.saved / keys.tp * 2 * device.element_bytes)
+    forward = np.maximum(flops / rate, traffic) + device.kernel_s
+    return OperatorTimes(forward, 2 * forward, np.zeros_like(forward), flops)
+
+
+def _experts(op: Experts, keys: BlockKeys, device: Device) -> OperatorTimes:
+    """Grouped products: every rank of an ep × etp group brings its own tokens, each sent to `topk` experts."""
+    kernels, framework = device.coefficients.kernels, device.coefficients.framework
+    local = np.ceil(op.experts / keys.ep)
+    copies = keys.own_tokens * keys.etp * op.topk * framework.expert_imbalance
+    per_expert = np.maximum(copies / local, 1.0)
+    parts = []
+    for each in op.body:
+        if isinstance(each, Linear):
+            n = np.ceil(each.out_features / np.where(each.split == "column", keys.etp, 1))
+            k = np.ceil(each.in_features / np.where(each.split == "row", keys.etp, 1))
+            parts.append(_grouped(per_expert, local, n, k, device, kernels.grouped_gemm_fraction))
+        else:
+            parts.append(_elementwise(each, copies / keys.etp, device))
+    return OperatorTimes(
+        *(
+            np.sum([getattr(part, name) for part in parts], axis=0)
+            for name in ("forward", "backward_input", "backward_weight", "flops")
+        )
+    )
+
+
+def _grouped(m: Floats, groups: Floats, n: Floats, k: Floats, device: Device, fraction: float) -> OperatorTimes:
+    """`groups` products in one kernel: the last wave is shared, so the output term sees all of them together."""
+    low = device.low_precision
+    kernels = device.coefficients.low_precision_kernels if low else device.coefficients.kernels
+    peak = device.low_precision_peak_flops if low else device.peak_flops
+    weights = groups * n * k * (1.0 if low else device.element_bytes)
+
+    def seconds(rows: Floats, columns: Floats, inner: Floats) -> Floats:
+        slowdown = (1 + kernels.gemm_k_half / inner) * (1 + kernels.gemm_output_half / (groups * rows * columns))
+        compute = 2 * groups * rows * columns * inner * slowdown / (peak * kernels.gemm_fraction * fraction)
+        moved = weights + groups * m * (n + k) * device.element_bytes
+        result: Floats = np.maximum(compute, moved / device.effective_memory_bytes_per_s) + device.kernel_s
+        return result
+
+    cast = device.coefficients.framework.cast_traffic_bytes if low else 0.0
+    forward = seconds(m, n, k) + device.traffic_s(cast * groups * m * k)
+    backward = seconds(m, k, n) + device.traffic_s(cast * groups * m * n)
+    return OperatorTimes(forward, backward, seconds(n, k, m), 2 * groups * m * n * k)

@@ -1,0 +1,51 @@
+"""The part of a strategy that one block's cost depends on: evaluated once per distinct combination."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..workload.strategy_table import Ints, StrategyTable, row_codes
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockKeys:
+    """Distinct (tp, sp, cp, mbs, ep, etp, cp_comm), one entry each, with the token counts that follow.
+
+    `sequence` is the length of one sequence. `tokens` are those of a micro-batch on one cp rank; `own_tokens` those
+    that a tp rank alone works on where tp does not divide the features: tokens / tp under sp, all of them without.
+    """
+
+    tp: Ints
+    sp: Ints
+    cp: Ints
+    mbs: Ints
+    ep: Ints
+    etp: Ints
+    cp_comm: Ints
+    sequence: int
+    tokens: Floats
+    own_tokens: Floats
+
+    def __len__(self) -> int:
+        return len(self.tp)
+
+    def by_tp(self, count: object) -> Floats:
+        """An array over keys from a function of (tp, sp), called once per distinct pair."""
+        first, inverse = row_codes((self.tp, self.sp))
+        values = [count(int(self.tp[i]), bool(self.sp[i])) for i in first]  # type: ignore[operator]
+        return np.array(values, dtype=np.float64)[inverse]
+
+
+def block_keys(table: StrategyTable, sequence: int) -> tuple[BlockKeys, NDArray[np.int64]]:
+    """The distinct keys of a table, and for every row the position of its key."""
+    columns = (table.tp, table.sp, table.cp, table.mbs, table.ep, table.etp, table.cp_comm)
+    first, inverse = row_codes(columns)
+    tp, sp, cp, mbs, ep, etp, cp_comm = (column[first] for column in columns)
+    tokens = mbs * sequence / cp
+    own = np.where(sp == 1, tokens / tp, tokens)
+    return BlockKeys(tp, sp, cp, mbs, ep, etp, cp_comm, sequence, tokens, own), inverse

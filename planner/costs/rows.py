@@ -1,0 +1,48 @@
+"""What every row of a strategy table gathers: its block costs and its pipeline's stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..strategy import RECOMPUTES
+from ..workload.strategy_table import Ints, StrategyTable
+from .blocks import BlockCosts
+from .keys import BlockKeys, Floats
+from .stages import Stages
+
+SELECTIVE = RECOMPUTES.index("selective")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A table with, per row, the position of its key in `costs` and of its pipeline in `stages`.
+
+    `again_s` and `saved_bytes` are [rows, blocks]: seconds of selective recompute and bytes kept per micro-batch.
+    """
+
+    table: StrategyTable
+    microbatches: Ints
+    keys: BlockKeys
+    key: NDArray[np.int64]
+    costs: BlockCosts
+    stages: Stages
+    pipeline: NDArray[np.int64]
+    again_s: Floats
+    saved_bytes: Floats
+
+    def by_stage(self, counts: Floats, values: Floats) -> Floats:
+        """Σ over blocks of counts[pipeline, stage, block] · values[row, block], shape [rows, stages]."""
+        result: Floats = np.matmul(counts[self.pipeline], values[:, :, None])[:, :, 0]
+        return result
+
+    def over_all(self, counts: Floats, values: Floats) -> Floats:
+        """Σ over blocks of counts[pipeline, block] · values[row, block], shape [rows]."""
+        result: Floats = np.einsum("nb,nb->n", counts[self.pipeline], values)
+        return result
+
+    def gathered(self, values: Floats) -> Floats:
+        """A block cost for every row, shape [rows, blocks]."""
+        return values[self.key]

@@ -1,0 +1,225 @@
+"""Which blocks every pipeline rank holds, and how many micro-batches of each are alive at its worst moment.
+
+The result depends on (pp, vpp, schedule, layout, recomputed layers, micro-batches) only, and of the stages of one
+pipeline only those that no other stage outweighs in every respect are kept: usually two or three.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwright.models import Attention, Block, ModelGraph
+
+from ..strategy import SCHEDULES
+from ..workload.strategy_table import BALANCED, CUSTOM, EVEN, Ints, StrategyTable, row_codes
+from .keys import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A model as its layers in order, with the other blocks attached to the layers they stand beside.
+
+    `layers[i]` is the block of layer i. `first`, `last`: how many of each block stand before the first and after the
+    last layer; `beside[i]` those between layers i - 1 and i. `weight` is the compute of each block relative to the
+    commonest layer's.
+    """
+
+    blocks: tuple[Block, ...]
+    layers: Ints
+    first: Ints
+    last: Ints
+    beside: Ints
+    weight: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Arrays [pipelines, stages, blocks] over the stages worth looking at, and [pipelines, blocks] over all of them.
+
+    `count`: blocks held. `again`: those fully recomputed. `live`, `live_inputs`: blocks × micro-batches alive at the
+    worst moment, with everything saved or with their input only.
+    """
+
+    count: Floats
+    again: Floats
+    live: Floats
+    live_inputs: Floats
+    total: Floats
+    total_again: Floats
+
+
+def chain(model: ModelGraph, sequence: int) -> Chain:
+    """The chain of a model; weights use forward FLOPs at that sequence length."""
+    blocks = model.blocks
+    position = {block: i for i, block in enumerate(blocks)}
+    layers: list[int] = []
+    pending = np.zeros(len(blocks), np.int64)
+    first = np.zeros(len(blocks), np.int64)
+    beside: list[NDArray[np.int64]] = []
+    for run in model.runs:
+        for _ in range(run.repeat):
+            if run.block.role != "layer":
+                pending[position[run.block]] += 1
+                continue
+            if not layers:
+                first, pending = pending, np.zeros(len(blocks), np.int64)
+            beside.append(pending)
+            pending = np.zeros(len(blocks), np.int64)
+            layers.append(position[run.block])
+    order = np.array(layers, np.int64)
+    flops = np.array([_flops(block, sequence) for block in blocks])
+    common = flops[np.bincount(order, minlength=len(blocks)).argmax()] if layers else 1.0
+    stacked = np.stack(beside) if beside else np.zeros((0, len(blocks)), np.int64)
+    return Chain(blocks, order, first, pending, stacked, flops / max(common, 1.0))
+
+
+def _flops(block: Block, sequence: int) -> float:
+    return float(
+        sum(
+            op.flops_per_token
+            + (op.flops_per_token_and_context * op.mean_context(sequence) if isinstance(op, Attention) else 0)
+            for op in block.operators
+        )
+    )
+
+
+def chunk_layers(model: Chain, pp: int, vpp: int, layout: int, custom: tuple[tuple[int, ...], ...] = ()) -> Ints:
+    """Layers of every virtual stage in chain order.
+
+    EVEN divides them equally. BALANCED gives each pipeline rank layers until its compute, head and loss included, is
+    as low as any other's, later ranks first when equal since they keep fewer micro-batches alive.
+    """
+    chunks = pp * vpp
+    count = len(model.layers)
+    if layout >= CUSTOM:
+        return np.array(custom[layout - CUSTOM], np.int64)
+    if layout == EVEN:
+        return np.full(chunks, count // chunks, np.int64)
+    load = np.zeros(pp)
+    load[-1] = float(model.last @ model.weight)
+    load[0] += float(model.first @ model.weight)
+    per_rank = np.zeros(pp, np.int64)
+    for _ in range(count):
+        rank = pp - 1 - int(np.argmin(load[::-1]))
+        per_rank[rank] += 1
+        load[rank] += 1.0
+    result = np.zeros((vpp, pp), np.int64)
+    for rank in range(pp):
+        base, extra = divmod(int(per_rank[rank]), vpp)
+        result[:, rank] = base
+        if rank == 0:
+            result[vpp - extra :, rank] += 1
+        else:
+            result[:extra, rank] += 1
+    return result.reshape(-1)
+
+
+def live_microbatches(schedule: str, pp: int, vpp: int, microbatches: int) -> NDArray[np.int64]:
+    """Micro-batches alive per (virtual stage, rank) when memory peaks, shape [vpp, pp].
+
+    GPipe keeps all. 1F1B and ZB-H1 keep pp - p on rank p (Narayanan et al. 2019; Qi et al. 2024, Table 2).
+    Interleaved 1F1B has 2 (pp - p - 1) + (vpp - 1) pp + 1 virtual micro-batches under way, pp of each chunk at a time
+    (Narayanan et al. 2021, section 2.2; Megatron-LM schedules.py).
+    """
+    rank = np.arange(pp)
+    if schedule == "gpipe":
+        return np.full((vpp, pp), microbatches, np.int64)
+    if schedule != "interleaved":
+        return np.minimum(pp - rank, microbatches)[None, :]
+    under_way = np.minimum((pp - rank - 1) * 2 + (vpp - 1) * pp + 1, microbatches * vpp)
+    cycles, rest = np.divmod(under_way, pp * vpp)
+    chunk = np.arange(vpp)[:, None]
+    return cycles * pp + np.clip(rest - chunk * pp, 0, pp)
+
+
+def stage_table(
+    model: Chain, table: StrategyTable, microbatches: Ints, every: bool = False
+) -> tuple[Stages, NDArray[np.int64]]:
+    """Stages of every distinct pipeline of a table, and for every row the position of its pipeline.
+
+    With `every` no stage is left out, so stage i is pipeline rank i; the rows must then share one pp.
+    """
+    full = np.where(table.recompute == 2, table.recompute_layers, 0)
+    limit = np.where(table.schedule == SCHEDULES.index("gpipe"), microbatches, np.minimum(microbatches, 2 * table.pp))
+    columns = (table.pp, table.vpp, table.schedule, table.layout, full, limit)
+    first, inverse = row_codes(columns)
+    parts = [
+        pipeline_stages(
+            model,
+            chunk_layers(model, int(table.pp[i]), int(table.vpp[i]), int(table.layout[i]), table.custom_layouts),
+            live_microbatches(
+                SCHEDULES[int(table.schedule[i])], int(table.pp[i]), int(table.vpp[i]), int(microbatches[i])
+            ),
+            int(full[i]),
+        )
+        for i in first
+    ]
+    kept = [np.arange(len(part[0])) if every else _heaviest(part) for part in parts]
+    width = max((len(keep) for keep in kept), default=1)
+
+    def padded(values: list[Floats]) -> Floats:
+        return np.stack([value[np.resize(keep, width)] for value, keep in zip(values, kept, strict=True)])
+
+    return (
+        Stages(
+            count=padded([part[0] for part in parts]),
+            again=padded([part[1] for part in parts]),
+            live=padded([part[2] for part in parts]),
+            live_inputs=padded([part[3] for part in parts]),
+            total=np.stack([part[0].sum(axis=0) for part in parts]),
+            total_again=np.stack([part[1].sum(axis=0) for part in parts]),
+        ),
+        inverse,
+    )
+
+
+def pipeline_stages(
+    model: Chain, layers: Ints, live: NDArray[np.int64], recomputed: int
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """`count`, `again`, `live`, `live_inputs` of every rank of one pipeline, each [pp, blocks].
+
+    The first `recomputed` layers of every virtual stage are fully recomputed.
+    """
+    vpp, pp = live.shape
+    width = len(model.blocks)
+    held = np.zeros((len(model.layers) + 1, width))
+    beside = np.zeros((len(model.layers) + 1, width))
+    np.cumsum(np.eye(width)[model.layers], axis=0, out=held[1:])
+    np.cumsum(model.beside, axis=0, out=beside[1:])
+    end = np.cumsum(layers)
+    start = end - layers
+    middle = np.minimum(start + recomputed, end)
+    again = (held[middle] - held[start]).reshape(vpp, pp, width)
+    other = held[end] - held[middle] + beside[end] - beside[start]
+    other[0] += model.first
+    other[-1] += model.last
+    other = other.reshape(vpp, pp, width)
+    weight = live[:, :, None]
+    return (
+        (again + other).sum(axis=0),
+        again.sum(axis=0),
+        (other * weight).sum(axis=0),
+        (again * weight).sum(axis=0),
+    )
+
+
+def _heaviest(part: tuple[Floats, Floats, Floats, Floats]) -> NDArray[np.int64]:
+    """Ranks that no other rank equals or exceeds in every count; of equal ranks the first."""
+    features = np.concatenate(part, axis=1)
+    at_least = np.all(features[:, None, :] >= features[None, :, :], axis=2)
+    equal = at_least & at_least.T
+    earlier = np.tril(np.ones(equal.shape, bool), -1).T
+    outweighed = np.any((at_least & ~equal) | (equal & earlier), axis=0)
+    return np.flatnonzero(~outweighed)
+
+
+def layouts_of(model: Chain, pp: int, vpp: int) -> tuple[int, ...]:
+    """The layouts worth trying: EVEN where layers divide, BALANCED where it differs."""
+    even = len(model.layers) % (pp * vpp) == 0
+    balanced = chunk_layers(model, pp, vpp, BALANCED)
+    if even and np.all(balanced == len(model.layers) // (pp * vpp)):
+        return (EVEN,)
+    return (EVEN, BALANCED) if even else (BALANCED,)

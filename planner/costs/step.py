@@ -1,0 +1,194 @@
+"""The training cost model: step time and memory of many strategies at once, and the parts they are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwright.models import ModelGraph
+from shardwright.topologies import Collectives, Topology
+
+from ..workload.strategy_table import Ints, StrategyTable, row_codes
+from ..workload.training import TrainingJob
+from .blocks import BlockCosts, block_costs, selective_costs
+from .coefficients import coefficients
+from .communication import Groups, Network
+from .compute import Device, device_of
+from .footprint import device_memory
+from .keys import BlockKeys, Floats, block_keys
+from .memory import StateBytes, state_bytes
+from .pipeline import PipelineLoad, PipelineTime, pipeline_time
+from .rows import SELECTIVE, Rows
+from .sharding import ShardingTime, StageLoad, sharding_time
+from .stages import Chain, chain, chunk_layers, stage_table
+
+
+@dataclass(frozen=True, slots=True)
+class StepCosts:
+    """Arrays over strategies: seconds of a step and bytes on the fullest device, with their parts.
+
+    `memory` is [strategies, stages, footprint.CATEGORIES]; `step_s` is the pipeline, the exposed data-parallel
+    transfers, the optimizer and the fixed time per step. `slowest` and `fullest` say which of the stages looked at
+    takes longest and holds most.
+    """
+
+    step_s: Floats
+    memory_bytes: Floats
+    pipeline: PipelineTime
+    sharding: ShardingTime
+    fixed_s: float
+    memory: Floats
+    slowest: Ints
+    fullest: Ints
+
+
+class TrainingCosts:
+    """Costs of training one model on one cluster for one job, for any table of strategies.
+
+    Block costs are computed once per distinct key and stage shapes once per distinct pipeline; a row only gathers
+    them, so the time does not depend on the number of devices. Raises TopologyError when an accelerator has no known
+    peak at the job's precision.
+    """
+
+    def __init__(self, model: ModelGraph, topology: Topology, job: TrainingJob) -> None:
+        self.model = model
+        self.job = job
+        self.device: Device = slowest_device(topology, job)
+        self.states: StateBytes = state_bytes(job, self.device)
+        self.network = Network(Collectives(topology), topology.n_devices // topology.n_domains)
+        self.chain: Chain = chain(model, job.sequence_length)
+        self.is_head: Floats = np.array([float(block.role == "head") for block in self.chain.blocks])
+
+    def microbatches(self, table: StrategyTable) -> Ints:
+        """Micro-batches per step of every row."""
+        return self.job.gbs // (table.mbs * table.dp)
+
+    def layers_of(self, table: StrategyTable) -> Ints:
+        """Layers of every virtual stage of a table's first row, in chain order."""
+        return chunk_layers(self.chain, int(table.pp[0]), int(table.vpp[0]), int(table.layout[0]), table.custom_layouts)
+
+    def rows(self, table: StrategyTable, every_stage: bool = False) -> Rows:
+        """Everything a row is made of; the rows must be legal. With `every_stage` (one pp for all rows) stage i is
+        pipeline rank i, otherwise only stages that can be slowest or fullest are kept."""
+        keys, key = block_keys(table, self.job.sequence_length)
+        costs = block_costs(self.model, self.chain.blocks, keys, self.device, self.network)
+        microbatches = self.microbatches(table)
+        stages, pipeline = stage_table(self.chain, table, microbatches, every_stage)
+        again_s, saved = self._selective(table, keys, key, costs)
+        return Rows(table, microbatches, keys, key, costs, stages, pipeline, again_s, saved)
+
+    def evaluate(self, table: StrategyTable) -> StepCosts:
+        """Step time and memory of every row; the rows must be legal."""
+        return self.step(self.rows(table))
+
+    def step(self, rows: Rows) -> StepCosts:
+        """Step time and memory of rows already gathered."""
+        table = rows.table
+        forward, backward = self.stage_seconds(rows)
+        slowest = np.argmax(forward + backward, axis=1)
+        time = pipeline_time(table, rows.microbatches, self._load(rows, forward + backward, slowest))
+        each = np.arange(len(table))
+        dense = rows.by_stage(rows.stages.count, rows.gathered(rows.costs.dense_parameters))
+        expert = rows.by_stage(rows.stages.count, rows.gathered(rows.costs.expert_parameters))
+        heaviest = np.argmax(dense + expert, axis=1)
+        load = StageLoad(
+            dense_parameters=dense[each, heaviest],
+            expert_parameters=expert[each, heaviest],
+            layers=rows.stages.count[rows.pipeline, heaviest].sum(axis=1),
+            forward_s=forward[each, slowest],
+            backward_s=backward[each, slowest],
+        )
+        sharding = sharding_time(table, load, rows.microbatches, self.network, self.device, self.states)
+        fixed = self.device.coefficients.framework.step_s
+        memory = device_memory(rows, self.device, self.states, self.is_head)
+        held = memory.sum(axis=2)
+        return StepCosts(
+            step_s=time.seconds + sharding.gradients_s + sharding.weights_s + sharding.optimizer_s + fixed,
+            memory_bytes=held.max(axis=1),
+            pipeline=time,
+            sharding=sharding,
+            fixed_s=fixed,
+            memory=memory,
+            slowest=slowest,
+            fullest=np.argmax(held, axis=1),
+        )
+
+    def stage_seconds(self, rows: Rows) -> tuple[Floats, Floats]:
+        """Forward and backward seconds of one micro-batch, recompute included, [rows, stages]."""
+        stages, costs = rows.stages, rows.costs
+        forward_s = rows.gathered(costs.forward_s)
+        forward = rows.by_stage(stages.count, forward_s)
+        backward = rows.by_stage(stages.count, rows.gathered(costs.backward_s) + rows.again_s)
+        return forward, backward + rows.by_stage(stages.again, forward_s)
+
+    def _load(self, rows: Rows, stage_s: Floats, slowest: Ints) -> PipelineLoad:
+        table, costs, stages = rows.table, rows.costs, rows.stages
+        each = np.arange(len(table))
+        both = rows.gathered(costs.forward_s + costs.backward_s) + rows.again_s
+        weight_s = rows.gathered(costs.weight_s)
+        hop, hops = self.hops(table)
+        framework = self.device.coefficients.framework
+        overlap = np.where(table.vpp > 1, framework.interleaved_pp_overlap, framework.pp_overlap)
+        return PipelineLoad(
+            stage_s=stage_s[each, slowest],
+            stage_weight_s=rows.by_stage(stages.count, weight_s)[each, slowest],
+            total_s=rows.over_all(stages.total, both)
+            + rows.over_all(stages.total_again, rows.gathered(costs.forward_s)),
+            total_weight_s=rows.over_all(stages.total, weight_s),
+            hops_s=hops,
+            hop_exposed_s=2 * table.vpp * hop * (1 - overlap),
+        )
+
+    def hops(self, table: StrategyTable) -> tuple[Floats, Floats]:
+        """Seconds to send one micro-batch's activations one way: over the slowest stage boundary, over all of them.
+
+        Under sp every tp rank sends its own part of the sequence.
+        """
+        size = table.mbs * self.job.sequence_length / table.cp * self.model.hidden_size * self.device.element_bytes
+        size = np.where(table.sp == 1, size / table.tp, size)
+        stride = table.world_size // table.pp
+        domain = self.network.domain
+        inside = np.clip(domain // stride, 1, table.pp)
+        crossings = -(-table.pp // inside) - 1
+        first, inverse = row_codes((size.astype(np.int64), np.minimum(stride, domain)))
+        ones = np.ones(len(first), np.int64)
+        near = self.network.seconds("send_recv", size[first], Groups(2 * ones, ones, ones))
+        sharing = np.minimum(stride[first], domain)
+        far = self.network.seconds("send_recv", size[first], Groups(ones, 2 * ones, sharing))
+        near, far = near[inverse], far[inverse]
+        alone = table.pp == 1
+        slowest = np.where(crossings > 0, far, near)
+        total = crossings * far + (table.pp - 1 - crossings) * near
+        return np.where(alone, 0.0, slowest), np.where(alone, 0.0, total)
+
+    def _selective(self, table: StrategyTable, keys: BlockKeys, key: Ints, costs: BlockCosts) -> tuple[Floats, Floats]:
+        again: Floats = np.zeros((len(table), len(self.chain.blocks)))
+        saved = costs.saved_bytes[key]
+        chosen = table.recompute == SELECTIVE
+        for bits in np.unique(table.recompute_modules[chosen]):
+            mask = chosen & (table.recompute_modules == bits)
+            part = selective_costs(self.chain.blocks, keys, self.device, self.network, int(bits))
+            again[mask], saved[mask] = part.again_s[key[mask]], part.saved_bytes[key[mask]]
+        return again, saved
+
+
+def slowest_device(topology: Topology, job: TrainingJob) -> Device:
+    """The accelerator of a cluster as the job sees it; of mixed ones the worst of every property, since every rank
+    waits for the slowest."""
+    present = sorted(set(topology.device_accelerator.tolist()))
+    devices = []
+    for index in present:
+        accelerator = topology.accelerators[index]
+        chosen = coefficients(accelerator.architecture, job.precision, job.framework)
+        devices.append(device_of(accelerator, job.precision, chosen))
+    slowest = min(devices, key=lambda each: each.peak_flops * each.coefficients.kernels.gemm_fraction)
+    return Device(
+        peak_flops=slowest.peak_flops,
+        low_precision_peak_flops=slowest.low_precision_peak_flops,
+        memory_bytes_per_s=min(each.memory_bytes_per_s for each in devices),
+        memory_bytes=min(each.memory_bytes for each in devices),
+        coefficients=slowest.coefficients,
+        low_precision=slowest.low_precision,
+        element_bytes=slowest.element_bytes,
+    )

@@ -1,0 +1,75 @@
+"""The training plan: which strategy, which rank does what on which device, what it holds and how long a step takes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ..strategy import Strategy
+from ..workload.training import TrainingJob
+from .base import PlanBase, Term
+
+Part = Literal["embedding", "head", "mtp"]
+_LETTERS: dict[Part, str] = {"embedding": "E", "mtp": "m", "head": "L"}
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class VirtualStage(_Record, frozen=True):
+    """One virtual stage in chain order: the pipeline rank that runs it, its layers, and what else it holds."""
+
+    pipeline_rank: int
+    first_layer: int
+    layers: int
+    holds: tuple[Part, ...] = ()
+
+
+class StageMemory(_Record, frozen=True):
+    """Bytes on every device of one pipeline rank, by category; their sum is `total_bytes`."""
+
+    pipeline_rank: int
+    categories: dict[str, int]
+    total_bytes: int
+
+
+class Prediction(_Record, frozen=True):
+    """What one optimizer step takes and yields. Model FLOPs count no recompute; MFU is against `peak_flops`, the dense
+    peak of one device at the job's precision."""
+
+    step_s: float
+    tokens_per_s: float
+    tokens_per_s_per_device: float
+    model_flops_per_s_per_device: float
+    peak_flops: float
+    mfu: float
+
+
+class TrainingPlan(PlanBase, frozen=True, tag="training"):
+    """One way to run a training job on a cluster.
+
+    `rank_groups` lists, per axis, the ranks of every group; `rank_to_device[r]` is the topology's device that plays
+    rank r. `breakdown` adds up to `prediction.step_s`. Every device of a pipeline rank holds the same, so `memory` has
+    one entry per pipeline rank; `capacity_bytes` is what the device has, of which `job.memory_margin` stays free.
+    """
+
+    model: str
+    cluster: str
+    job: TrainingJob
+    strategy: Strategy
+    rank_groups: dict[str, tuple[tuple[int, ...], ...]]
+    stages: tuple[VirtualStage, ...]
+    rank_to_device: tuple[int, ...]
+    memory: tuple[StageMemory, ...]
+    capacity_bytes: int
+    memory_sources: dict[str, str]
+    prediction: Prediction
+    breakdown: tuple[Term, ...]
+    links: tuple[Term, ...] = ()
+
+    def virtual_stages(self) -> tuple[tuple[int, str], ...]:
+        """For every virtual stage in chain order, its layers and letters for what else it holds: E embedding, m one
+        multi-token-prediction module, L loss."""
+        return tuple((stage.layers, "".join(_LETTERS[part] for part in stage.holds)) for stage in self.stages)

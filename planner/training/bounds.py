@@ -1,0 +1,54 @@
+"""Lower bounds on every leaf of a node: what no choice of sharding, schedule, layout or recompute can go below."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..costs.footprint import state_floor
+from ..costs.step import TrainingCosts
+from ..strategy import SCHEDULES
+from .space import Nodes, Space
+
+Floats = NDArray[np.float64]
+
+
+def node_bounds(space: Space, nodes: Nodes, costs: TrainingCosts, capacity_bytes: float) -> Floats:
+    """Seconds per step no leaf of a node beats; infinite where even the smallest footprint exceeds the capacity.
+
+    Time: the slowest rank takes at least the mean of all ranks, so m micro-batches take m · Σ / pp, and the fill at
+    least (Σ - Σ / pp) / vpp with the largest vpp allowed (none for zero-bubble schedules); recompute, exposed
+    reductions and stalls only add. Memory: the fullest rank holds at least the mean of the states.
+    """
+    table = nodes.table()
+    rows = costs.rows(table)
+    both = rows.gathered(rows.costs.forward_s + rows.costs.backward_s)
+    total = rows.over_all(rows.stages.total, both)
+    share = total / nodes.pp
+    microbatches = rows.microbatches
+    _, hops = costs.hops(table)
+    framework = costs.device.coefficients.framework
+    fill = (total - share) / _largest_vpp(space, nodes, microbatches) + 2 * hops
+    bubble_free = {"zb-h1", "zb-v", "dualpipe"} & set(space.constraints.schedule)
+    if bubble_free:
+        fill = np.zeros(len(nodes))
+    dense = rows.over_all(rows.stages.total, rows.gathered(rows.costs.dense_parameters)) / nodes.pp
+    expert = rows.over_all(rows.stages.total, rows.gathered(rows.costs.expert_parameters)) / nodes.pp
+    shard = (nodes.cp * nodes.dp).astype(np.float64)
+    edp = np.maximum(nodes.tp * nodes.cp * nodes.dp // (nodes.ep * nodes.etp), 1).astype(np.float64)
+    updated = dense / shard + expert / edp
+    optimizer = updated * costs.states.touched / costs.device.effective_memory_bytes_per_s
+    seconds = microbatches * share + np.where(nodes.pp > 1, fill, 0.0) + optimizer + framework.step_s
+    held = state_floor(dense, expert, shard, edp, nodes.pp == 1, costs.states)
+    held = (held + framework.workspace_bytes) * (1 + framework.allocator_fraction) + framework.context_bytes
+    return np.where(held > capacity_bytes, np.inf, seconds * (1 - 1e-9))
+
+
+def _largest_vpp(space: Space, nodes: Nodes, microbatches: NDArray[np.int64]) -> Floats:
+    """The largest virtual-stage count a node's interleaving may have; 1 where it may not interleave."""
+    interleaved = SCHEDULES.index("interleaved")
+    largest: dict[int, int] = {}
+    for pp in np.unique(nodes.pp).tolist():
+        largest[pp] = max((vpp for vpp, code, _ in space.pipelines(pp) if code == interleaved), default=1)
+    per_node = np.array([largest[pp] for pp in nodes.pp.tolist()], dtype=np.float64)
+    return np.where(microbatches % nodes.pp == 0, per_node, 1.0)

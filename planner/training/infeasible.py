@@ -1,0 +1,87 @@
+"""Why nothing fits, and the smallest change that would."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from ..errors import Infeasible
+from ..strategy import Constraints
+from ..workload.legality import facts
+from .readback import Context
+from .search import Search, evaluated, search
+from .space import Nodes, Space
+
+_TRIED = 400_000
+
+
+def infeasible(context: Context, space: Space, found: Search) -> Infeasible:
+    """The error for a job without a plan: the binding constraint and the nearest feasible change."""
+    if len(found.nodes) == 0 or space.count(found.nodes) == 0:
+        return Infeasible(f"no strategy is legal: {_legal_change(context, space)}")
+    smallest = found.smallest.memory_bytes if found.smallest is not None else _smallest(context, space, found.nodes)
+    usable = context.usable_bytes
+    label = f" ({found.smallest.table.row(0).label()})" if found.smallest is not None else ""
+    return Infeasible(
+        f"memory binds: the leanest strategy{label} needs {smallest / 1e9:.1f} GB on its fullest device but "
+        f"{usable / 1e9:.1f} GB may be used; {_memory_change(context, space, smallest)}"
+    )
+
+
+def _smallest(context: Context, space: Space, nodes: Nodes) -> float:
+    """Bytes of the leanest leaf of all nodes."""
+    table, _ = space.leaves(nodes, np.arange(len(nodes)))
+    step = max(1, len(table) // _TRIED)
+    _, memory_bytes = evaluated(context.costs, table.take(np.arange(0, len(table), step)))
+    return float(memory_bytes.min())
+
+
+def _without(constraints: Constraints, name: str) -> Constraints:
+    return msgspec.structs.replace(constraints, **{name: None if name == "sp" else ()})
+
+
+def _given(constraints: Constraints) -> list[str]:
+    return [name for name in constraints.__struct_fields__ if getattr(constraints, name) not in (None, ())]
+
+
+def _again(context: Context, space: Space, constraints: Constraints) -> Space:
+    return Space(space.chain, space.facts, constraints, scores_saved=space.scores_saved)
+
+
+def _legal_change(context: Context, space: Space) -> str:
+    """Which single constraint, or which batch or device count, stands in the way."""
+    job, devices = context.job, context.topology.n_devices
+    for name in _given(job.constraints):
+        relaxed = _again(context, space, _without(job.constraints, name))
+        nodes = relaxed.nodes()
+        if len(nodes) and relaxed.count(nodes):
+            return f"dropping the constraint on {name} would make {relaxed.count(nodes)} legal"
+    for factor in (2, 4, 8, 16, 32, 64):
+        larger = msgspec.structs.replace(job, gbs=job.gbs * factor)
+        wider = Space(space.chain, facts(context.model, larger, devices), job.constraints)
+        nodes = wider.nodes()
+        if len(nodes) and wider.count(nodes):
+            return (
+                f"gbs {job.gbs} cannot be divided over {devices} devices by any legal tp, cp and pp; "
+                f"gbs {larger.gbs} can"
+            )
+    return (
+        f"no tp × cp × pp × dp of {devices} devices suits {len(space.chain.layers)} layers, "
+        f"{', '.join(map(str, space.facts.heads))} heads and gbs {job.gbs}; another number of devices would"
+    )
+
+
+def _memory_change(context: Context, space: Space, smallest: float) -> str:
+    """The nearest change that fits: a constraint dropped, less margin, or more memory."""
+    for name in _given(context.job.constraints):
+        relaxed = _again(context, space, _without(context.job.constraints, name))
+        outcome = search(relaxed, context.costs, context.usable_bytes, keep=1).outcome
+        if outcome.solution.point is not None:
+            label = outcome.solution.point.table.row(0).label()
+            return f"dropping the constraint on {name} lets {label} fit"
+    capacity = context.costs.device.memory_bytes
+    if smallest <= capacity:
+        margin = 1 - smallest / capacity
+        return f"a memory margin of {margin:.3f} or less instead of {context.job.memory_margin} lets it fit"
+    needed = smallest / (1 - context.job.memory_margin)
+    return f"devices of {needed / 1e9:.0f} GB, or about {smallest / capacity:.1f} times as many devices, would fit"

@@ -1,0 +1,135 @@
+"""From a model, a topology and a job to a plan: search and read back, or read back a strategy that is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+import numpy as np
+
+from shardwright.models import ModelGraph
+from shardwright.solvers import Status, Stop
+from shardwright.topologies import Topology
+
+from ..costs.step import TrainingCosts
+from ..errors import InputError, LimitReached, input_errors
+from ..plan.base import Input, Optimality
+from ..plan.training import TrainingPlan
+from ..strategy import Strategy
+from ..workload.legality import facts, violations
+from ..workload.strategy_table import BALANCED, StrategyTable, table_of
+from ..workload.training import TrainingJob
+from .alternatives import alternatives
+from .infeasible import infeasible
+from .readback import Context, read_back
+from .search import Search, search
+from .space import Space
+
+
+def plan_training(
+    model: ModelGraph, topology: Topology, job: TrainingJob, *, stop: Stop | None = None, inputs: Iterable[Input] = ()
+) -> TrainingPlan:
+    """The fastest strategy that fits, proven the fastest of the whole space under the cost model.
+
+    Raises InputError when the cost model lacks a figure, Infeasible with the binding constraint and the nearest
+    feasible change, and LimitReached when `stop` ends the search before anything feasible was found.
+    """
+    context = _context(model, topology, job, inputs)
+    space = _space(context)
+    found = search(space, context.costs, context.usable_bytes, stop=stop)
+    solution = found.outcome.solution
+    if solution.status is Status.LIMIT:
+        raise LimitReached(f"stopped after {solution.work} strategies without one that fits: allow more work")
+    if solution.point is None:
+        raise infeasible(context, space, found)
+    best = solution.point
+    return read_back(
+        context,
+        best.table,
+        strategy=_explicit(best.table, context),
+        optimality=_optimality(space, found),
+        alternatives=alternatives(context.costs, found),
+    )
+
+
+def estimate_training(
+    model: ModelGraph,
+    topology: Topology,
+    job: TrainingJob,
+    strategy: Strategy,
+    *,
+    inputs: Iterable[Input] = (),
+) -> TrainingPlan:
+    """Time and memory of a given strategy, as a plan that considered nothing else.
+
+    Raises InputError with the reason when the strategy is not legal. A strategy that does not fit in memory is
+    estimated all the same, and `assumptions` says by how much it exceeds.
+    """
+    context = _context(model, topology, job, inputs)
+    strategy = with_default_modules(strategy, context.costs)
+    broken = violations(strategy, facts(model, job, topology.n_devices))
+    if broken:
+        raise InputError(f"strategy: {broken[0]}")
+    table = table_of([strategy], model.num_layers)
+    step = context.costs.evaluate(table)
+    value = float(step.step_s[0])
+    excess = float(step.memory_bytes[0]) - context.usable_bytes
+    notes = (
+        [] if excess <= 0 else [f"does not fit: the fullest device needs {excess / 1e9:.1f} GB more than it may use"]
+    )
+    optimality = Optimality(
+        objective="step_s",
+        sense="min",
+        value=value,
+        bound=value,
+        gap=0.0,
+        status="feasible",
+        candidates=1,
+        feasible=int(excess <= 0),
+        work=1,
+    )
+    strategy = strategy if strategy.stage_layers else _explicit(table, context)
+    return read_back(context, table, strategy=strategy, optimality=optimality, notes=notes)
+
+
+def with_default_modules(strategy: Strategy, costs: TrainingCosts) -> Strategy:
+    """A strategy whose selective recompute names its modules: the attention core unless it says otherwise, as in
+    Megatron-LM."""
+    if strategy.recompute != "selective" or strategy.recompute_modules:
+        return strategy
+    return msgspec.structs.replace(strategy, recompute_modules=("core_attention",))
+
+
+def _context(model: ModelGraph, topology: Topology, job: TrainingJob, inputs: Iterable[Input]) -> Context:
+    with input_errors():
+        costs = TrainingCosts(model, topology, job)
+    return Context(model=model, topology=topology, job=job, inputs=tuple(inputs), costs=costs)
+
+
+def _space(context: Context) -> Space:
+    given = facts(context.model, context.job, context.topology.n_devices)
+    scores = context.costs.device.coefficients.framework.attention_kernel == "unfused"
+    return Space(context.costs.chain, given, context.job.constraints, scores_saved=scores)
+
+
+def _explicit(table: StrategyTable, context: Context) -> Strategy:
+    """The row with the layers of every virtual stage written out where they are not equal."""
+    strategy = table.row(0)
+    if int(table.layout[0]) != BALANCED:
+        return strategy
+    return msgspec.structs.replace(strategy, stage_layers=tuple(context.costs.layers_of(table).tolist()))
+
+
+def _optimality(space: Space, found: Search) -> Optimality:
+    solution = found.outcome.solution
+    return Optimality(
+        objective="step_s",
+        sense="min",
+        value=solution.value,
+        bound=solution.bound,
+        gap=solution.gap,
+        status="optimal" if solution.status is Status.OPTIMAL else "feasible",
+        candidates=space.count(found.nodes),
+        feasible=found.outcome.feasible,
+        work=int(np.int64(solution.work)),
+    )

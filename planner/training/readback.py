@@ -1,0 +1,178 @@
+"""From the best row of the search to a plan that names every rank, stage, device and second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import get_args
+
+import numpy as np
+
+from shardwright.models import Attention, Experts, ModelGraph
+from shardwright.topologies import Topology
+
+from ..costs.breakdown import breakdown
+from ..costs.footprint import CATEGORIES, SOURCES
+from ..costs.step import TrainingCosts
+from ..plan.base import Alternative, Input, Optimality, Provenance
+from ..plan.training import Part, Prediction, StageMemory, TrainingPlan, VirtualStage
+from ..strategy import Axis, Strategy
+from ..workload.strategy_table import Ints, StrategyTable
+from ..workload.training import TrainingJob
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a plan is made for, and the cost model of it."""
+
+    model: ModelGraph
+    topology: Topology
+    job: TrainingJob
+    inputs: tuple[Input, ...]
+    costs: TrainingCosts
+
+    @property
+    def usable_bytes(self) -> float:
+        """What a plan may fill of the smallest device's memory."""
+        return self.costs.device.memory_bytes * (1 - self.job.memory_margin)
+
+
+def read_back(
+    context: Context,
+    table: StrategyTable,
+    *,
+    strategy: Strategy,
+    optimality: Optimality,
+    alternatives: tuple[Alternative, ...] = (),
+    notes: Iterable[str] = (),
+) -> TrainingPlan:
+    """The plan of a table's only row."""
+    costs = context.costs
+    rows = costs.rows(table)
+    step = costs.step(rows)
+    return TrainingPlan(
+        inputs=context.inputs,
+        optimality=optimality,
+        assumptions=(*notes, *assumptions(context)),
+        alternatives=alternatives,
+        provenance=provenance(context),
+        model=context.model.name,
+        cluster=context.topology.name,
+        job=context.job,
+        strategy=strategy,
+        rank_groups=rank_groups(strategy),
+        stages=virtual_stages(context, table),
+        rank_to_device=tuple(range(strategy.world_size)),
+        memory=stage_memory(context, table),
+        capacity_bytes=int(costs.device.memory_bytes),
+        memory_sources=SOURCES,
+        prediction=prediction(context, float(step.step_s[0])),
+        breakdown=breakdown(costs, rows, step),
+    )
+
+
+def rank_groups(strategy: Strategy) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Every group of every axis, by axis."""
+    return {axis: tuple(map(tuple, strategy.rank_groups(axis).tolist())) for axis in get_args(Axis)}
+
+
+def virtual_stages(context: Context, table: StrategyTable) -> tuple[VirtualStage, ...]:
+    """Layers of every virtual stage in chain order."""
+    counts = context.costs.layers_of(table).tolist()
+    chain = context.costs.chain
+    pp = int(table.pp[0])
+    starts = np.cumsum([0, *counts]).tolist()
+
+    def parts(number: Ints) -> list[Part]:
+        order: tuple[Part, ...] = ("embedding", "mtp", "head")
+        found = [block.role for block, n in zip(chain.blocks, number.tolist(), strict=True) for _ in range(n)]
+        return [part for part in order for role in found if role == part]
+
+    last = len(counts) - 1
+    stages = []
+    for index, count in enumerate(counts):
+        held = chain.first if index == 0 else np.zeros_like(chain.first)
+        held = held + (chain.last if index == last else 0)
+        held = held + chain.beside[starts[index] : starts[index + 1]].sum(axis=0)
+        stages.append(
+            VirtualStage(pipeline_rank=index % pp, first_layer=starts[index], layers=count, holds=tuple(parts(held)))
+        )
+    return tuple(stages)
+
+
+def stage_memory(context: Context, table: StrategyTable) -> tuple[StageMemory, ...]:
+    """Bytes per device of every pipeline rank."""
+    costs = context.costs
+    memory = costs.step(costs.rows(table, every_stage=True)).memory[0]
+    result = []
+    for rank, values in enumerate(memory):
+        categories = {name: round(value) for name, value in zip(CATEGORIES, values.tolist(), strict=True)}
+        result.append(StageMemory(pipeline_rank=rank, categories=categories, total_bytes=sum(categories.values())))
+    return tuple(result)
+
+
+def prediction(context: Context, step_s: float) -> Prediction:
+    """Throughput from the time of a step; model FLOPs are three times the forward's, attention over what it attends
+    to (Chowdhery et al. 2022, PaLM, appendix B, with the causal half)."""
+    job, devices = context.job, context.topology.n_devices
+    flops = 3 * job.tokens_per_step * forward_flops_per_token(context.model, job.sequence_length)
+    device = context.costs.device
+    peak = device.low_precision_peak_flops if device.low_precision else device.peak_flops
+    rate = flops / step_s / devices
+    return Prediction(
+        step_s=step_s,
+        tokens_per_s=job.tokens_per_step / step_s,
+        tokens_per_s_per_device=job.tokens_per_step / step_s / devices,
+        model_flops_per_s_per_device=rate,
+        peak_flops=peak,
+        mfu=rate / peak,
+    )
+
+
+def forward_flops_per_token(model: ModelGraph, sequence: int) -> float:
+    """FLOPs of one token's forward pass through every block."""
+    total = 0.0
+    for run in model.runs:
+        for op in run.block.operators:
+            total += run.repeat * op.flops_per_token
+            if isinstance(op, Attention):
+                total += run.repeat * op.flops_per_token_and_context * op.mean_context(sequence)
+    return total
+
+
+def assumptions(context: Context) -> tuple[str, ...]:
+    """What the plan took for granted."""
+    costs, job = context.costs, context.job
+    framework = costs.device.coefficients.framework
+    notes = [*costs.device.coefficients.assumptions, *context.model.assumptions]
+    if len(context.topology.accelerators) > 1:
+        notes.append("every rank runs at the pace of the slowest accelerator and holds what the smallest can")
+    notes.append(f"{job.memory_margin:.0%} of the device's memory stays free")
+    if not job.constraints.schedule:
+        notes.append("schedules 1f1b and interleaved were considered; others only when job.constraints.schedule asks")
+    if framework.attention_kernel == "flash":
+        notes.append("attention runs in a fused kernel that keeps no scores")
+    if framework.expert_imbalance == 1.0 and has_experts(context.model):
+        notes.append("tokens are spread evenly over the experts")
+    return tuple(dict.fromkeys(notes))
+
+
+def has_experts(model: ModelGraph) -> bool:
+    """Whether any block is a mixture of experts."""
+    return any(isinstance(op, Experts) for block in model.blocks for op in block.operators)
+
+
+def provenance(context: Context) -> Provenance:
+    """What made the plan."""
+    try:
+        tool = version("shardwright")
+    except PackageNotFoundError:
+        tool = "unknown"
+    coefficients = context.costs.device.coefficients
+    return Provenance(
+        tool_version=tool,
+        solver="enumeration: branch and bound",
+        libraries={"numpy": np.__version__},
+        coefficients={"training": f"{coefficients.name}: {coefficients.kernels.source}"},
+    )

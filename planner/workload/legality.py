@@ -1,0 +1,279 @@
+"""Which strategies a launcher accepts for a model, a job and a number of devices, and why not.
+
+Every rule is one array test over a strategy table and one sentence; the same rules filter the search space, refuse a
+strategy given by hand, and check a finished plan. They follow Megatron-LM's argument checks (arguments.py,
+transformer_config.py, schedules.py, core 0.19).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwright.models import Attention, Experts, Linear, ModelGraph, Scan
+
+from ..strategy import CONTEXT_COMMS, RECOMPUTE_MODULES, RECOMPUTES, SCHEDULES, Schedule, Strategy
+from .strategy_table import ALL_LAYERS, BALANCED, CUSTOM, EVEN, StrategyTable, module_bits, table_of
+from .training import TrainingJob
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What legality asks of a model, a job and a cluster.
+
+    `heads` and `kv_heads` are those of every attention kind; `experts` and `expert_widths` are empty for dense
+    models; `modules` are the recompute modules the model has.
+    """
+
+    devices: int
+    gbs: int
+    sequence: int
+    layers: int
+    heads: tuple[int, ...]
+    kv_heads: tuple[int, ...]
+    widths: tuple[int, ...]
+    experts: tuple[int, ...]
+    expert_widths: tuple[int, ...]
+    scans: bool
+    latent: bool
+    modules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One test over a table and the sentence for a strategy that fails it."""
+
+    name: str
+    holds: Callable[[StrategyTable, Facts], Mask]
+    reason: Callable[[Strategy, Facts], str]
+
+
+def facts(model: ModelGraph, job: TrainingJob, devices: int) -> Facts:
+    """What legality asks, from a model, a job and a number of devices."""
+    operators = [op for block in model.blocks for op in block.operators]
+    attention = [op for op in operators if isinstance(op, Attention)]
+    experts = [op for op in operators if isinstance(op, Experts)]
+    layers = [op for block in model.blocks if block.role == "layer" for op in block.operators]
+    names = {op.name for op in operators}
+    latent = any(op.latent_features for op in attention)
+    present = {
+        "core_attention": bool(attention),
+        "norm": any(name.endswith("_norm") for name in names),
+        "activation": any(name.endswith("_activation") for name in names) or bool(experts),
+        "mla_up": latent,
+        "mlp": any(name.startswith("mlp_") and name.endswith("down") for name in names),
+        "experts": bool(experts),
+    }
+    return Facts(
+        devices=devices,
+        gbs=job.gbs,
+        sequence=job.sequence_length,
+        layers=model.num_layers,
+        heads=tuple(sorted({op.heads for op in attention})),
+        kv_heads=tuple(sorted({op.kv_heads for op in attention})),
+        widths=tuple(sorted({op.in_features for op in layers if isinstance(op, Linear) and op.split == "row"})),
+        experts=tuple(sorted({op.experts for op in experts})),
+        expert_widths=tuple(
+            sorted({each.in_features for op in experts for each in op.body if isinstance(each, Linear)})
+        ),
+        scans=any(isinstance(op, Scan) for op in operators),
+        latent=latent,
+        modules=tuple(name for name in RECOMPUTE_MODULES if present[name]),
+    )
+
+
+def _all_divide(counts: tuple[int, ...], degree: NDArray[np.int64]) -> Mask:
+    result: Mask = np.ones(len(degree), bool)
+    for count in counts:
+        result &= count % degree == 0
+    return result
+
+
+def _kv_fit(t: StrategyTable, f: Facts) -> Mask:
+    result: Mask = np.ones(len(t), bool)
+    for count in f.kv_heads:
+        result &= (count % t.tp == 0) | (t.tp % count == 0)
+    return result
+
+
+def _layers_fit(t: StrategyTable, f: Facts) -> Mask:
+    chunks = t.pp * t.vpp
+    even = (t.layout != EVEN) | (f.layers % chunks == 0)
+    enough = (t.layout != BALANCED) | (f.layers + 2 >= chunks)
+    sums = np.array([sum(each) for each in t.custom_layouts] or [f.layers])
+    custom = t.layout >= CUSTOM
+    full = np.array([min(each[1:-1], default=1) > 0 for each in t.custom_layouts] or [True])
+    index = np.where(custom, t.layout - CUSTOM, 0)
+    right = (sums[index] == f.layers) & full[index]
+    result: Mask = even & enough & (~custom | right)
+    return result
+
+
+def _schedule(t: StrategyTable, name: Schedule) -> Mask:
+    result: Mask = t.schedule == SCHEDULES.index(name)
+    return result
+
+
+def _modules_fit(t: StrategyTable, f: Facts) -> Mask:
+    result: Mask = (t.recompute_modules & ~module_bits(f.modules)) == 0
+    return result
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "devices",
+        lambda t, f: t.world_size == f.devices,
+        lambda s, f: f"tp × cp × dp × pp = {s.world_size} must equal the {f.devices} devices",
+    ),
+    Rule(
+        "batch",
+        lambda t, f: f.gbs % (t.mbs * t.dp) == 0,
+        lambda s, f: f"gbs {f.gbs} must be a multiple of mbs × dp = {s.mbs} × {s.dp} = {s.mbs * s.dp}",
+    ),
+    Rule(
+        "heads",
+        lambda t, f: _all_divide(f.heads, t.tp),
+        lambda s, f: f"attention heads {_list(f.heads)} must be a multiple of tp {s.tp}",
+    ),
+    Rule(
+        "kv heads",
+        _kv_fit,
+        lambda s, f: f"kv heads {_list(f.kv_heads)} must divide tp {s.tp} or be a multiple of it",
+    ),
+    Rule(
+        "widths",
+        lambda t, f: _all_divide(f.widths, t.tp),
+        lambda s, f: f"feed-forward and projection widths {_list(f.widths)} must be multiples of tp {s.tp}",
+    ),
+    Rule(
+        "sequence",
+        lambda t, f: (f.sequence % (np.where(t.cp > 1, 2 * t.cp, 1) * np.where(t.sp == 1, t.tp, 1))) == 0,
+        lambda s, f: (
+            f"sequence length {f.sequence} must be a multiple of {'2 × cp × tp' if s.sp else '2 × cp'} "
+            f"(cp {s.cp}, tp {s.tp}): each cp rank takes two pieces of the causal mask, each tp rank its share under sp"
+        ),
+    ),
+    Rule(
+        "sp",
+        lambda t, f: (t.sp == 0) | (t.tp > 1),
+        lambda s, f: f"sp needs tp of at least 2 but got tp {s.tp}",
+    ),
+    Rule(
+        "context parallel",
+        lambda t, f: (t.cp == 1) | (not f.scans),
+        lambda s, f: f"cp {s.cp} is not possible: the model has state-space layers, whose recurrence cp cannot divide",
+    ),
+    Rule(
+        "context heads",
+        lambda t, f: (
+            (t.cp == 1)
+            | (t.cp_comm != CONTEXT_COMMS.index("a2a"))
+            | (_all_divide(f.heads, t.tp * t.cp) & _all_divide(f.kv_heads, t.tp * t.cp))
+        ),
+        lambda s, f: (
+            f"cp_comm a2a needs attention and kv heads {_list((*f.heads, *f.kv_heads))} to be multiples of "
+            f"tp × cp = {s.tp * s.cp}"
+        ),
+    ),
+    Rule(
+        "layers",
+        _layers_fit,
+        lambda s, f: (
+            f"the {f.layers} layers must be divided over pp × vpp = {s.pp * s.vpp} virtual stages without an empty one "
+            "(only the first and the last, which hold the embedding and the head, may have no layer)"
+        ),
+    ),
+    Rule(
+        "vpp",
+        lambda t, f: (t.vpp == 1) | (t.pp > 1),
+        lambda s, f: f"vpp {s.vpp} needs pp of at least 2 but got pp {s.pp}",
+    ),
+    Rule(
+        "interleaving",
+        lambda t, f: (t.vpp > 1) == _schedule(t, "interleaved"),
+        lambda s, f: f"vpp {s.vpp} and schedule {s.schedule} contradict each other: interleaved means vpp above 1",
+    ),
+    Rule(
+        "micro-batches",
+        lambda t, f: (t.vpp == 1) | (f.gbs // np.maximum(t.mbs * t.dp, 1) % t.pp == 0),
+        lambda s, f: f"interleaving needs the {f.gbs // (s.mbs * s.dp)} micro-batches to be a multiple of pp {s.pp}",
+    ),
+    Rule(
+        "pipelined sharding",
+        lambda t, f: (t.zero < 2) | (t.pp == 1),
+        lambda s, f: f"zero {s.zero} needs pp 1 but got pp {s.pp}: sharded gradients and weights exclude pipelining",
+    ),
+    Rule(
+        "experts",
+        lambda t, f: _all_divide(f.experts, t.ep) & ((t.ep == 1) | bool(f.experts)),
+        lambda s, f: (
+            f"the {_list(f.experts)} experts must be a multiple of ep {s.ep}"
+            if f.experts
+            else f"ep {s.ep} needs a model with experts"
+        ),
+    ),
+    Rule(
+        "expert tensor parallel",
+        lambda t, f: _all_divide(f.expert_widths, t.etp) & ((t.etp == 1) | bool(f.experts)),
+        lambda s, f: (
+            f"expert widths {_list(f.expert_widths)} must be multiples of etp {s.etp}"
+            if f.experts
+            else f"etp {s.etp} needs a model with experts"
+        ),
+    ),
+    Rule(
+        "expert ranks",
+        lambda t, f: (t.tp * t.cp * t.dp) % (t.ep * t.etp) == 0,
+        lambda s, f: f"ep × etp = {s.ep * s.etp} must divide tp × cp × dp = {s.tp * s.cp * s.dp}",
+    ),
+    Rule(
+        "expert replicas",
+        lambda t, f: (not f.experts) | (t.zero == 0) | (t.edp % t.dp_replicate == 0),
+        lambda s, f: (
+            f"the {s.edp} replicas of each expert must be a multiple of dp_replicate {s.dp_replicate} to be sharded"
+        ),
+    ),
+    Rule(
+        "expert tokens",
+        lambda t, f: (not f.experts) | (t.tp == 1) | (t.sp == 1),
+        lambda s, f: f"experts with tp {s.tp} need sp, so that every rank dispatches its own tokens",
+    ),
+    Rule(
+        "recompute modules",
+        _modules_fit,
+        lambda s, f: f"recompute_modules must be among {_list(f.modules)} for this model",
+    ),
+    Rule(
+        "recompute",
+        lambda t, f: (t.recompute_modules == 0) | (t.recompute == RECOMPUTES.index("selective")),
+        lambda s, f: "recompute_modules need recompute selective",
+    ),
+    Rule(
+        "recomputed layers",
+        lambda t, f: (t.recompute_layers == ALL_LAYERS) | (t.recompute == RECOMPUTES.index("full")),
+        lambda s, f: "recompute_layers needs recompute full",
+    ),
+)
+
+
+def _list(values: tuple[object, ...]) -> str:
+    return ", ".join(str(each) for each in values) or "none"
+
+
+def legal(table: StrategyTable, given: Facts) -> Mask:
+    """Which rows keep every rule."""
+    result: Mask = np.ones(len(table), bool)
+    for rule in RULES:
+        result &= rule.holds(table, given)
+    return result
+
+
+def violations(strategy: Strategy, given: Facts) -> tuple[str, ...]:
+    """The sentence of every rule a strategy breaks; empty when it is legal."""
+    table = table_of([strategy], given.layers)
+    return tuple(rule.reason(strategy, given) for rule in RULES if not bool(rule.holds(table, given)[0]))

@@ -1,0 +1,117 @@
+"""Best point of a discrete space too large to evaluate: branch and bound over groups of points.
+
+The space is cut into nodes, each with a lower bound on the value of every point inside. Nodes are expanded in order of
+their bounds, many at a time; a point is proven best once every unexpanded node's bound is at least its value.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .solution import Progress, Solution, Status, Stop
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Leaves(Generic[T]):
+    """Points found by expanding nodes: their values (infinite when infeasible), the node each came from, and how to
+    make the i-th of them."""
+
+    values: NDArray[np.float64]
+    node: NDArray[np.int64]
+    point: Callable[[int], T]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked(Generic[T]):
+    """A point, its value, and the node it came from."""
+
+    point: T
+    value: float
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Enumeration(Generic[T]):
+    """The outcome: the solution, the best point of each of the best nodes (best first), and what was looked at."""
+
+    solution: Solution[T]
+    best: tuple[Ranked[T], ...]
+    expanded: int
+    evaluated: int
+    feasible: int
+
+
+def branch_and_bound(
+    bounds: NDArray[np.float64],
+    expand: Callable[[NDArray[np.int64]], Leaves[T]],
+    *,
+    keep: int = 1,
+    batch: int = 64,
+    stop: Stop | None = None,
+) -> Enumeration[T]:
+    """Minimize over all points of all nodes.
+
+    `bounds[i]` must not exceed the value of any point of node i; an infinite bound says that none is feasible.
+    `keep` asks for the best point of that many different nodes, all of them proven. `batch` nodes are expanded
+    together, doubling as the search goes on. The work counted is points evaluated, and equal values are won by the
+    lower node, so that the answer is the same on every machine unless `stop` looks at the clock.
+    """
+    began = time.perf_counter()
+    order = np.argsort(bounds, kind="stable")
+    order = order[np.isfinite(bounds[order])]
+    progress = Progress(started=began)
+    best: list[Ranked[T]] = []
+    done = feasible = 0
+    stopped = False
+    while done < len(order):
+        worst_kept = best[keep - 1].value if len(best) >= keep else np.inf
+        next_bound = float(bounds[order[done]])
+        if next_bound >= worst_kept:
+            break
+        progress.bound = min(next_bound, progress.value)
+        if stop is not None and done and stop(progress):
+            stopped = True
+            break
+        nodes = order[done : done + batch]
+        nodes = nodes[bounds[nodes] < worst_kept]
+        leaves = expand(nodes)
+        best = _merged(best, leaves, keep)
+        feasible += int(np.count_nonzero(np.isfinite(leaves.values)))
+        progress.work += len(leaves.values)
+        progress.value = best[0].value if best else np.inf
+        done += len(nodes)
+        batch *= 2
+    seconds = time.perf_counter() - began
+    remaining = float(bounds[order[done]]) if done < len(order) else np.inf
+    solution = _solution(best, remaining, stopped, seconds, progress.work)
+    return Enumeration(solution, tuple(best), done, progress.work, feasible)
+
+
+def _merged(best: list[Ranked[T]], leaves: Leaves[T], keep: int) -> list[Ranked[T]]:
+    """The best point of each node among those kept and those new, best first, at most `keep`."""
+    limit = best[keep - 1].value if len(best) >= keep else np.inf
+    candidates = np.flatnonzero(np.isfinite(leaves.values) & (leaves.values <= limit))
+    ranked = candidates[np.lexsort((candidates, leaves.node[candidates], leaves.values[candidates]))]
+    _, first = np.unique(leaves.node[ranked], return_index=True)
+    chosen = ranked[np.sort(first)][:keep]
+    new = [Ranked(leaves.point(int(i)), float(leaves.values[i]), int(leaves.node[i])) for i in chosen]
+    return sorted(best + new, key=lambda each: (each.value, each.node))[:keep]
+
+
+def _solution(best: list[Ranked[T]], remaining: float, stopped: bool, seconds: float, work: int) -> Solution[T]:
+    if not best:
+        status = Status.LIMIT if stopped else Status.INFEASIBLE
+        reason = "stopped before a feasible point was found" if stopped else "no point of the space is feasible"
+        return Solution(status, None, bound=remaining, seconds=seconds, work=work, reason=reason)
+    value = best[0].value
+    bound = min(value, remaining)
+    status = Status.OPTIMAL if bound >= value else Status.FEASIBLE
+    return Solution(status, best[0].point, value, bound, seconds, work)
