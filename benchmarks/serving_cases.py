@@ -1,0 +1,317 @@
+"""Rows of a table of serving measurements as cases a cost model can predict."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from shardwright.models import ModelError, ModelGraph, list_models, model
+from shardwright.planner.costs.serving.communication import Fabric, fabric
+from shardwright.planner.errors import InputError
+from shardwright.planner.workload.serving_layout import Layout, Quantization, quantization
+from shardwright.topologies import (
+    Accelerator,
+    TopologyError,
+    accelerator,
+    cluster,
+    list_clusters,
+    parse_topology,
+)
+
+Row = Mapping[str, str | None]
+
+# Mean prompt tokens of the MLPerf Inference data sets (mlcommons/inference reference READMEs and dataset statistics).
+DATASET_ISL = {"openorca (": 294, "openorca+": 218, "cnn": 870, "longbench": 9428, "govreport": 9428}
+# Sequences the TensorRT-LLM performance pages send, by prompt and output length ("Throughput Measurements").
+TRTLLM_REQUESTS = {(128, 128): 30000, (128, 4096): 1500, (2048, 2048): 1500, (5000, 500): 1500, (20000, 2000): 1000}
+ENGINES = (
+    (r"sglang", "sglang"),
+    (r"tensorrt|trt|nim", "trtllm"),
+    (r"turbomind|lmdeploy", "turbomind"),
+    (r"neuron", "neuronx"),
+    (r"vllm", "vllm"),
+)
+
+
+class SkippedError(Exception):
+    """A row that cannot be predicted; the message is the reason that is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One measured deployment under one load; `metrics` are the measured seconds and tokens per second and GPU."""
+
+    name: str
+    source: str
+    verified: bool
+    speculative: bool
+    model: ModelGraph
+    model_name: str
+    fabric: Fabric
+    accelerator: str
+    quantization: Quantization
+    engine: str
+    engine_version: str
+    layouts: tuple[Layout, ...]  # aggregated: (layout,); disaggregated: (prefill, decode)
+    workers: tuple[int, ...]
+    devices: int
+    isl: float
+    osl: float
+    spread: float
+    variable: bool
+    load_kind: str
+    load: float | None
+    metrics: Mapping[str, float]
+    derived: str
+    group: tuple[str, ...]
+
+
+def case_of(row: Row) -> Case:
+    """The case of a row. Raises SkippedError with the reason when it cannot be predicted."""
+    name = _text(row, "model")
+    graph = _model(name)
+    device = _accelerator(_text(row, "gpu"))
+    devices = int(_number(row, "num_gpus") or 0)
+    layouts, workers = _layouts(row, devices, graph)
+    devices = devices or sum(layout.devices * count for layout, count in zip(layouts, workers, strict=True))
+    isl, variable = _length(row)
+    metrics = _metrics(row, devices)
+    kind = _text(row, "load_kind")
+    if not kind:
+        raise SkippedError("load not given")
+    engine, version = _engine(row)
+    notes = _text(row, "notes")
+    key = ("source", "model", "quant", "gpu", "engine", "engine_version", "isl", "osl", "load_kind", "load", "num_gpus")
+    return Case(
+        name=_text(row, "id"),
+        source=_text(row, "source"),
+        verified=_text(row, "source_confidence") == "verified",
+        speculative=not re.match(r"(no\b|$)", _text(row, "spec_decode")),
+        model=graph,
+        model_name=name,
+        fabric=_fabric(device.name, max(layout.devices for layout in layouts)),
+        accelerator=device.name,
+        quantization=_quantization(_text(row, "quant"), name),
+        engine=engine,
+        engine_version=version,
+        layouts=layouts,
+        workers=workers,
+        devices=devices,
+        isl=isl,
+        osl=_number(row, "osl") or 1.0,
+        spread=0.2 if "randomi" in notes else 0.0,
+        variable=variable,
+        load_kind=kind,
+        load=_load(row),
+        metrics=metrics,
+        derived=_text(row, "derived_cols"),
+        group=tuple(_text(row, column) for column in key),
+    )
+
+
+def _text(row: Row, column: str) -> str:
+    value = row.get(column)
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _number(row: Row, column: str) -> float | None:
+    cell = _text(row, column).replace(",", "")
+    if cell == "":
+        return None
+    try:
+        value = float(cell)
+    except ValueError:
+        raise SkippedError(f"{column} is not a number") from None
+    if value != value or value < 0:
+        raise SkippedError(f"{column} is negative or not a number")
+    return value
+
+
+def _load(row: Row) -> float | None:
+    cell = _text(row, "load")
+    if cell.lower() in ("inf", "infinity"):
+        return float("inf")
+    return _number(row, "load")
+
+
+def _length(row: Row) -> tuple[float, bool]:
+    """Mean prompt tokens, and whether lengths vary from request to request."""
+    cell = _text(row, "isl")
+    if not cell:
+        raise SkippedError("isl not given")
+    for dataset, mean in DATASET_ISL.items():
+        if cell.lower().startswith(dataset):
+            return float(mean), True
+    value = _number(row, "isl")
+    if not value:
+        raise SkippedError("isl not given")
+    return value, False
+
+
+def _metrics(row: Row, devices: int) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for metric, column, scale in (("ttft", "ttft_ms", 1e-3), ("tpot", "tpot_ms", 1e-3)):
+        value = _number(row, column)
+        if value:
+            found[metric] = value * scale
+    per_gpu = _number(row, "out_tok_s_gpu")
+    total = _number(row, "out_tok_s")
+    if per_gpu or total:
+        found["throughput"] = per_gpu or (total or 0.0) / max(devices, 1)
+    if not found:
+        raise SkippedError("no latency or throughput given")
+    return found
+
+
+@cache
+def _model(name: str) -> ModelGraph:
+    plain = _plain(name)
+    names = {_plain(each): each for each in list_models()}
+    aliases = {"bloom176b": "bloom", "minimaxm25": "minimaxm2", "kimik25": "kimik2", "deepseekv32": "deepseekv3"}
+    found = names.get(plain) or names.get(aliases.get(plain, ""))
+    if found is None:
+        raise SkippedError(f"model {name} is not in the catalog")
+    try:
+        return model(found)
+    except ModelError as error:
+        raise SkippedError(f"model {name}: {error}") from error
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+@cache
+def _accelerator(name: str) -> Accelerator:
+    plain = re.sub(r"\(.*?\)|\?|NeuronCore-v\d", "", name).strip()
+    aliases = {"DGX Spark": "GB10", "H100 NVL 94GB": "H100-NVL-94GB", "RTX PRO 6000 Blackwell Server": "rtx-pro-6000"}
+    for candidate in (aliases.get(plain, plain), plain.replace(" ", "-"), plain.split(" ")[0] if plain else ""):
+        try:
+            return accelerator(candidate)
+        except TopologyError:
+            continue
+    raise SkippedError(f"accelerator {name} is not in the catalog")
+
+
+@cache
+def _fabric(name: str, devices: int) -> Fabric:
+    """Links of the catalog cluster built of that accelerator with enough devices, else of a plain box of eight."""
+    for base in _PREFERRED.get(name, ()) or [each for each in list_clusters() if _first(each) == name]:
+        unit = cluster(base)
+        return fabric(cluster(f"{base}:{max(1, -(-devices // unit.n_devices))}"))
+    device = accelerator(name)
+    box = {
+        "schema": "shardwright.topology/1",
+        "name": f"{name}-box",
+        "nodes": [
+            {
+                "name": "box",
+                "count": max(1, -(-devices // 8)),
+                "accelerator": name,
+                "devices": min(devices, 8),
+                "fabric": {
+                    "kind": "switch",
+                    "bandwidth_bytes_per_s": device.scaleup_bytes_per_s,
+                    "latency_s": 2e-6,
+                },
+                "nics": {"count": 1, "bandwidth_bytes_per_s": 12.5e9, "latency_s": 5e-6, "kind": "ethernet"},
+            }
+        ],
+        "networks": [{"kind": "rail", "name": "scale-out", "pod_nodes": 32, "latency_s": 1e-6, "spine_latency_s": 2e-6}],
+    }
+    return fabric(parse_topology(box))
+
+
+_PREFERRED = {"H100-SXM5-80GB": ("hgx-h100",), "A100-SXM4-80GB": ("hgx-a100",), "L40S": ("l40s-box",)}
+
+
+@cache
+def _first(base: str) -> str:
+    return cluster(base).accelerators[0].name
+
+
+def _quantization(text: str, name: str) -> Quantization:
+    words = text.lower()
+    cache = "+kv8" if "fp8 kv" in words or ("skip-sw" in words) else ""
+    scheme = "bf16"
+    if "mxfp4" in words or ("gpt-oss" in name and "fp4" in words):
+        scheme = "mxfp4"
+    elif "fp4" in words:
+        scheme = "nvfp4-experts" if re.search(r"deepseek|kimi|glm", name) else "nvfp4"
+    elif "fp8" in words.split("kv cache")[0].replace("fp8 kv", ""):
+        scheme = "fp8"
+    elif "int8" in words:
+        scheme = "int8" if "int8 matmul" in words else "w8a16"
+    elif "int4" in words or "awq" in words or "gptq" in words:
+        scheme = "w4a16"
+    return quantization(scheme + cache)
+
+
+def _engine(row: Row) -> tuple[str, str]:
+    name, version = _text(row, "engine"), _text(row, "engine_version")
+    for pattern, engine in ENGINES:
+        if re.search(pattern, name, re.I):
+            if engine == "vllm" and re.search(r"splitwise|rocm", name, re.I):
+                return engine, "0.2" if "plitwise" in name else "0.5"
+            if engine == "trtllm" and not re.match(r"v?\d+\.\d", version):
+                return engine, "0.11" if "MLPerf v4" in version else ""
+            return engine, re.sub(r"[^0-9.].*$", "", version.lstrip("v"))
+    return "vllm", ""
+
+
+def _layouts(row: Row, devices: int, graph: ModelGraph) -> tuple[tuple[Layout, ...], tuple[int, ...]]:
+    if _text(row, "mode").startswith("disagg"):
+        prefill, decode = _pool(row, "prefill", graph), _pool(row, "decode", graph)
+        return (prefill[0], decode[0]), (prefill[1], decode[1])
+    tp = _count(row, "tp")
+    if tp is None:
+        raise SkippedError("tp not given")
+    degrees = {
+        "tp": tp,
+        "pp": _count(row, "pp") or 1,
+        "attn_dp": _count(row, "attn_dp") or 1,
+        "ep": _count(row, "ep") or 1,
+        "moe_tp": _count(row, "moe_tp") or 1,
+    }
+    layout = _layout(degrees, graph)
+    if devices and devices % layout.devices:
+        raise SkippedError("num_gpus is not a multiple of the layout's")
+    replicas = max(1, devices // layout.devices) if devices else _count(row, "replicas") or 1
+    return (layout,), (replicas,)
+
+
+def _pool(row: Row, phase: str, graph: ModelGraph) -> tuple[Layout, int]:
+    tp, workers = _count(row, f"{phase}_tp"), _count(row, f"{phase}_workers")
+    if tp is None or workers is None:
+        raise SkippedError("layout of a disaggregated pool not given")
+    degrees = {
+        "tp": tp,
+        "pp": _count(row, f"{phase}_pp") or 1,
+        "attn_dp": _count(row, f"{phase}_dp") or 1,
+        "ep": _count(row, f"{phase}_ep") or 1,
+        "moe_tp": _count(row, f"{phase}_moe_tp") or 1,
+    }
+    return _layout(degrees, graph), workers
+
+
+def _layout(degrees: dict[str, int], graph: ModelGraph) -> Layout:
+    """Expert degrees follow the table where they fit the ranks, else the ranks divide the experts' width."""
+    from shardwright.planner.costs.serving.shapes import has_experts
+
+    ranks = degrees["tp"] * degrees["attn_dp"]
+    if not has_experts(graph):
+        degrees |= {"ep": 1, "moe_tp": 1}
+    elif degrees["ep"] * degrees["moe_tp"] != ranks:
+        divided = degrees["ep"] if ranks % degrees["ep"] == 0 else 1
+        degrees |= {"ep": divided, "moe_tp": ranks // divided}
+    try:
+        return Layout(**degrees)
+    except InputError as error:
+        raise SkippedError("layout contradicts itself") from error
+
+
+def _count(row: Row, column: str) -> int | None:
+    value = _number(row, column)
+    return int(value) if value else None

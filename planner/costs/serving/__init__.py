@@ -1,0 +1,1 @@
+"""What one step of a serving engine costs, in time and memory."""

@@ -1,0 +1,133 @@
+"""Fitted figures of serving: kernels by accelerator architecture, engines by generation.
+
+They live in coefficients.json beside this file with their provenance. What is missing falls back to the nearest
+relative and says so, so that a plan can list it under its assumptions.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from ...errors import InputError
+
+Policy = Literal["mixed", "prefill-first"]
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Kernels(_Record, frozen=True):
+    """How close kernels of one architecture come to its peaks.
+
+    A product takes `gemm_start_s` + √((flops / peak·compute)² + (bytes / bandwidth·memory)²); attention and experts
+    have the same form with their own figures. `expert_rows` is the number of rows by which each busy expert's part is
+    padded on average. Fractions are of dense peak and nominal bandwidth.
+    """
+
+    compute: dict[str, float]
+    gemm_start_s: dict[str, float]
+    memory: float
+    prefill_attention: float
+    decode_attention: float
+    decode_attention_fp8: float
+    decode_attention_compute: float
+    attention_start_s: float
+    expert_compute: dict[str, float]
+    expert_memory: float
+    expert_start_s: float
+    expert_rows: float
+    kernel_s: float
+    small_reduce_s: float
+    source: str = ""
+
+
+class Engine(_Record, frozen=True):
+    """What one generation of a serving engine adds to its kernels, and how it schedules.
+
+    `step_s`, `sequence_s` and `token_s` are host time per step, per running sequence and per prompt token;
+    `layer_s` is time per layer that no kernel accounts for; `prefill_s` is added to a step that carries a prompt (no
+    graph covers it); `request_s` is added to every TTFT (HTTP, tokenizer, first detokenization). `gemm`, `attention`,
+    `expert` and `reduce` multiply the time of such kernels. `first` and `last` bound the versions it stands for.
+    """
+
+    engine: str
+    generation: str
+    first: str = ""
+    last: str = ""
+    policy: Policy = "mixed"
+    token_budget: int = 8192
+    max_sequences: int = 1024
+    whole_prompts: bool = False
+    reserve_output: bool = False
+    memory_fraction: float = 0.9
+    step_s: float = 0.0
+    sequence_s: float = 0.0
+    token_s: float = 0.0
+    layer_s: float = 0.0
+    prefill_s: float = 0.0
+    request_s: float = 0.0
+    gemm: float = 1.0
+    attention: float = 1.0
+    expert: float = 1.0
+    reduce: float = 1.0
+    imbalance: float = 1.0
+    source: str = ""
+
+
+class _File(_Record, frozen=True):
+    version: str
+    provenance: str
+    architectures: dict[str, Kernels]
+    relatives: dict[str, str]
+    engines: tuple[Engine, ...]
+
+
+@functools.cache
+def _file() -> _File:
+    return msgspec.json.decode(Path(__file__).with_name("coefficients.json").read_bytes(), type=_File)
+
+
+def coefficients_version() -> str:
+    """What a plan records of the figures it used."""
+    return _file().version
+
+
+def kernels(architecture: str) -> tuple[Kernels, tuple[str, ...]]:
+    """The figures of an architecture, and what had to be assumed to have them."""
+    file = _file()
+    if architecture in file.architectures:
+        return file.architectures[architecture], ()
+    relative = file.relatives.get(architecture, file.relatives["*"])
+    note = f"no serving kernels were fitted on {architecture}: those of {relative} are used, as fractions of its peaks"
+    return file.architectures[relative], (note,)
+
+
+ENGINES = ("vllm", "sglang", "trtllm")
+
+
+def engine(name: str, version: str = "") -> tuple[Engine, tuple[str, ...]]:
+    """The generation of an engine that a version belongs to (its newest without one), and what was assumed.
+
+    Raises InputError for an engine that is not known.
+    """
+    known = [each for each in _file().engines if each.engine == name]
+    if not known:
+        names = ", ".join(sorted({each.engine for each in _file().engines}))
+        raise InputError(f"engine must be one of {names} but got {name!r}")
+    if not version:
+        return known[-1], (f"engine {name}: the generation {known[-1].generation} is assumed",)
+    asked = _order(version)
+    for each in known:
+        if (not each.first or _order(each.first) <= asked) and (not each.last or asked <= _order(each.last)):
+            return each, ()
+    return known[-1], (f"engine {name} {version}: no fitted generation covers it, {known[-1].generation} is used",)
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])

@@ -1,0 +1,1 @@
+"""Serving: simulation, closed forms, and the search for the best deployment."""

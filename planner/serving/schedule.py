@@ -1,0 +1,104 @@
+"""How an engine forms its steps, and the tables in which a simulated worker looks its step times up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..costs.serving.coefficients import Engine, Policy
+from ..costs.serving.step import TOKEN_GRID, StepCost
+
+_DENSE = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Continuous batching as the engines do it.
+
+    `token_budget` tokens and `max_sequences` sequences a step at most; `cache_tokens` of KV cache. "mixed" puts prompt
+    chunks beside the decodes of a step (vLLM, TensorRT-LLM), "prefill-first" stops decoding while prompts wait
+    (SGLang). `whole_prompts` never splits a prompt; `reserve_output` admits a request only with room for its whole
+    output, otherwise the youngest is preempted and computed again when the cache is full.
+    """
+
+    token_budget: int
+    max_sequences: int
+    cache_tokens: float
+    policy: Policy = "mixed"
+    whole_prompts: bool = False
+    reserve_output: bool = False
+
+
+def schedule_of(engine: Engine, cache_tokens: float, groups: int = 1) -> Schedule:
+    """The engine's own way, with that much cache; budgets are per attention group."""
+    return Schedule(
+        token_budget=engine.token_budget * groups,
+        max_sequences=engine.max_sequences * groups,
+        cache_tokens=cache_tokens,
+        policy=engine.policy,
+        whole_prompts=engine.whole_prompts,
+        reserve_output=engine.reserve_output,
+    )
+
+
+class StepTable:
+    """Step times of one copy as plain numbers: what the inner loop of a simulation needs."""
+
+    __slots__ = ("_head", "_own", "_plain", "_stage", "cost", "pair_s", "pair_windows", "read_s", "windows")
+
+    def __init__(self, cost: StepCost) -> None:
+        scale = (1 + cost.draft) / cost.groups
+        self.cost = cost
+        self.read_s = sum(each.read_s for each in cost.contexts if each.window is None) * scale
+        self.pair_s = sum(each.pair_s for each in cost.contexts if each.window is None)
+        limited = [each for each in cost.contexts if each.window is not None]
+        self.windows = tuple((each.window or 0, each.read_s * scale) for each in limited)
+        self.pair_windows = tuple((each.window or 0, each.pair_s) for each in limited)
+        dense = np.arange(_DENSE, dtype=float)
+        self._own: list[float] = np.interp(dense, TOKEN_GRID, cost.own_s).tolist()
+        self._stage: list[float] = np.interp(dense, TOKEN_GRID, cost.stage_s).tolist()
+        self._head: list[float] = np.interp(dense, TOKEN_GRID, cost.head_s).tolist()
+        self._plain: dict[int, float] = {}
+
+    def plain(self, sequences: int) -> float:
+        """A step of decodes alone, its attention over contexts left out."""
+        found = self._plain.get(sequences)
+        if found is None:
+            cost = self.cost
+            own = -(-sequences // cost.groups) * cost.tokens_checked / cost.pp
+            turn = self._turn(own, sequences * cost.tokens_checked / cost.pp, sequences)
+            found = turn * (1 + cost.draft) + cost.step_s + cost.sequence_s * sequences
+            self._plain[sequences] = found
+        return found
+
+    def loaded(self, sequences: int, prompt_tokens: int, prompts: int) -> float:
+        """A step of decodes with prompt chunks beside them, attention over contexts left out."""
+        cost = self.cost
+        own = -(-sequences // cost.groups) * cost.tokens_checked / cost.pp
+        stage = sequences * cost.tokens_checked / cost.pp
+        share = prompt_tokens / prompts * -(-prompts // cost.groups) / cost.cp
+        mixed = min(prompts, cost.pp)
+        turn = self._turn(own + share / mixed, stage + prompt_tokens / mixed, sequences + prompts) * mixed
+        if mixed < cost.pp:
+            turn += self._turn(own, stage, sequences) * (cost.pp - mixed)
+        host = cost.step_s + cost.sequence_s * sequences + cost.token_s * prompt_tokens + cost.prefill_s
+        return turn / cost.pp * (1 + cost.draft) + host
+
+    def _turn(self, own: float, stage: float, sequences: int) -> float:
+        if own < _DENSE - 1 and stage < _DENSE - 1:
+            per_group = -(-sequences // self.cost.groups)
+            return self._own[int(own + 0.999)] + self._stage[int(stage + 0.999)] + self._head[per_group]
+        return float(self.cost.tables(np.float64(own), np.float64(stage), np.float64(sequences)))
+
+    def window_seconds(self, context: float) -> float:
+        """Decode attention of the windowed layers for one sequence at a context."""
+        return sum(rate * min(context, window) for window, rate in self.windows)
+
+    def pairs_seconds(self, start: int, tokens: int) -> float:
+        """Prefill attention of a chunk that follows `start` tokens."""
+        pairs = tokens * (start + tokens / 2)
+        total = self.pair_s * pairs
+        for window, rate in self.pair_windows:
+            total += rate * min(pairs, tokens * window)
+        return total

@@ -1,0 +1,204 @@
+"""Discrete-event simulation of a deployment: workers with continuous batching, routing, and the phases' hand-over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..workload.serving import Load, Targets, Trace
+from .schedule import Schedule, StepTable
+from .worker import Requests, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Equal workers. `usd_per_hour` and the like are the planner's business; here only time counts."""
+
+    table: StepTable
+    schedule: Schedule
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """Aggregated workers, or prefill and decode pools, or both together.
+
+    `transfer_s` is the delay of the KV hand-over per request and per token of its prompt.
+    """
+
+    aggregated: tuple[Pool, ...] = ()
+    prefill: tuple[Pool, ...] = ()
+    decode: tuple[Pool, ...] = ()
+    transfer_start_s: float = 0.0
+    transfer_token_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Latencies of every request of a run, in order of arrival, and what the workers did."""
+
+    ttft_s: NDArray[np.float64]
+    tpot_s: NDArray[np.float64]
+    e2e_s: NDArray[np.float64]
+    output_tokens: NDArray[np.int64]
+    prompt_tokens: NDArray[np.int64]
+    duration_s: float
+    preemptions: int
+    busy_share: float
+
+    @property
+    def output_tokens_per_s(self) -> float:
+        """Generated tokens over the whole run, ramp and tail included, as benchmarks count them."""
+        return float(self.output_tokens.sum()) / self.duration_s
+
+    @property
+    def requests_per_s(self) -> float:
+        """Finished requests per second of the run."""
+        return len(self.ttft_s) / self.duration_s
+
+    def percentile(self, metric: str, at: float) -> float:
+        """A percentile of `ttft`, `tpot` or `e2e` in seconds; requests of one token have no TPOT."""
+        values = getattr(self, f"{metric}_s")
+        values = values[np.isfinite(values)]
+        return float(np.percentile(values, at)) if values.size else 0.0
+
+    def mean(self, metric: str) -> float:
+        """Mean of `ttft`, `tpot` or `e2e` in seconds."""
+        values = getattr(self, f"{metric}_s")
+        values = values[np.isfinite(values)]
+        return float(values.mean()) if values.size else 0.0
+
+    def goodput_per_s(self, targets: Targets) -> float:
+        """Requests per second that met every target."""
+        good = np.ones(len(self.ttft_s), dtype=bool)
+        for metric, limit in targets.limits().items():
+            values = getattr(self, f"{metric}_s")
+            good &= ~(values > limit)
+        return float(good.sum()) / self.duration_s
+
+    def meets(self, targets: Targets) -> bool:
+        """Whether every target holds at its percentile."""
+        return all(self.percentile(metric, targets.percentile) <= limit for metric, limit in targets.limits().items())
+
+
+def simulate(deployment: Deployment, trace: Trace, concurrency: int | None = None) -> Outcome:
+    """Run a trace through a deployment: at its arrival times, or in a closed loop of `concurrency` requests.
+
+    A request goes to the worker with the fewest requests in hand. In a closed loop a request is sent when another
+    one ends.
+    """
+    return _Run(deployment, trace, concurrency).outcome()
+
+
+def simulate_load(deployment: Deployment, load: Load, requests: int | None = None) -> Outcome:
+    """Run a sampled load: `load.rounds` times its concurrency in all, or 2,000 requests of an open one."""
+    if load.concurrency is not None:
+        return simulate(deployment, load.sample(requests or load.concurrency * load.rounds), load.concurrency)
+    return simulate(deployment, load.sample(requests or 2000))
+
+
+class _Run:
+    def __init__(self, deployment: Deployment, trace: Trace, concurrency: int | None) -> None:
+        self.deployment, self.trace = deployment, trace
+        self.requests = Requests(
+            trace.prompt_tokens.tolist(), trace.output_tokens.tolist(), trace.cached_tokens.tolist()
+        )
+        self.front = self._workers(deployment.aggregated, True, True) + self._workers(deployment.prefill, True, False)
+        self.back = self._workers(deployment.decode, False, True)
+        self.events: list[tuple[float, int, int, int]] = []  # (time, order, kind or stamp, who)
+        self.order = count()
+        self.arrival = trace.arrival_s.tolist()
+        self.ready: list[float] = [0.0] * len(trace)
+        self.next = 0
+        self.closed = concurrency is not None
+        start = len(trace) if concurrency is None else min(concurrency, len(trace))
+        if self.closed:
+            self.arrival = [0.0] * len(trace)
+        for _ in range(start if self.closed else 1):
+            self._send(self.arrival[self.next])
+
+    def _workers(self, pools: Sequence[Pool], prefills: bool, decodes: bool) -> list[Worker]:
+        return [
+            Worker(pool.table, pool.schedule, self.requests, prefills=prefills, decodes=decodes)
+            for pool in pools
+            for _ in range(pool.workers)
+        ]
+
+    def _send(self, now: float) -> None:
+        """Put the next request of the trace among the events."""
+        if self.next < len(self.arrival):
+            self.arrival[self.next] = now
+            heappush(self.events, (now, next(self.order), -1, self.next))
+            self.next += 1
+
+    def outcome(self) -> Outcome:
+        workers = self.front + self.back
+        events = self.events
+        while events:
+            now, _, stamp, who = heappop(events)
+            if stamp == -1:
+                if not self.closed and self.next < len(self.arrival):
+                    self._send(self.arrival[self.next])
+                self._arrive(who, now, self.front)
+            elif stamp == -2:
+                self._arrive(who, now, self.back, offset=len(self.front))
+            elif workers[who].stamp == stamp:
+                self._finish(workers[who], who, now)
+        return self._collect()
+
+    def _arrive(self, request: int, now: float, workers: list[Worker], offset: int = 0) -> None:
+        place = 0 if len(workers) == 1 else min(range(len(workers)), key=lambda each: workers[each].load)
+        worker = workers[place]
+        worker.waiting.append(request)
+        worker.load += 1
+        before = worker.end
+        if before == float("inf"):
+            end = worker.plan(now)
+        else:
+            end = worker.interrupt(now)
+        if end != before:
+            self._push(worker, offset + place)
+
+    def _push(self, worker: Worker, who: int) -> None:
+        worker.stamp = next(self.order)
+        heappush(self.events, (worker.end, worker.stamp, worker.stamp, who))
+
+    def _finish(self, worker: Worker, who: int, now: float) -> None:
+        for request in worker.commit():
+            if worker.decodes or self.requests.output[request] <= 1:
+                if self.closed:
+                    self._send(now)
+            else:
+                delay = (
+                    self.deployment.transfer_start_s + self.deployment.transfer_token_s * self.requests.prompt[request]
+                )
+                ready = self.requests.first[request] + delay
+                self.requests.first[request] = ready
+                heappush(self.events, (ready, next(self.order), -2, request))
+        if worker.plan(now) != float("inf"):
+            self._push(worker, who)
+
+    def _collect(self) -> Outcome:
+        trace = self.trace
+        arrival = np.array(self.arrival)
+        first, finish = np.array(self.requests.first), np.array(self.requests.finish)
+        workers = self.front + self.back
+        request_s = workers[0].table.cost.request_s
+        with np.errstate(divide="ignore", invalid="ignore"):
+            tpot = np.where(trace.output_tokens > 1, (finish - first) / (trace.output_tokens - 1), np.nan)
+        duration = float(finish.max() - arrival.min())
+        return Outcome(
+            ttft_s=first - arrival + request_s,
+            tpot_s=tpot,
+            e2e_s=finish - arrival + request_s,
+            output_tokens=trace.output_tokens,
+            prompt_tokens=trace.prompt_tokens,
+            duration_s=duration,
+            preemptions=sum(worker.preemptions for worker in workers),
+            busy_share=sum(worker.busy_s for worker in workers) / (duration * len(workers)),
+        )
