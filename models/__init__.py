@@ -1,6 +1,6 @@
 """What runs: operators, model graphs, Hugging Face configurations and the catalog."""
 
-from .catalog import list_models, model
+from .catalog import Entry, catalog_entry, list_models, model
 from .config import read_config
 from .errors import ModelError
 from .graph import Block, ModelGraph, Role, Run, Stack
@@ -23,6 +23,7 @@ __all__ = [
     "Block",
     "Elementwise",
     "Embedding",
+    "Entry",
     "Experts",
     "Linear",
     "ModelError",
@@ -39,6 +40,7 @@ __all__ = [
     "active_parameters",
     "block_activation_bytes_per_token",
     "block_flops_per_token",
+    "catalog_entry",
     "cross_kv_bytes_per_token",
     "flops_per_token",
     "kv_bytes_per_token",

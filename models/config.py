@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 
 from .errors import ModelError
 from .fields import Fields, shown
@@ -50,6 +49,8 @@ def _architecture(document: Mapping[str, object]) -> str:
 
 
 def _unknown(field: str, value: str, known: Mapping[str, object]) -> ModelError:
+    from difflib import get_close_matches
+
     near = get_close_matches(value[:64], known, n=3)
     hint = f"nearest known: {', '.join(near)}" if near else f"known are {len(known)}, {', '.join(sorted(known)[:4])} …"
     return ModelError(f"field {field} names an unknown family {shown(value)}: {hint}")

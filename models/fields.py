@@ -106,6 +106,10 @@ class Fields:
         items: tuple[str, ...] = tuple(str(item) for item in self._items(name, length))
         return items
 
+    def sequence(self, name: str) -> Sequence[object]:
+        """A list of whatever items."""
+        return self._items(name, None)
+
     def nested(self, name: str) -> Fields:
         """The fields of an inner object; its assumptions are added to these."""
         value = self.document.get(name)

@@ -6,7 +6,8 @@ from typing import Literal
 
 import msgspec
 
-from .blocks import FeedForward, GroupedAttention, LayerFrame, Mixture, ModelFrame
+from .attention import GroupedAttention
+from .blocks import FeedForward, LayerFrame, Mixture, ModelFrame
 from .errors import ModelError
 from .fields import MAX_EXPERTS, MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH
 from .graph import ModelGraph

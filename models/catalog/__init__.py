@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
@@ -30,6 +29,8 @@ def catalog_entry(name: str) -> Entry:
     names = {_key(known): known for known in _entries()}
     key = _key(name)
     if key not in names:
+        from difflib import get_close_matches
+
         near = [names[match] for match in get_close_matches(key[:64], names, n=3)]
         hint = f"nearest known: {', '.join(near)}" if near else "`shardwright models list` prints them"
         raise ModelError(f"no model named {name[:64]!r} in the catalog: {hint}")

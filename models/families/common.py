@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Sequence
 
-from ..blocks import GroupedAttention, LayerFrame, ModelFrame
+import msgspec
+from msgspec.structs import replace
+
+from ..attention import GroupedAttention
+from ..blocks import LayerFrame, ModelFrame
 from ..fields import MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, Fields
+from ..graph import Block
+from ..operators import Operator
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-HIDDEN = ("hidden_size", "n_embd", "d_model")
+HIDDEN = ("hidden_size", "n_embd", "d_model", "n_embed")
 HEADS = ("num_attention_heads", "n_head", "n_heads")
-KV_HEADS = ("num_key_value_heads", "num_kv_heads")
-POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,9 +87,36 @@ def tied(fields: Fields, default: bool) -> bool:
     return fields.flag("tie_word_embeddings", default=default)
 
 
-def layer_type_windows(fields: Fields, layers: int, kinds: tuple[str, ...]) -> tuple[int | None, ...]:
-    """The window of every layer from `layer_types`, each one of `kinds`; the size is in `sliding_window`."""
-    words = fields.words("layer_types", kinds, layers)
-    sliding = "sliding_attention" in words
-    window = fields.count("sliding_window", high=MAX_POSITIONS) if sliding else None
+def layer_type_windows(fields: Fields, layers: int) -> tuple[int | None, ...]:
+    """The window of every layer from `layer_types`; the size of a sliding one is `sliding_window`."""
+    words = fields.words("layer_types", ("full_attention", "sliding_attention"), layers)
+    window = fields.count("sliding_window", high=MAX_POSITIONS) if "sliding_attention" in words else None
     return tuple(window if word == "sliding_attention" else None for word in words)
+
+
+def patterned_windows(fields: Fields, layers: int, every: int) -> tuple[int | None, ...]:
+    """Windows from `layer_types`, else on all layers but each `every`-th, as the configuration class documents."""
+    if fields.has("layer_types"):
+        return layer_type_windows(fields, layers)
+    window = fields.count("sliding_window", high=MAX_POSITIONS)
+    fields.assume(
+        f"layer_types not given: full attention in every layer number {every}, as {fields.architecture} has it"
+    )
+    return tuple(window if (index + 1) % every else None for index in range(layers))
+
+
+def windowed_layers(
+    frame: LayerFrame,
+    attention: GroupedAttention,
+    windows: Sequence[int | None],
+    feed_forward: Sequence[Operator],
+    name: str = "dense",
+) -> list[Block]:
+    """One layer per window, equal ones as one block; those with a window are named `sliding…`."""
+    blocks: dict[int | None, Block] = {}
+    for window in windows:
+        if window not in blocks:
+            prefix = "" if window is None else "sliding_"
+            operators = replace(attention, window=window).operators()
+            blocks[window] = frame.layer(f"{prefix}{name}", operators, feed_forward)
+    return [blocks[window] for window in windows]

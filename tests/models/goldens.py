@@ -1,0 +1,84 @@
+"""Parameter counts of every catalog model as `transformers` builds it on the meta device.
+
+`python -m tests.models.goldens` compares the catalog with transformers and with the committed goldens;
+`--write` writes the goldens anew. It needs torch and transformers; the plain test suite reads only the JSON file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from shardwright.models import catalog_entry, list_models, model, parameters
+
+GOLDENS = Path(__file__).with_name("goldens.json")
+
+# A wrapper of several towers is compared by its text model, which is all that the graph holds; some files name a class
+# of their own repository, which transformers has under another name.
+CLASS = {
+    "Gemma3ForConditionalGeneration": "Gemma3ForCausalLM",
+    "KimiK25ForConditionalGeneration": "DeepseekV3ForCausalLM",
+    "Llama4ForConditionalGeneration": "Llama4ForCausalLM",
+    "MPTForCausalLM": "MptForCausalLM",
+    "Mistral3ForConditionalGeneration": "MistralForCausalLM",
+    "PhiMoEForCausalLM": "PhimoeForCausalLM",
+}
+
+# No transformers class, or one that never had these weights; tests/models/test_catalog.py checks them by hand.
+UNKNOWN = {"ChatGLMModel", "InternLMForCausalLM"}
+
+
+def transformers_count(config: dict[str, Any]) -> int | None:
+    """Parameters of the model that transformers builds from a configuration; None for a class it does not have."""
+    import torch
+    import transformers
+
+    architecture = config["architectures"][0]
+    if architecture in UNKNOWN:
+        return None
+    text = config.get("text_config", config)
+    kind = getattr(transformers, CLASS.get(architecture, architecture))
+    fields = {key: value for key, value in text.items() if key not in ("architectures", "model_type")}
+    with torch.device("meta"):
+        built = kind(kind.config_class(**fields))
+    built.tie_weights()
+    return sum(weight.numel() for weight in built.parameters())
+
+
+def check(write: bool) -> int:
+    """Compare or write; the number of disagreements."""
+    import transformers
+
+    counts: dict[str, int] = {}
+    wrong = 0
+    committed = {} if write or not GOLDENS.exists() else json.loads(GOLDENS.read_text())["parameters"]
+    for name in list_models():
+        count = transformers_count(catalog_entry(name).config)
+        if count is None:
+            print(f"{name}: not in transformers")
+            continue
+        counts[name] = count
+        ours = parameters(model(name))
+        agrees = ours == count and (write or committed.get(name) == count)
+        wrong += not agrees
+        verdict = "agrees" if agrees else f"WRONG: ours {ours}, golden {committed.get(name)}, off by {ours - count}"
+        print(f"{name}: {count} {verdict}", flush=True)
+    if write:
+        golden = {"transformers": transformers.__version__, "parameters": counts}
+        GOLDENS.write_text(json.dumps(golden, indent=1) + "\n")
+    print(f"{len(counts)} models counted by transformers {transformers.__version__}, {wrong} disagree")
+    return wrong
+
+
+def main() -> None:
+    """Exit 1 when any count disagrees."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write the goldens instead of comparing with them")
+    sys.exit(1 if check(parser.parse_args().write) else 0)
+
+
+if __name__ == "__main__":
+    main()
