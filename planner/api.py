@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .strategy import Strategy
     from .workload.training import TrainingJob
 
+    ModelInput = str | ModelGraph | tuple[ModelGraph, Input]
+    TopologyInput = str | Topology | tuple[Topology, Input]
+
 __all__ = ["dump_plan", "estimate_training", "load_model", "load_plan", "load_topology", "plan_training"]
 
 
@@ -39,10 +42,11 @@ def load_topology(name: str | Path, measured: str | None = None) -> Topology:
 
 
 def plan_training(
-    model: str | ModelGraph, topology: str | Topology, job: TrainingJob, *, stop: Stop | None = None
+    model: ModelInput, topology: TopologyInput, job: TrainingJob, *, stop: Stop | None = None
 ) -> TrainingPlan:
     """The best way to split a training job over a topology, proven within `optimality.gap`.
 
+    A model or topology is named as on the command line, given as an object, or as an object with its input record.
     Raises Infeasible when nothing fits and LimitReached when `stop` ends the search before a plan is found.
     """
     from .training import plan_training as search
@@ -51,9 +55,7 @@ def plan_training(
     return search(graph, devices, job, stop=stop, inputs=records)
 
 
-def estimate_training(
-    model: str | ModelGraph, topology: str | Topology, job: TrainingJob, strategy: Strategy
-) -> TrainingPlan:
+def estimate_training(model: ModelInput, topology: TopologyInput, job: TrainingJob, strategy: Strategy) -> TrainingPlan:
     """What one given strategy takes in time and memory, as a plan whose only candidate it is.
 
     Raises InputError when the strategy is not legal for the model, topology and job.
@@ -64,9 +66,13 @@ def estimate_training(
     return estimate(graph, devices, job, strategy, inputs=records)
 
 
-def _resolved(model: str | ModelGraph, topology: str | Topology) -> tuple[ModelGraph, Topology, tuple[Input, ...]]:
-    graph, model_record = inputs.load_model(model) if isinstance(model, str) else (model, inputs.model_input(model))
-    devices, topology_record = (
-        inputs.load_topology(topology) if isinstance(topology, str) else (topology, inputs.topology_input(topology))
-    )
-    return graph, devices, (model_record, topology_record)
+def _resolved(model: ModelInput, topology: TopologyInput) -> tuple[ModelGraph, Topology, tuple[Input, ...]]:
+    if isinstance(model, str):
+        model = inputs.load_model(model)
+    elif not isinstance(model, tuple):
+        model = (model, inputs.model_input(model))
+    if isinstance(topology, str):
+        topology = inputs.load_topology(topology)
+    elif not isinstance(topology, tuple):
+        topology = (topology, inputs.topology_input(topology))
+    return model[0], topology[0], (model[1], topology[1])

@@ -112,6 +112,17 @@ def write_atomic(path: str | Path, text: str) -> None:
         raise InputError(f"output {path}: cannot be written ({error.strerror})") from error
 
 
+def write_folder(folder: str | Path, files: dict[str, str]) -> None:
+    """Write several files into a folder, made if need be; each is whole or absent. Raises InputError."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output {folder}: cannot be made a folder ({error.strerror})") from error
+    for name, text in files.items():
+        write_atomic(folder / name, text)
+
+
 def _json_depth_exceeds(text: str, limit: int) -> bool:
     if text.count("[") + text.count("{") <= limit:
         return False

@@ -1,0 +1,72 @@
+"""`shardwright estimate`: what one given strategy takes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import training_options as options
+
+_Degree = Annotated[int, typer.Option(help="Degree.")]
+
+
+def estimate(
+    model: options.Model,
+    cluster: options.Cluster,
+    measured: options.Measured = None,
+    gbs: options.Gbs = None,
+    seq: options.Seq = None,
+    job: options.JobFile = None,
+    precision: options.Precision = None,
+    optimizer: options.Optimizer = None,
+    tp: _Degree = 1,
+    sp: Annotated[bool, typer.Option(help="Sequence parallelism over the tp ranks.")] = False,
+    cp: _Degree = 1,
+    pp: _Degree = 1,
+    vpp: _Degree = 1,
+    dp_replicate: _Degree = 1,
+    dp_shard: Annotated[int | None, typer.Option(help="Degree. [default: what is left of the devices]")] = None,
+    zero: Annotated[int, typer.Option(help="0 to 3: what is divided over dp_shard × cp.")] = 1,
+    ep: _Degree = 1,
+    etp: _Degree = 1,
+    mbs: Annotated[int, typer.Option(help="Micro-batch, in sequences.")] = 1,
+    recompute: Annotated[str, typer.Option(help="none, selective or full.")] = "none",
+    recompute_modules: Annotated[str | None, typer.Option(help="What selective recomputes, by commas.")] = None,
+    recompute_layers: Annotated[int | None, typer.Option(help="Layers per stage that full recomputes.")] = None,
+    schedule: Annotated[str, typer.Option(help="1f1b, interleaved, gpipe, zb-h1, zb-v or dualpipe.")] = "1f1b",
+    output: options.Output = None,
+    json: options.Json = False,
+) -> None:
+    """Predict the time and memory of one given strategy, without searching."""
+    import msgspec
+
+    from ..api import estimate_training
+    from ..errors import InputError
+    from ..inputs import load_model, load_topology
+    from ..report.training import print_training_plan
+    from ..strategy import Strategy
+    from .common import emit
+
+    work = options.build_job(job, {}, gbs=gbs, sequence_length=seq, precision=precision, optimizer=optimizer)
+    graph, devices = load_model(model), load_topology(cluster, measured)
+    given = {
+        "tp": tp, "sp": sp, "cp": cp, "pp": pp, "vpp": vpp, "dp_replicate": dp_replicate, "zero": zero, "ep": ep,
+        "etp": etp, "mbs": mbs, "recompute": recompute, "recompute_layers": recompute_layers,
+        "recompute_modules": options.words(recompute_modules), "schedule": schedule,
+        "dp_shard": _rest(devices[0].n_devices, tp * cp * pp * dp_replicate) if dp_shard is None else dp_shard,
+    }  # fmt: skip
+    try:
+        strategy = msgspec.convert(given, Strategy)
+    except msgspec.ValidationError as error:
+        raise InputError(f"strategy: {error}") from error
+    plan = estimate_training(graph, devices, work, strategy)
+    emit(plan, json=json, output=output, view=lambda: print_training_plan(plan))
+
+
+def _rest(devices: int, used: int) -> int:
+    from ..errors import InputError
+
+    if used < 1 or devices % used:
+        raise InputError(f"tp × cp × pp × dp_replicate must be at least 1 and divide {devices} devices but is {used}")
+    return devices // used

@@ -1,0 +1,33 @@
+"""`shardwright export`: a plan in a launcher's own form."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+
+def export(
+    plan: Annotated[str, typer.Argument(help="Plan file.")],
+    to: Annotated[str, typer.Option(help="Launcher; `--to list` names them.")],
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Write the launcher's files to this folder.")] = (
+        None
+    ),
+) -> None:
+    """Write a plan in a launcher's own form; a plan that does not validate is refused with exit 5."""
+    from ..export import export_plan, list_exporters
+    from ..files import write_folder
+    from ..plan.io import load
+
+    if to == "list":
+        typer.echo("\n".join(list_exporters()))
+        return
+    made = export_plan(load(plan), to)
+    if output is None:
+        sys.stdout.write(made.text)
+    else:
+        write_folder(output, made.files)
+        typer.echo(f"wrote {', '.join(sorted(made.files))} to {output}", err=True)
+    for sentence in made.cannot_express:
+        typer.echo(f"note: {sentence}", err=True)

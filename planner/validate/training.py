@@ -1,0 +1,190 @@
+"""Does a training plan hold? Ranks, groups, stages, divisibility, memory and the physics of its prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from shardwright.models import Attention, Experts, ModelGraph, flops_per_token
+from shardwright.topologies import Topology
+
+from ..inputs import restored_model, restored_topology
+from ..plan.base import PlanBase
+from ..plan.training import StageMemory, TrainingPlan
+from .common import close, optimality_problems
+from .training_memory import expected_state_bytes
+
+DENSE_AXES = ("tp", "cp", "dp_shard", "dp_replicate", "pp")
+EXPERT_AXES = ("etp", "ep", "edp", "pp")
+MEMORY_TOLERANCE = 0.01
+ROUNDING_BYTES = 1e6
+
+
+def problems(plan: PlanBase) -> list[str]:
+    """One sentence for everything that does not hold."""
+    assert isinstance(plan, TrainingPlan)
+    model, topology = restored_model(plan), restored_topology(plan)
+    found = [*_ranks(plan, topology), *_stages(plan, model), *_degrees(plan, model)]
+    if found:
+        return found
+    return [
+        *_groups(plan),
+        *_memory(plan, model, topology),
+        *_prediction(plan, model, topology),
+        *optimality_problems(plan.optimality, plan.prediction.step_s),
+    ]
+
+
+def _ranks(plan: TrainingPlan, topology: Topology) -> Iterator[str]:
+    world, devices = plan.strategy.world_size, plan.rank_to_device
+    if len(devices) != world:
+        yield f"rank_to_device has {len(devices)} entries but the strategy has {world} ranks"
+    if len(set(devices)) != len(devices):
+        yield "rank_to_device gives one device to two ranks"
+    if not all(0 <= device < topology.n_devices for device in devices):
+        yield f"rank_to_device names a device outside 0 … {topology.n_devices - 1}"
+
+
+def _stages(plan: TrainingPlan, model: ModelGraph) -> Iterator[str]:
+    strategy, stages = plan.strategy, plan.stages
+    if len(stages) != strategy.pp * strategy.vpp:
+        yield f"stages has {len(stages)} entries but pp × vpp is {strategy.pp * strategy.vpp}"
+        return
+    if {stage.pipeline_rank for stage in stages} != set(range(strategy.pp)):
+        yield "stages does not give every pipeline rank something to do"
+    if any(stage.layers < 0 for stage in stages) or any(not (stage.layers or stage.holds) for stage in stages):
+        yield "stages has an empty stage"
+    if stages[0].first_layer != 0 or any(a.first_layer + a.layers != b.first_layer for a, b in pairwise(stages)):
+        yield "stages drops or repeats a layer between two stages"
+    last = stages[-1].first_layer + stages[-1].layers
+    if last != model.num_layers:
+        yield f"stages covers {last} layers but {model.name} has {model.num_layers}"
+    if strategy.stage_layers is not None and strategy.stage_layers != tuple(stage.layers for stage in stages):
+        yield "stages and strategy.stage_layers differ"
+    for part in ("embedding", "head"):
+        holders = [index for index, stage in enumerate(stages) if part in stage.holds]
+        wanted = 0 if part == "embedding" else len(stages) - 1
+        has_part = any(run.block.role == part for run in model.runs)
+        if has_part and holders != [wanted]:
+            yield f"stages must hold the {part} once, on virtual stage {wanted}, but it is on {holders}"
+
+
+def _degrees(plan: TrainingPlan, model: ModelGraph) -> Iterator[str]:
+    strategy, job = plan.strategy, plan.job
+    yield from _divides("gbs", job.gbs, "mbs × dp", strategy.mbs * strategy.dp)
+    yield from _divides("sequence length", job.sequence_length, "cp", strategy.cp)
+    operators = [op for block in model.blocks for op in block.operators]
+    for op in operators:
+        if isinstance(op, Attention):
+            yield from _divides("attention heads", op.heads, "tp", strategy.tp)
+        if isinstance(op, Experts):
+            yield from _divides("experts", op.experts, "ep", strategy.ep)
+    if strategy.ep > 1 and not any(isinstance(op, Experts) for op in operators):
+        yield f"strategy.ep is {strategy.ep} but {model.name} has no experts"
+
+
+def _divides(what: str, whole: int, by: str, parts: int) -> Iterator[str]:
+    if whole % parts:
+        yield f"{what} {whole} must be a multiple of {by} {parts}"
+
+
+def _groups(plan: TrainingPlan) -> Iterator[str]:
+    strategy, groups = plan.strategy, plan.rank_groups
+    for axis in dict.fromkeys((*DENSE_AXES, *EXPERT_AXES)):
+        degree = getattr(strategy, axis)
+        if axis not in groups:
+            if degree > 1:
+                yield f"rank_groups has no {axis} but its degree is {degree}"
+            continue
+        yield from _partition(axis, groups[axis], degree, strategy.world_size)
+    for axes in (DENSE_AXES, EXPERT_AXES):
+        yield from _grid(axes, plan)
+
+
+def _partition(axis: str, groups: Sequence[Sequence[int]], degree: int, world: int) -> Iterator[str]:
+    if any(len(group) != degree for group in groups):
+        yield f"rank_groups.{axis} has a group that is not of {degree} ranks"
+    if sorted(rank for group in groups for rank in group) != list(range(world)):
+        yield f"rank_groups.{axis} does not hold every rank exactly once"
+
+
+def _grid(axes: Iterable[str], plan: TrainingPlan) -> Iterator[str]:
+    """Groups of different axes of one grid share at most one rank: their group numbers tell all ranks apart."""
+    strategy = plan.strategy
+    present = [axis for axis in axes if axis in plan.rank_groups and getattr(strategy, axis) > 1]
+    for axis in present:
+        others = [other for other in present if other != axis]
+        number = {other: _group_numbers(plan.rank_groups[other], strategy.world_size) for other in others}
+        for group in plan.rank_groups[axis]:
+            for other in others:
+                seen = number[other][list(group)]
+                if len(set(seen.tolist())) != len(group):
+                    yield f"rank_groups.{axis} and rank_groups.{other} share more than one rank"
+                    return
+
+
+def _group_numbers(groups: Sequence[Sequence[int]], world: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    numbers = np.zeros(world, dtype=np.int64)
+    for index, group in enumerate(groups):
+        numbers[list(group)] = index
+    return numbers
+
+
+def _memory(plan: TrainingPlan, model: ModelGraph, topology: Topology) -> Iterator[str]:
+    capacity = min(topology.accelerators[kind].memory_bytes for kind in set(_kinds(plan, topology)))
+    if plan.capacity_bytes != capacity:
+        yield f"capacity_bytes is {plan.capacity_bytes} but the smallest device has {capacity}"
+    if sorted(stage.pipeline_rank for stage in plan.memory) != list(range(plan.strategy.pp)):
+        yield "memory must have one entry per pipeline rank"
+        return
+    usable = capacity * (1 - plan.job.memory_margin)
+    for stage in plan.memory:
+        place = f"memory of pipeline rank {stage.pipeline_rank}"
+        if sum(stage.categories.values()) != stage.total_bytes:
+            yield f"{place}: categories add up to {sum(stage.categories.values())}, not {stage.total_bytes}"
+        if min(stage.categories.values(), default=0) < 0:
+            yield f"{place}: a category is negative"
+        if stage.total_bytes > usable and plan.optimality.candidates > 1:
+            yield f"{place}: {stage.total_bytes} bytes do not fit in the {usable:.0f} usable"
+        yield from _state(place, stage, plan, model)
+
+
+def _state(place: str, stage: StageMemory, plan: TrainingPlan, model: ModelGraph) -> Iterator[str]:
+    for category, (least, most) in expected_state_bytes(plan, model, stage.pipeline_rank).items():
+        given = stage.categories.get(category, 0)
+        if (
+            not least * (1 - MEMORY_TOLERANCE) - ROUNDING_BYTES
+            <= given
+            <= most * (1 + MEMORY_TOLERANCE) + ROUNDING_BYTES
+        ):
+            wanted = f"{least:.0f}" if least == most else f"{least:.0f} to {most:.0f}"
+            yield f"{place}: {category} is {given} bytes but the model and strategy need {wanted}"
+
+
+def _kinds(plan: TrainingPlan, topology: Topology) -> list[int]:
+    kinds: list[int] = topology.device_accelerator[list(plan.rank_to_device)].tolist()
+    return kinds
+
+
+def _prediction(plan: TrainingPlan, model: ModelGraph, topology: Topology) -> Iterator[str]:
+    """The prediction against itself and against the peak of the devices, which nothing exceeds."""
+    made, job, world = plan.prediction, plan.job, plan.strategy.world_size
+    if not made.step_s > 0:
+        yield f"prediction.step_s must be positive but is {made.step_s}"
+        return
+    tokens_per_s = job.gbs * job.sequence_length / made.step_s
+    if not close(made.tokens_per_s, tokens_per_s, 1e-3):
+        yield f"prediction.tokens_per_s is {made.tokens_per_s:.6g} but the step yields {tokens_per_s:.6g}"
+    if not close(made.tokens_per_s_per_device, tokens_per_s / world, 1e-3):
+        yield f"prediction.tokens_per_s_per_device is {made.tokens_per_s_per_device:.6g} over {world} devices"
+    peaks = [topology.accelerators[kind].peak_flops for kind in _kinds(plan, topology)]
+    fastest = sum(max(peak.values()) for peak in peaks)
+    products = 3 if job.trained == "all" else 2
+    least_s = products * flops_per_token(model, job.sequence_length) * job.tokens_per_step / fastest
+    if made.step_s < least_s:
+        yield f"prediction.step_s {made.step_s:.6g} is faster than the devices' peak allows ({least_s:.6g})"
+    parts = sum(term.value for term in plan.breakdown)
+    if not close(parts, made.step_s, 1e-3):
+        yield f"breakdown adds up to {parts:.6g} s but the step takes {made.step_s:.6g} s"
