@@ -1,7 +1,14 @@
-"""α–β times of the collective algorithms, for arrays of groups of equal shape rules.
+"""Times of the collective algorithms on groups whose links are known.
 
-Volumes follow nccl-tests: `size` is the whole buffer (the gathered one for all_gather and reduce_scatter, a rank's
-send buffer for all_to_all).
+Inside a domain every algorithm takes
+
+    t = floor + steps · step + V / (efficiency · B) + copy_passes · S / (n · M) + ramp · sqrt(V / B)
+
+with V the bytes a rank sends, B its link rate, S the buffer, n the ranks and M the memory rate: the α–β model of
+Hockney (Parallel Computing 20, 1994) with the two terms that message-passing in chunks adds. Between domains the
+transfer takes as long as the slower of links and NICs, and every hop or message over a NIC its own latency. Sizes are
+those of nccl-tests (doc/PERFORMANCE.md): the whole buffer, gathered for all_gather and reduce_scatter, a rank's send
+buffer for all_to_all.
 """
 
 from __future__ import annotations
@@ -11,98 +18,168 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .coefficients import OpCoefficients
 from .errors import TopologyError
 
 Floats = NDArray[np.float64]
+
 OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send_recv")
-_RINGS = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0}
+SERVING_OPS = (
+    "custom_all_reduce",
+    "moe_dispatch",
+    "moe_combine",
+    "moe_dispatch_low_latency",
+    "moe_combine_low_latency",
+)
+EXCHANGES = ("all_to_all", *SERVING_OPS[1:])
+CHAINS = ("broadcast", "send_recv")
+
+SWITCH_RANKS = 5
+"""Ranks of a domain from which NCCL adds in the switch: measured at 8 and not at 2 and 4."""
 
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """What groups of `ranks` × `domains` get, each an array over groups.
+    """What groups of `ranks` × `domains` get, each field an array over groups.
 
-    `ring_bytes_per_s` and `exchange_bytes_per_s` are one rank's inside a domain; `network_bytes_per_s` is what all
-    ranks of a domain together send to the next one, after sharing NICs with the groups that run at the same time.
+    `inside_bytes_per_s` is one rank's rate inside its domain and `span` the level of a PCIe tree it reaches;
+    `network_bytes_per_s` is what the group's ranks in one domain together can send out, infinite when there is one
+    domain. `ports` are the NICs they do it on. `in_switch` says whether the domain's switch can add.
     """
 
     ranks: Floats
     domains: Floats
-    ring_bytes_per_s: Floats
-    exchange_bytes_per_s: Floats
+    inside_bytes_per_s: Floats
+    memory_bytes_per_s: Floats
+    hop_s: Floats
+    span: NDArray[np.intp]
+    in_switch: NDArray[np.bool_]
     network_bytes_per_s: Floats
-    latency_s: Floats
-    network_latency_s: Floats
+    network_step_s: Floats
+    network_message_s: Floats
+    network_ramp: Floats
+    ports: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """`OpCoefficients` with the efficiency of every level of a PCIe tree, as arrays for vectorized use."""
+
+    floor_s: float
+    step_s: float
+    efficiency: Floats
+    copy_passes: float
+    ramp: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What one algorithm moves: bytes a rank sends inside and (all ranks of a domain) outside, hops, messages."""
+
+    inside_bytes: Floats
+    outside_bytes: Floats
+    steps: Floats
+    outside_steps: Floats
+    messages: Floats
 
 
 def check_op(op: str) -> None:
     """Raise TopologyError for an operation that is not modelled."""
-    if op not in OPS:
-        raise TopologyError(f"unknown collective {op!r}; known: {', '.join(OPS)}")
+    if op not in OPS and op not in SERVING_OPS:
+        raise TopologyError(f"unknown collective {op!r}; known: {', '.join((*OPS, *SERVING_OPS))}")
 
 
-def seconds(op: str, size: Floats, links: Links, fit: OpCoefficients) -> Floats:
-    """Time of one collective; zero for a group of one rank."""
-    n = links.ranks * links.domains
-    if op == "all_to_all":
-        time = _exchange(size, links, fit)
-    elif op in _RINGS:
-        time = _ring(_RINGS[op], size, links, fit)
-        if op == "all_reduce":
-            time = np.minimum(time, _tree(size, links, fit))
-    else:
-        time = _pipeline(size, links, fit)
-    return np.where(n > 1, time, 0.0)
+def algorithms_of(op: str) -> tuple[str, ...]:
+    """The algorithms among which a library chooses for an operation, as named in the coefficients."""
+    if op == "all_reduce":
+        return ("all_reduce", "all_reduce_tree", "all_reduce_switch")
+    if op == "custom_all_reduce":
+        return ("one_shot", "two_shot")
+    return (op,)
 
 
-def _ring(passes: float, size: Floats, links: Links, fit: OpCoefficients) -> Floats:
-    n, d = links.ranks * links.domains, links.domains
-    volume = passes * (n - 1) / n * size
-    rate = np.where(
-        d > 1,
-        np.minimum(links.ring_bytes_per_s * fit.efficiency, links.network_bytes_per_s * fit.network_efficiency),
-        links.ring_bytes_per_s * fit.efficiency,
+def coefficients_name(algorithm: str) -> str:
+    """Whose constants an algorithm uses: trees those of the ring, a broadcast those of the all-gather."""
+    return {"all_reduce_tree": "all_reduce", "broadcast": "all_gather"}.get(algorithm, algorithm)
+
+
+def terms(algorithm: str, size: Floats, links: Links) -> Floats:
+    """The five terms of the time inside a domain, `[5, groups]`: what each constant is multiplied with.
+
+    In the order launch, hops, transfer at full rate, copy, root of the transfer. The sum of terms times constants
+    (1 / efficiency for the transfer) is `algorithm_seconds` for groups in one domain.
+    """
+    work = _work(algorithm, size, links)
+    transfer = work.inside_bytes / links.inside_bytes_per_s
+    own = size / (links.ranks * links.domains) / links.memory_bytes_per_s
+    return np.stack([np.ones(size.shape), work.steps, transfer, own, np.sqrt(transfer)])
+
+
+def algorithm_seconds(algorithm: str, size: Floats, links: Links, constants: Constants) -> Floats:
+    """Time of one algorithm on groups of at least two ranks; infinite where it cannot run."""
+    work = _work(algorithm, size, links)
+    floor, steps, transfer, own, root = terms(algorithm, size, links)
+    inside = transfer / constants.efficiency[links.span]
+    many = links.domains > 1
+    outside = np.where(many, work.outside_bytes / links.network_bytes_per_s, 0.0)
+    time = (
+        constants.floor_s * floor
+        + constants.step_s * steps
+        + np.maximum(links.hop_s, 0.0) * steps
+        + np.maximum(inside, outside)
+        + constants.copy_passes * own
+        + constants.ramp * root
+        + links.network_step_s * work.outside_steps
+        + links.network_message_s * np.maximum(work.messages - 1, 0.0)
+        + links.network_ramp * np.sqrt(outside)
     )
-    outer = np.where(d > 1, d, 0.0)
-    steps = passes * (
-        (n - 1 - outer).clip(0) * (fit.step_s + links.latency_s)
-        + outer * (fit.network_step_s + links.network_latency_s)
-    )
-    return fit.floor_s + steps + volume / rate
+    return np.where(_usable(algorithm, size, links), time, np.inf)
 
 
-def _tree(size: Floats, links: Links, fit: OpCoefficients) -> Floats:
-    d = links.domains
-    depth = np.ceil(np.log2(np.maximum(d, 1.0)))
-    rate = np.where(
-        d > 1,
-        np.minimum(links.ring_bytes_per_s * fit.efficiency, links.network_bytes_per_s * fit.network_efficiency),
-        links.ring_bytes_per_s * fit.efficiency,
-    )
-    steps = 2 * (
-        depth * (fit.network_step_s + links.network_latency_s) + (links.ranks - 1) * (fit.step_s + links.latency_s)
-    )
-    return fit.floor_s + steps + 2 * size / rate
-
-
-def _exchange(size: Floats, links: Links, fit: OpCoefficients) -> Floats:
+def _work(algorithm: str, size: Floats, links: Links) -> _Work:
     r, d = links.ranks, links.domains
     n = r * d
-    inside = size * (r - 1) / n / (links.exchange_bytes_per_s * fit.efficiency)
-    outside = np.where(d > 1, size * (n - r) / n * r / (links.network_bytes_per_s * fit.network_efficiency), 0.0)
-    steps = (r - 1) * (fit.step_s + links.latency_s) + np.where(
-        d > 1, np.log2(np.maximum(n, 1)) * (fit.network_step_s + links.network_latency_s), 0.0
-    )
-    return fit.floor_s + steps + np.maximum(inside, outside)
+    zero = np.zeros(np.broadcast(size, n).shape)
+    many = d > 1
+    if algorithm in EXCHANGES:
+        outside = np.where(many, size * (n - r) / n * r, 0.0)
+        messages = np.where(many, (n - r) * r / links.ports, 0.0)
+        return _Work(size * (r - 1) / n, outside, r - 1 + zero, many + zero, messages)
+    if algorithm in CHAINS:
+        return _Work(size + zero, size + zero, r - 1 + zero, d - 1 + zero, zero)
+    if algorithm == "one_shot":
+        return _Work(size * (n - 1), zero, zero + 1, zero, zero)
+    if algorithm == "two_shot":
+        return _Work(2 * (n - 1) / n * size, zero, zero + 2, zero, zero)
+    if algorithm in ("all_reduce_tree", "all_reduce_switch"):
+        depth = 2 * np.ceil(np.log2(np.maximum(d, 1.0)))
+        chain = 2 * (r - 1) + zero if algorithm == "all_reduce_tree" else zero
+        moved = 2 * (n - 1) / n * size if algorithm == "all_reduce_tree" else (r + 1) / r * size
+        return _Work(moved + zero, 2 * (d - 1) / d * size + zero, chain, depth + zero, zero)
+    passes = 2.0 if algorithm == "all_reduce" else 1.0
+    moved = passes * (n - 1) / n * size + zero
+    return _Work(moved, moved, passes * (n - d) + zero, passes * (d - 1) + zero, zero)
 
 
-def _pipeline(size: Floats, links: Links, fit: OpCoefficients) -> Floats:
-    r, d = links.ranks, links.domains
-    rate = np.where(
-        d > 1,
-        np.minimum(links.exchange_bytes_per_s * fit.efficiency, links.network_bytes_per_s * fit.network_efficiency),
-        links.exchange_bytes_per_s * fit.efficiency,
-    )
-    steps = (r - 1) * (fit.step_s + links.latency_s) + (d - 1) * (fit.network_step_s + links.network_latency_s)
-    return fit.floor_s + steps + size / rate
+def _usable(algorithm: str, size: Floats, links: Links) -> NDArray[np.bool_]:
+    n = links.ranks * links.domains
+    if algorithm == "all_reduce_tree":
+        return np.asarray(links.domains > 1)
+    if algorithm == "all_reduce_switch":
+        return np.asarray(links.in_switch & (links.ranks >= SWITCH_RANKS))
+    if algorithm == "one_shot":
+        return np.asarray((links.domains == 1) & (size <= one_shot_bytes(n)))
+    if algorithm == "two_shot":
+        return np.asarray((links.domains == 1) & (size > one_shot_bytes(n)) & (size <= TWO_SHOT_BYTES))
+    return np.ones(np.broadcast(size, n).shape, dtype=bool)
+
+
+TWO_SHOT_BYTES = 8 * 2**20
+"""Largest all-reduce the engines' own kernels take (vLLM and SGLang `max_size` of custom_all_reduce)."""
+
+
+def one_shot_bytes(ranks: Floats) -> Floats:
+    """Largest all-reduce done in one shot: any on two ranks, 512 KiB on up to four, 256 KiB on up to eight.
+
+    The rule of vLLM's and SGLang's csrc/custom_all_reduce.cuh.
+    """
+    return np.where(ranks <= 2, float(TWO_SHOT_BYTES), np.where(ranks <= 4, 512 * 1024.0, 256 * 1024.0))

@@ -1,4 +1,4 @@
-"""Times of collectives on any group of devices."""
+"""Times of collectives on any group of devices of a topology."""
 
 from __future__ import annotations
 
@@ -6,104 +6,144 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import algorithms
-from .algorithms import Links
-from .coefficients import OpCoefficients
+from .accelerators import Accelerator
+from .algorithms import Constants, Links
+from .coefficients import CollectiveCoefficients, default_coefficients
+from .curves import curve_seconds
+from .document import Fabric
 from .errors import TopologyError
-from .fabrics import GroupRate, group_rate
+from .links import group_links, node_nics
 from .topology import Topology
+from .uniform import UniformLinks
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
 
 class Collectives:
-    """Collective times on one topology."""
+    """Collective times on one topology, by α–β models of the algorithms a library chooses from.
 
-    def __init__(self, topology: Topology, coefficients: OpCoefficients | None = None) -> None:
+    Operations: all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, send_recv, and those of serving
+    engines: custom_all_reduce (their own kernels in one domain), moe_dispatch and moe_combine (DeepEP, sizes as the
+    bytes a rank sends to all experts together), the latter two also `_low_latency`. Sizes are those of nccl-tests:
+    the whole buffer, gathered for all_gather and reduce_scatter, a rank's send buffer for all_to_all. A measured curve
+    of the topology wins over the model where one exists for the shape of the group.
+    """
+
+    def __init__(self, topology: Topology, coefficients: CollectiveCoefficients | None = None) -> None:
         self.topology = topology
-        self.coefficients = coefficients or OpCoefficients()
-        self._inside: dict[tuple[int, tuple[int, ...], int], GroupRate] = {}
+        self.coefficients = coefficients or default_coefficients()
+        self._nics = node_nics(topology, self.coefficients)
+        self._uniform = UniformLinks(topology, self._nics)
+        self._constants: dict[tuple[int, str], Constants] = {}
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What was taken from another device because nothing was measured on this one."""
+        found = []
+        for group in range(len(self.topology.fabric_domains)):
+            device, fabric = self._device(group)
+            _, measured_on = self.coefficients.of(device, fabric, "all_reduce")
+            if measured_on != device.name:
+                found.append(
+                    f"collectives on {device.name}: no measurements, constants of {measured_on} relative to its links"
+                )
+        return tuple(found)
 
     def seconds(self, op: str, size_bytes: float, groups: ArrayLike) -> float:
-        """Time until the slowest of the groups is done; rows of `groups` are device ids and run at the same time."""
+        """Time until the slowest of the groups is done.
+
+        `groups` holds one group of device ids per row, in rank order; all run at the same time and share NICs and
+        links. For send_recv a row is a sender and a receiver, for broadcast the root comes first.
+        """
+        return float(self.group_seconds(op, size_bytes, groups).max(initial=0.0))
+
+    def group_seconds(self, op: str, size_bytes: ArrayLike, groups: ArrayLike) -> Floats:
+        """Time of every group while all run; `size_bytes` is one size or one per group."""
         algorithms.check_op(op)
-        rows = np.atleast_2d(np.asarray(groups, dtype=np.intp))
-        if rows.size == 0 or rows.shape[1] == 1 or size_bytes == 0:
-            return 0.0
-        times = algorithms.seconds(op, np.full(len(rows), float(size_bytes)), self._links(rows), self.coefficients)
-        return float(times.max())
+        rows = self._rows(groups)
+        size = np.broadcast_to(np.asarray(size_bytes, dtype=float), (len(rows),))
+        if rows.shape[1] < 2 or not len(rows):
+            return np.zeros(len(rows))
+        links = group_links(self.topology, op, rows, self._nics)
+        used = np.unique(self.topology.device_fabric[rows])
+        times = self._slowest(op, size, links, used)
+        if self.topology.curves:
+            alone = group_links(self.topology, op, rows, self._nics, alone=True)
+            crowded = times / self._slowest(op, size, alone, used)
+            times = curve_seconds(self.topology.curves, op, size, links, crowded, times)
+        return np.where(size > 0, times, 0.0)
 
     def uniform_seconds(
-        self, op: str, size_bytes: ArrayLike, ranks_per_domain: ArrayLike, domains: ArrayLike, sharing: ArrayLike = 1
+        self,
+        op: str,
+        size_bytes: ArrayLike,
+        ranks_per_domain: ArrayLike,
+        domains: ArrayLike,
+        sharing: ArrayLike = 1,
     ) -> Floats:
-        """Times for groups of `ranks_per_domain` × `domains`, `sharing` of them at a time on each domain's NICs."""
+        """Times of groups of `ranks_per_domain` × `domains` ranks, everything broadcast.
+
+        `sharing` groups at the same time share each domain's NICs. Groups lie on the first domains, the ranks of a
+        domain side by side; on a homogeneous topology without measured links this equals `seconds` of such groups.
+        With a measured network, a ring over d domains gets the 1 / (d + 1) quantile of all links: the slowest of d
+        taken by chance.
+        """
         algorithms.check_op(op)
         size, r, d, s = np.broadcast_arrays(
             *(np.asarray(each, dtype=float) for each in (size_bytes, ranks_per_domain, domains, sharing))
         )
-        t = self.topology
-        ring, exchange, delay = np.empty(r.shape), np.empty(r.shape), np.empty(r.shape)
-        for ranks in np.unique(r):
-            rate = self._group_rate(0, tuple(range(int(ranks))), 1)
-            here = r == ranks
-            ring[here], exchange[here], delay[here] = rate.ring_bytes_per_s, rate.exchange_bytes_per_s, rate.latency_s
-        network = np.full(r.shape, np.inf)
-        outer = np.zeros(r.shape)
-        if t.n_domains > 1:
-            starts = np.searchsorted(t.device_domain, np.arange(t.n_domains))
-            nodes = np.searchsorted(t.node_domain, np.arange(t.n_domains))
-            for count in np.unique(d):
-                last = min(int(count), t.n_domains) - 1
-                if last < 1:
-                    continue
-                here = d == count
-                single = float(t.bandwidth_bytes_per_s(starts[0], starts[last]))
-                total = float(t.node_rate_bytes_per_s(nodes[0], nodes[last])) * int(t.domain_nodes()[0])
-                network[here] = np.minimum(r[here] * single, total / s[here])
-                outer[here] = float(t.latency_s(starts[0], starts[last]))
-        links = Links(r, d, ring, exchange, network, delay, outer)
-        return np.where(size > 0, algorithms.seconds(op, size, links, self.coefficients), 0.0)
+        shape = size.shape
+        flat = [each.ravel() for each in (size, r, d, s)]
+        links = self._uniform.links(op, *flat[1:])
+        used = np.arange(len(self.topology.fabric_domains))
+        times = self._slowest(op, flat[0], links, used)
+        if self.topology.curves:
+            alone = self._uniform.links(op, flat[1], flat[2], np.ones_like(flat[3]))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                crowded = times / self._slowest(op, flat[0], alone, used)
+            times = curve_seconds(self.topology.curves, op, flat[0], links, crowded, times)
+        alone_or_empty = (flat[0] <= 0) | (flat[1] * flat[2] <= 1)
+        return np.asarray(np.where(alone_or_empty, 0.0, times).reshape(shape))
 
-    def _group_rate(self, domain: int, members: tuple[int, ...], concurrent: int) -> GroupRate:
-        fabric, size = self.topology.domain_fabric(domain)
-        if fabric is None or len(members) < 2:
-            return GroupRate(np.inf, np.inf, 0.0)
-        if max(members) >= size:
-            raise TopologyError(f"{len(members)} ranks do not fit in a domain of {size} devices")
-        return group_rate(fabric, size, members, concurrent)
+    def _rows(self, groups: ArrayLike) -> Ints:
+        rows = np.atleast_2d(np.asarray(groups, dtype=np.intp))
+        if rows.ndim != 2:
+            raise TopologyError(f"groups must be rows of device ids but have {rows.ndim} dimensions")
+        if rows.size and (rows.min() < 0 or rows.max() >= self.topology.n_devices):
+            raise TopologyError(f"groups name a device outside 0 to {self.topology.n_devices - 1}")
+        ordered = np.sort(rows, axis=1)
+        if (ordered[:, 1:] == ordered[:, :-1]).any():
+            raise TopologyError("a group names a device twice")
+        return rows
 
-    def _links(self, rows: Ints) -> Links:
-        t = self.topology
-        domain = t.device_domain[rows]
-        parts = [self._row(row, where) for row, where in zip(rows, domain, strict=True)]
-        busy = np.zeros(t.n_domains, dtype=np.intp)
-        for _, order, *_ in parts:
-            if len(order) > 1:
-                busy[order] += 1
-        columns = []
-        for ranks, order, firsts, rate in parts:
-            network, outer = np.inf, 0.0
-            if len(order) > 1:
-                after = np.roll(firsts, -1, axis=0)
-                single = t.bandwidth_bytes_per_s(firsts, after).sum(1)
-                a, b = t.device_node[firsts[:, 0]], t.device_node[after[:, 0]]
-                share = np.maximum(busy[order], busy[np.roll(order, -1)])
-                total = t.node_rate_bytes_per_s(a, b) * t.domain_nodes()[order] / share
-                network = float(np.minimum(single, total).min())
-                outer = float(t.latency_s(firsts[:, 0], after[:, 0]).max())
-            columns.append(
-                (ranks, len(order), rate.ring_bytes_per_s, rate.exchange_bytes_per_s, network, rate.latency_s, outer)
-            )
-        return Links(*(np.array(column, dtype=float) for column in zip(*columns, strict=True)))
+    def _slowest(self, op: str, size: Floats, links: Links, groups: Ints) -> Floats:
+        """Time with the constants of the slowest device among the node groups that take part."""
+        times = np.zeros(size.shape)
+        for group in groups.tolist():
+            times = np.maximum(times, self._fastest(op, size, links, group))
+        return times
 
-    def _row(self, row: Ints, domain: Ints) -> tuple[float, Ints, Ints, GroupRate]:
-        order, first = np.unique(domain, return_index=True)
-        order = order[np.argsort(first)]
-        members = [row[domain == d] for d in order]
-        least = min(len(each) for each in members)
-        rates = [
-            self._group_rate(int(d), tuple(self.topology.device_local[m].tolist()), 1)
-            for d, m in zip(order, members, strict=True)
-        ]
-        worst = min(rates, key=lambda rate: rate.ring_bytes_per_s)
-        return len(row) / len(order), order, np.stack([each[:least] for each in members]), worst
+    def _fastest(self, op: str, size: Floats, links: Links, group: int) -> Floats:
+        """Time of the best algorithm, with the constants of one node group's devices."""
+        times = np.full(size.shape, np.inf)
+        for algorithm in algorithms.algorithms_of(op):
+            constants = self._constant(group, algorithm)
+            times = np.minimum(times, algorithms.algorithm_seconds(algorithm, size, links, constants))
+        if op == "custom_all_reduce":
+            times = np.where(np.isfinite(times), times, self._fastest("all_reduce", size, links, group))
+        return times
+
+    def _device(self, group: int) -> tuple[Accelerator, Fabric | None]:
+        domain = int(self.topology.fabric_domains[group])
+        first = int(np.searchsorted(self.topology.device_domain, domain))
+        fabric, _ = self.topology.domain_fabric(domain)
+        return self.topology.accelerators[int(self.topology.device_accelerator[first])], fabric
+
+    def _constant(self, group: int, algorithm: str) -> Constants:
+        key = (group, algorithm)
+        if key not in self._constants:
+            found, _ = self.coefficients.of(*self._device(group), algorithms.coefficients_name(algorithm))
+            efficiency = np.array((found.efficiency * 3)[:3])
+            self._constants[key] = Constants(found.floor_s, found.step_s, efficiency, found.copy_passes, found.ramp)
+        return self._constants[key]

@@ -24,13 +24,14 @@ class GroupRate:
 
     `ring_bytes_per_s` is what each device can send while the group runs rings over all its links,
     `exchange_bytes_per_s` the same while every device sends to every other; `hops` is the mean number of links between
-    ring neighbours.
+    ring neighbours, `span` how far up a PCIe tree the group reaches (0 one switch, 1 one socket, 2 beyond).
     """
 
     ring_bytes_per_s: float
     exchange_bytes_per_s: float
     latency_s: float
     hops: float = 1.0
+    span: int = 0
 
 
 def pair_bandwidth(fabric: Fabric, size: int, src: Index, dst: Index) -> Floats:
@@ -52,9 +53,9 @@ def pair_latency(fabric: Fabric, size: int, src: Index, dst: Index) -> Floats:
     if isinstance(fabric, SwitchFabric):
         return np.full(src.shape, fabric.latency_s)
     if isinstance(fabric, MeshFabric):
-        return np.where(link_counts(fabric, size)[src, dst] > 0, 1.0, 2.0) * fabric.latency_s
+        return np.asarray(np.where(link_counts(fabric, size)[src, dst] > 0, 1.0, 2.0) * fabric.latency_s)
     if isinstance(fabric, PcieFabric):
-        return (_crossings(fabric, src, dst) + 1) * fabric.latency_s
+        return (_crossings(fabric, src, dst) + 1.0) * fabric.latency_s
     return torus_distance(fabric, src, dst) * fabric.latency_s
 
 
@@ -110,21 +111,21 @@ def _crossings(fabric: PcieFabric, src: Index, dst: Index) -> Index:
     """0 under one switch, 1 under one socket, 2 across sockets."""
     a, b = src // fabric.devices_per_switch, dst // fabric.devices_per_switch
     sockets = a // fabric.switches_per_socket != b // fabric.switches_per_socket
-    return (a != b).astype(np.intp) + sockets
+    return np.asarray((a != b).astype(np.intp) + sockets)
 
 
-def group_rate(fabric: Fabric, size: int, members: tuple[int, ...], concurrent: int = 1) -> GroupRate:
-    """What `members` of one domain get for a collective while `concurrent` groups like it run in the domain.
+def group_rate(fabric: Fabric, size: int, members: tuple[int, ...], crowding: tuple[int, int] = (1, 1)) -> GroupRate:
+    """What `members` of one domain get for a collective.
 
-    Concurrent groups compete only where links are shared: in a PCIe tree above the switches, on a torus nowhere as
-    long as groups are blocks.
+    Groups that run at the same time compete only where links are shared, in a PCIe tree: `crowding` groups, this one
+    counted, use its switch uplinks and its socket link. On a torus they do not as long as they are blocks.
     """
     if isinstance(fabric, SwitchFabric):
         return GroupRate(fabric.bandwidth_bytes_per_s, fabric.bandwidth_bytes_per_s, fabric.latency_s)
     if isinstance(fabric, MeshFabric):
         return _mesh_rate(fabric, size, members)
     if isinstance(fabric, PcieFabric):
-        return _pcie_rate(fabric, members, concurrent)
+        return _pcie_rate(fabric, members, crowding)
     return _torus_rate(fabric, members)
 
 
@@ -141,20 +142,24 @@ def _mesh_rate(fabric: MeshFabric, size: int, members: tuple[int, ...]) -> Group
     return GroupRate(ring, exchange, fabric.latency_s)
 
 
-def _pcie_rate(fabric: PcieFabric, members: tuple[int, ...], concurrent: int) -> GroupRate:
+@functools.lru_cache(maxsize=4096)
+def _pcie_rate(fabric: PcieFabric, members: tuple[int, ...], crowding: tuple[int, int]) -> GroupRate:
     """A ring passes each shared link once; in an exchange it carries everything that leaves the switch or socket."""
     n = len(members)
     switches = [member // fabric.devices_per_switch for member in members]
     sockets = [switch // fabric.switches_per_socket for switch in switches]
     ring = exchange = fabric.bandwidth_bytes_per_s
-    for places, rate in ((switches, fabric.uplink_bytes_per_s), (sockets, fabric.socket_bytes_per_s)):
+    levels = ((switches, fabric.uplink_bytes_per_s), (sockets, fabric.socket_bytes_per_s))
+    for (places, nominal), sharing in zip(levels, crowding, strict=True):
         if len(set(places)) == 1:
             continue
-        ring = min(ring, rate / concurrent)
+        rate = nominal / sharing
+        ring = min(ring, rate)
         for place in set(places):
             inside = places.count(place)
-            exchange = min(exchange, rate / concurrent * (n - 1) / (inside * (n - inside)))
-    return GroupRate(ring, exchange, fabric.latency_s, 1.0 + (len(set(switches)) > 1) + (len(set(sockets)) > 1))
+            exchange = min(exchange, rate * (n - 1) / (inside * (n - inside)))
+    span = (len(set(switches)) > 1) + (len(set(sockets)) > 1)
+    return GroupRate(ring, exchange, fabric.latency_s, 1.0 + span, span)
 
 
 @functools.lru_cache(maxsize=4096)

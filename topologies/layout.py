@@ -94,7 +94,7 @@ def scaleup_bytes_per_s(arrays: Layout, group: int) -> float:
     fabric = arrays.fabrics[group]
     if fabric is None:
         node = int(np.flatnonzero(arrays.node_group == group)[0])
-        kind = arrays.device_accelerator[np.searchsorted(arrays.device_node, node)]
+        kind = int(arrays.device_accelerator[np.searchsorted(arrays.device_node, node)])
         return arrays.accelerators[kind].memory_bytes_per_s
     return device_bandwidth(fabric, arrays.fabric_sizes[group])
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .accelerators import Accelerator
-from .document import Curve, Fabric, Measured, Network, TopologyFile, read_file, write_file
+from .document import Curve, Fabric, Measured, Network, Nics, TopologyFile, read_file, write_file
 from .errors import TopologyError
 from .fabrics import pair_bandwidth, pair_latency
 from .layout import Floats, Ints, Layout, layout, scaleup_bytes_per_s
@@ -154,14 +154,55 @@ class Topology:
             measured = read_file({"schema": self._file.schema, "measured": measured}).measured or Measured()
         return Topology(msgspec.structs.replace(self._file, measured=measured))
 
+    @property
+    def has_measured_network(self) -> bool:
+        """Whether rates between nodes were measured."""
+        return self._measured.node_fraction is not None or self._measured.device_bytes_per_s is not None
+
     def domain_fabric(self, domain: int) -> tuple[Fabric | None, int]:
         """The scale-up fabric of a domain and the number of devices it joins."""
         group = int(self._layout.domain_fabric[domain])
         return self._layout.fabrics[group], self._layout.fabric_sizes[group]
 
+    @property
     def domain_nodes(self) -> Ints:
         """Nodes of each domain."""
         return self._layout.domain_nodes
+
+    @property
+    def device_fabric(self) -> Ints:
+        """Number of each device's node group, whose domains all have the same fabric."""
+        return self._layout.domain_fabric[self.device_domain]
+
+    @property
+    def fabric_domains(self) -> Ints:
+        """The first domain of every node group."""
+        return np.searchsorted(self._layout.domain_fabric, np.arange(len(self._layout.fabrics)))
+
+    @property
+    def node_group(self) -> Ints:
+        """Number of each node's group in the file."""
+        return self._layout.node_group
+
+    @property
+    def group_nics(self) -> tuple[Nics | None, ...]:
+        """The NICs of the nodes of every group."""
+        return tuple(group.nics for group in self._file.nodes)
+
+    @property
+    def node_nics(self) -> Ints:
+        """NICs of each node."""
+        return self._layout.node_nics
+
+    def measured_inside(self, domain: int, members: tuple[int, ...]) -> float | None:
+        """Slowest measured link of the ring over members of one domain, None when none was measured."""
+        ring = np.array(members)
+        if self._measured.device_bytes_per_s is not None:
+            devices = np.flatnonzero(self.device_domain == domain)[ring]
+            return float(self._measured.device_bytes_per_s[devices, np.roll(devices, -1)].min())
+        if self._measured.fabric_bytes_per_s is not None:
+            return float(self._measured.fabric_bytes_per_s[ring, np.roll(ring, -1)].min())
+        return None
 
     def device_nic_bytes_per_s(self, node: ArrayLike) -> Floats:
         """What one device of a node can send over NICs: its own share, or one whole NIC where devices share NICs."""
@@ -214,7 +255,7 @@ class Topology:
         same = arrays.node_domain[a] == arrays.node_domain[b]
         scaleup = self._scaleup[arrays.node_group[a]]
         rates = np.where(same, scaleup * arrays.node_devices[a], rates)
-        return np.where(a == b, scaleup, rates).reshape(first.shape)
+        return np.asarray(np.where(a == b, scaleup, rates).reshape(first.shape))
 
     @property
     def node_bandwidth_bytes_per_s(self) -> NDArray[np.float64]:
