@@ -56,16 +56,17 @@ def block_costs(
         times = [operator_times(op, keys, device) for op in block.operators]
         moved = block_transfers(block, keys, network, device.coefficients.framework, _attention_s(block, times))
         transfers.append(moved)
-        forward = _issued(block, _total(times, "forward", keys), device)
-        to_weight = _total(times, "backward_weight", keys)
-        backward = _issued(block, _total(times, "backward_input", keys) + to_weight, device, 2)
+        forward = _issued(block, _total(times, "forward", keys) + moved.forward, device)
+        to_weight = np.zeros(len(keys)) if device.frozen else _total(times, "backward_weight", keys)
+        backward = _total(times, "backward_input", keys) + to_weight + moved.backward
+        backward = _issued(block, backward, device, 1 if device.frozen else 2)
         parameters = block_parameters(block, keys, tied_table(model, block))
         values = {
-            "compute_forward_s": forward,
-            "compute_backward_s": backward,
+            "compute_forward_s": forward - moved.forward,
+            "compute_backward_s": backward - moved.backward,
             "weight_s": to_weight,
-            "forward_s": forward + moved.forward,
-            "backward_s": backward + moved.backward,
+            "forward_s": forward,
+            "backward_s": backward,
             "flops": _total(times, "flops", keys),
             "saved_bytes": saved_bytes(block, keys, device, ()),
             "input_bytes": input_bytes(model.hidden_size, keys, device),
@@ -132,6 +133,8 @@ def _total(times: list[OperatorTimes], name: str, keys: BlockKeys) -> Floats:
 
 
 def _issued(block: Block, seconds: Floats, device: Device, passes: int = 1) -> Floats:
-    """A device never runs ahead of the host that issues its kernels."""
-    operators = sum(len(op.body) if isinstance(op, Experts) else 1 for op in block.operators)
-    return np.maximum(seconds, passes * operators * device.coefficients.framework.host_operator_s)
+    """Compute and transfers of one block: a device never runs ahead of the host that issues its kernels."""
+    framework = device.coefficients.framework
+    experts = sum(isinstance(op, Experts) for op in block.operators)
+    host = len(block.operators) * framework.host_operator_s + experts * framework.host_experts_s
+    return np.maximum(seconds, passes * host)

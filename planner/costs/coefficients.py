@@ -24,7 +24,8 @@ class Kernels(_Record, frozen=True):
 
     A product of [m, k] and [k, n] runs at peak · gemm_fraction / ((1 + gemm_k_half / k) (1 + gemm_output_half / m n)):
     the k term is the main loop's start-up, the output term the last wave that does not fill the device. Attention runs
-    at its own fraction of the 16-bit peak, halved at a context of `attention_half` tokens.
+    at its own fraction of the 16-bit peak, halved at a context of `attention_half` tokens; the batched products of
+    unfused attention keep `unaligned_fraction` of their rate when a head's size is no multiple of 8.
     """
 
     gemm_fraction: float
@@ -34,6 +35,7 @@ class Kernels(_Record, frozen=True):
     attention_forward_fraction: float = 0.5
     attention_backward_fraction: float = 0.4
     attention_half: float = 256.0
+    unaligned_fraction: float = 0.12
     scan_fraction: float = 0.08
     memory_fraction: float = 0.85
     kernel_s: float = 3e-6
@@ -47,11 +49,16 @@ class Framework(_Record, frozen=True):
     attention, `ep` under expert compute, `grad` under the last backward, `param` under the first forward, `pp` behind
     other micro-batches; `hidden_cost` is the share of a hidden data-parallel transfer that still slows the compute it
     hides under, by taking processors and memory bandwidth from it. Byte counts are per element unless said otherwise.
+    The host takes `host_operator_s` to issue the forward of one operator and `host_experts_s` more to route, permute
+    and dispatch a mixture's tokens, twice that in backward. `attention_fraction` is the rate of this generation's
+    flash attention relative to the accelerator's.
     """
 
     attention_kernel: Literal["flash", "unfused"] = "flash"
     dropout: bool = False
+    attention_fraction: float = 1.0
     host_operator_s: float = 6e-6
+    host_experts_s: float = 0.0
     step_s: float = 0.02
     elementwise_fraction: float = 0.7
     score_traffic_bytes: float = 10.0

@@ -32,7 +32,10 @@ class OperatorTimes:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One accelerator under one job's precision: peaks, bandwidth and fitted efficiencies."""
+    """One accelerator under one job's precision: peaks, bandwidth and fitted efficiencies.
+
+    `frozen` says that the job leaves the weights as they are, so that no product for their gradients is computed.
+    """
 
     peak_flops: float
     low_precision_peak_flops: float
@@ -41,6 +44,7 @@ class Device:
     coefficients: Coefficients
     low_precision: bool
     element_bytes: float
+    frozen: bool = False
 
     def product_s(self, m: Floats, n: Floats, k: Floats, low: bool, fraction: float = 1.0) -> Floats:
         """Seconds of one [m, k] × [k, n] product, without its kernel start; `fraction` scales the efficiency."""
@@ -67,7 +71,7 @@ class Device:
         return self.coefficients.kernels.kernel_s
 
 
-def device_of(accelerator: Accelerator, precision: str, chosen: Coefficients) -> Device:
+def device_of(accelerator: Accelerator, precision: str, chosen: Coefficients, frozen: bool = False) -> Device:
     """The device a job sees. Raises TopologyError when the accelerator has no known peak at the precision."""
     wide = precision if precision in ("fp16", "bf16") else "bf16"
     if precision == "fp32":
@@ -82,6 +86,7 @@ def device_of(accelerator: Accelerator, precision: str, chosen: Coefficients) ->
         coefficients=chosen,
         low_precision=low,
         element_bytes=4.0 if precision == "fp32" else 2.0,
+        frozen=frozen,
     )
 
 
@@ -139,8 +144,9 @@ def _attention(op: Attention, keys: BlockKeys, device: Device) -> OperatorTimes:
         context = op.mean_context(keys.sequence)
         flops = keys.tokens * heads * context * per_score
         slowdown = 1 + kernels.attention_half * keys.cp / keys.sequence
-        forward = flops * slowdown / (device.peak_flops * kernels.attention_forward_fraction) + device.kernel_s
-        backward = 2.5 * flops * slowdown / (device.peak_flops * kernels.attention_backward_fraction) + device.kernel_s
+        rate = device.peak_flops * framework.attention_fraction
+        forward = flops * slowdown / (rate * kernels.attention_forward_fraction) + device.kernel_s
+        backward = 2.5 * flops * slowdown / (rate * kernels.attention_backward_fraction) + device.kernel_s
         return OperatorTimes(forward, backward, np.zeros(len(keys)), flops)
     scores = keys.tokens * heads * keys.sequence
     forward = _batched_product_s(op, keys, heads, device) + device.traffic_s(scores * framework.score_traffic_bytes)
@@ -149,14 +155,20 @@ def _attention(op: Attention, keys: BlockKeys, device: Device) -> OperatorTimes:
 
 
 def _batched_product_s(op: Attention, keys: BlockKeys, heads: Floats, device: Device) -> Floats:
-    """Q Kᵀ and P V as batched products over heads and sequences: the whole batch fills the device together."""
+    """Q Kᵀ and P V as batched products over heads and sequences: the whole batch fills the device together.
+
+    Rows of a head size that is no multiple of 8 elements cannot feed the tensor cores (Anthony et al. 2024, "The Case
+    for Co-Designing Model Architectures with Hardware", section 5).
+    """
     kernels: Kernels = device.coefficients.kernels
     rows = keys.tokens / keys.mbs
     outputs = heads * keys.mbs * rows
     total: Floats = np.zeros(len(keys))
+    aligned = op.qk_head_dim % 8 == 0 and op.v_head_dim % 8 == 0
+    fraction = kernels.gemm_fraction * (1.0 if aligned else kernels.unaligned_fraction)
     for n, k in ((keys.sequence, op.qk_head_dim), (op.v_head_dim, keys.sequence)):
         slowdown = (1 + kernels.gemm_k_half / k) * (1 + kernels.gemm_output_half / (outputs * n))
-        total = total + 2 * outputs * n * k * slowdown / (device.peak_flops * kernels.gemm_fraction)
+        total = total + 2 * outputs * n * k * slowdown / (device.peak_flops * fraction)
     return total
 
 

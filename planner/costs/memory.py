@@ -22,25 +22,28 @@ from .recompute import rerun
 
 @dataclass(frozen=True, slots=True)
 class StateBytes:
-    """Bytes per parameter of each companion of a weight, before sharding."""
+    """Bytes per parameter of each companion of a weight, before sharding; a frozen weight has none."""
 
     weights: float
     gradients: float
     optimizer: float
+    frozen: bool = False
 
     @property
     def touched(self) -> float:
         """Bytes the optimizer step moves per parameter: states read and written, gradient read, weight written."""
-        return 2 * self.optimizer + self.gradients + self.weights
+        return 0.0 if self.frozen else 2 * self.optimizer + self.gradients + self.weights
 
 
 def state_bytes(job: TrainingJob, device: Device) -> StateBytes:
     """Mixed precision keeps a 16-bit weight beside an fp32 master and two moments (Micikevicius et al. 2018); fp8
-    training keeps 8-bit copies of the 16-bit weight as well."""
+    training keeps 8-bit copies of the 16-bit weight as well. Frozen weights have no gradients and no states."""
     moments = {"adam": job.moment_bytes, "adam8bit": 2, "sgd": 0, "sgd-momentum": 4, "muon": 4}[job.optimizer]
     if job.precision == "fp32":
         return StateBytes(4.0, 4.0, float(moments))
     copies = device.coefficients.framework.weight_copy_bytes_fp8 if device.low_precision else 0.0
+    if device.frozen:
+        return StateBytes(2.0 + copies, 0.0, 0.0, frozen=True)
     return StateBytes(2.0 + copies, float(job.gradient_bytes), float(job.master_weight_bytes + moments))
 
 

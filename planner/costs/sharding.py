@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..workload.strategy_table import Ints, StrategyTable
-from .coefficients import Framework
 from .communication import Groups, Network, groups_of
 from .compute import Device
 from .keys import Floats
@@ -77,8 +76,8 @@ def sharding_time(
     """
     framework = device.coefficients.framework
     parts = [
-        _transfers(dense_groups(table, network.domain), load.dense_parameters, load, table.zero, network, framework),
-        _transfers(expert_groups(table, network.domain), load.expert_parameters, load, table.zero, network, framework),
+        _transfers(dense_groups(table, network.domain), load.dense_parameters, load, table.zero, network, device),
+        _transfers(expert_groups(table, network.domain), load.expert_parameters, load, table.zero, network, device),
     ]
     reduce_s = sum((part.reduce_s for part in parts), np.zeros(len(table)))
     replicate_s = sum((part.replicate_s for part in parts), np.zeros(len(table)))
@@ -106,14 +105,16 @@ def sharding_time(
 
 
 def _transfers(
-    groups: ShardGroups, parameters: Floats, load: StageLoad, zero: Ints, network: Network, framework: Framework
+    groups: ShardGroups, parameters: Floats, load: StageLoad, zero: Ints, network: Network, device: Device
 ) -> _Transfers:
-    size = parameters * framework.gradient_comm_bytes
+    framework = device.coefficients.framework
+    size = parameters * (0.0 if device.frozen else framework.gradient_comm_bytes)
     buckets = np.ceil(size / framework.bucket_bytes)
     messages = np.maximum(np.where(zero == 3, np.maximum(load.layers, buckets), buckets), 1.0)
     degree = groups.shard.degree
     reduce_s = messages * network.seconds("reduce_scatter", size / messages, groups.shard)
-    gather_s = messages * network.seconds("all_gather", parameters * 2.0 / messages, groups.shard)
+    updated = np.where((zero < 3) & device.frozen, 0.0, parameters * 2.0)
+    gather_s = messages * network.seconds("all_gather", updated / messages, groups.shard)
     replicate_s = messages * network.seconds("all_reduce", size / degree / messages, groups.replicate)
     return _Transfers(reduce_s, replicate_s, gather_s, messages)
 

@@ -143,10 +143,11 @@ class TrainingCosts:
     def hops(self, table: StrategyTable) -> tuple[Floats, Floats]:
         """Seconds to send one micro-batch's activations one way: over the slowest stage boundary, over all of them.
 
-        Under sp every tp rank sends its own part of the sequence.
+        Every tp rank sends its own part: under sp it holds no other, without it the parts are gathered on arrival
+        (Narayanan et al. 2021, section 4.1, "scatter/gather").
         """
-        size = table.mbs * self.job.sequence_length / table.cp * self.model.hidden_size * self.device.element_bytes
-        size = np.where(table.sp == 1, size / table.tp, size)
+        tokens = table.mbs * self.job.sequence_length / (table.cp * table.tp)
+        size = tokens * self.model.hidden_size * self.device.element_bytes
         stride = table.world_size // table.pp
         domain = self.network.domain
         inside = np.clip(domain // stride, 1, table.pp)
@@ -181,7 +182,7 @@ def slowest_device(topology: Topology, job: TrainingJob) -> Device:
     for index in present:
         accelerator = topology.accelerators[index]
         chosen = coefficients(accelerator.architecture, job.precision, job.framework)
-        devices.append(device_of(accelerator, job.precision, chosen))
+        devices.append(device_of(accelerator, job.precision, chosen, job.trained == "adapters"))
     slowest = min(devices, key=lambda each: each.peak_flops * each.coefficients.kernels.gemm_fraction)
     return Device(
         peak_flops=slowest.peak_flops,
@@ -191,4 +192,5 @@ def slowest_device(topology: Topology, job: TrainingJob) -> Device:
         coefficients=slowest.coefficients,
         low_precision=slowest.low_precision,
         element_bytes=slowest.element_bytes,
+        frozen=slowest.frozen,
     )
