@@ -107,24 +107,19 @@ class Space:
 
     def leaves(self, nodes: Nodes, chosen: NDArray[np.int64]) -> tuple[StrategyTable, NDArray[np.int64]]:
         """All legal leaves of the chosen nodes, and the node of each."""
-        base: dict[str, list[Ints]] = {}
-        origin: list[Ints] = []
-        table = self._products(nodes, chosen, base, origin)
-        keep = legal(table, self.facts)
-        return table.take(keep), np.concatenate(origin)[keep] if origin else np.zeros(0, np.int64)
-
-    def _products(
-        self, nodes: Nodes, chosen: NDArray[np.int64], columns: dict[str, list[Ints]], origin: list[Ints]
-    ) -> StrategyTable:
-        """Every chosen node with every row of its grid of leaf choices."""
+        empty = np.zeros(0, np.int64)
+        origin = [empty]
+        columns = {name: [empty] for name in (*NODE_FIELDS, *LEAF_FIELDS)}
         for members, grid in self._grids_of(nodes, chosen):
             count = len(grid)
             origin.append(np.repeat(members, count))
             for name in NODE_FIELDS:
-                columns.setdefault(name, []).append(np.repeat(getattr(nodes, name)[members], count))
+                columns[name].append(np.repeat(getattr(nodes, name)[members], count))
             for name, column in zip(LEAF_FIELDS, grid.T, strict=True):
-                columns.setdefault(name, []).append(np.tile(column, len(members)))
-        return table_of_columns({name: np.concatenate(parts) for name, parts in columns.items()})
+                columns[name].append(np.tile(column, len(members)))
+        table = table_of_columns({name: np.concatenate(parts) for name, parts in columns.items()})
+        keep = legal(table, self.facts)
+        return table.take(keep), np.concatenate(origin)[keep]
 
     def count(self, nodes: Nodes) -> int:
         """Leaves of all nodes, before the few that only legality of a whole strategy rules out."""

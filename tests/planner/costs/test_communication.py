@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from shardwright.models import model
+from shardwright.planner.costs.communication import Network, groups_of, tensor_features
+from shardwright.planner.strategy import Strategy
+from shardwright.topologies import Collectives, cluster
+
+TWO_NODES = Network(Collectives(cluster("dgx-h100:2")), 8)
+
+
+def ints(*values):
+    return np.array(values, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("stride", "degree", "expected"),
+    [
+        (1, 8, (8, 1, 1)),
+        (1, 16, (8, 2, 1)),
+        (8, 4, (1, 4, 8)),
+        (2, 8, (4, 2, 2)),
+        (4, 2, (2, 1, 4)),
+        (1, 6, (6, 1, 1)),
+        (1, 12, (4, 3, 2)),
+    ],
+)
+def test_groups_follow_from_stride_and_degree(stride, degree, expected):
+    groups = groups_of(ints(stride), ints(degree), 8)
+    assert (int(groups.ranks_per_domain[0]), int(groups.domains[0]), int(groups.sharing[0])) == expected
+
+
+@pytest.mark.parametrize("strategy", [Strategy(tp=4, cp=2, dp_shard=4, pp=2), Strategy(tp=2, dp_shard=8, pp=4)])
+@pytest.mark.parametrize("axis", ["tp", "cp", "dp_shard", "pp"])
+def test_group_shapes_agree_with_the_explicit_rank_groups(strategy, axis):
+    strides = {"tp": 1, "cp": strategy.tp, "dp_shard": strategy.tp * strategy.cp, "pp": 64 // strategy.pp}
+    shape = groups_of(ints(strides[axis]), ints(getattr(strategy, axis)), 8)
+    domains = strategy.rank_groups(axis) // 8
+    assert {len(set(row)) for row in domains.tolist()} == {int(shape.domains[0])}
+
+
+def test_a_group_of_one_takes_no_time():
+    times = TWO_NODES.seconds("all_reduce", np.array([1e9, 1e9]), groups_of(ints(1, 1), ints(1, 2), 8))
+    assert times[0] == 0.0
+    assert times[1] > 0.0
+
+
+def test_a_ring_hop_across_nodes_is_slower_than_inside():
+    inside, across = TWO_NODES.hop_seconds(np.array([1e8, 1e8]), groups_of(ints(1, 8), ints(8, 2), 8))
+    assert 0 < inside < across
+
+
+def test_a_dense_layer_gathers_twice_and_reduces_twice():
+    layer = next(block for block in model("llama-3.1-8b").blocks if block.role == "layer")
+    assert tensor_features(layer) == ([4096, 4096], [4096, 4096])
+
+
+def test_a_latent_layer_gathers_its_small_latents():
+    layer = next(block for block in model("deepseek-v3").blocks if block.role == "layer")
+    gathered, reduced = tensor_features(layer)
+    assert gathered == [1536, 512, 7168]
+    assert reduced == [7168, 7168]
+
+
+def test_the_vocabulary_reduces_once_and_gathers_once():
+    blocks = {block.role: block for block in model("llama-3.1-8b").blocks}
+    assert tensor_features(blocks["embedding"]) == ([], [4096])
+    assert tensor_features(blocks["head"]) == ([4096], [])

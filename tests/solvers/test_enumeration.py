@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shardwright.solvers import Gap, Status, Work
+from shardwright.solvers.enumeration import Leaves, branch_and_bound
+
+VALUES = st.one_of(st.floats(0, 10, width=16), st.just(np.inf))
+GROUPS = st.lists(st.lists(VALUES, max_size=6), max_size=30)
+
+
+def tree(groups: list[list[float]], slack: float = 0.0):
+    """Bounds (each group's best minus some slack) and the function that expands groups."""
+    bounds = np.array([min(group, default=np.inf) - slack for group in groups])
+    opened: list[int] = []
+
+    def expand(nodes):
+        opened.extend(nodes.tolist())
+        pairs = [(value, n, i) for n in nodes.tolist() for i, value in enumerate(groups[n])]
+        values = np.array([pair[0] for pair in pairs])
+        origin = np.array([pair[1] for pair in pairs], np.int64)
+        return Leaves(values, origin, lambda i: pairs[i][1:])
+
+    return bounds, expand, opened
+
+
+@settings(derandomize=True, max_examples=200)
+@given(GROUPS, st.floats(0, 3), st.integers(1, 4), st.integers(1, 5))
+def test_the_best_points_equal_brute_force(groups, slack, keep, batch):
+    bounds, expand, _ = tree(groups, slack)
+    found = branch_and_bound(bounds, expand, keep=keep, batch=batch)
+    reference = sorted((min(group), n) for n, group in enumerate(groups) if min(group, default=np.inf) < np.inf)
+    assert [(each.value, each.node) for each in found.best] == reference[:keep]
+    if reference:
+        assert found.solution.status is Status.OPTIMAL
+        assert found.solution.value == found.solution.bound == reference[0][0]
+    else:
+        assert found.solution.status is Status.INFEASIBLE
+        assert found.solution.reason
+
+
+def test_nodes_whose_bound_reaches_the_best_value_are_never_expanded():
+    bounds, expand, opened = tree([[5.0], [1.0], [3.0], [4.0]])
+    found = branch_and_bound(bounds, expand, batch=1)
+    assert opened == [1]
+    assert found.evaluated == 1
+
+
+def test_equal_values_are_won_by_the_lower_node():
+    bounds, expand, _ = tree([[2.0], [1.0], [1.0]], slack=1.0)
+    assert branch_and_bound(bounds, expand).best[0].node == 1
+
+
+def test_a_work_limit_leaves_a_bound_and_a_gap():
+    bounds, expand, _ = tree([[4.0], [4.0], [3.0]], slack=2.0)
+    bounds[:] = [1.0, 2.0, 2.5]
+    solution = branch_and_bound(bounds, expand, batch=1, stop=Work(1)).solution
+    assert (solution.status, solution.value, solution.bound) == (Status.FEASIBLE, 4.0, 2.0)
+    assert solution.gap == 0.5
+
+
+def test_a_gap_rule_stops_once_close_enough():
+    bounds, expand, opened = tree([[4.0], [4.0], [3.0]])
+    bounds[:] = [1.0, 3.9, 3.95]
+    branch_and_bound(bounds, expand, batch=1, stop=Gap(0.05))
+    assert opened == [0]
+
+
+def test_stopping_without_any_feasible_point_is_a_limit():
+    bounds, expand, _ = tree([[np.inf], [1.0]])
+    bounds[:] = [0.0, 0.5]
+    solution = branch_and_bound(bounds, expand, batch=1, stop=Work(1)).solution
+    assert solution.status is Status.LIMIT
+    assert solution.point is None
