@@ -90,7 +90,8 @@ def chunk_layers(model: Chain, pp: int, vpp: int, layout: int, custom: tuple[tup
     """Layers of every virtual stage in chain order.
 
     EVEN divides them equally. BALANCED gives each pipeline rank layers until its compute, head and loss included, is
-    as low as any other's, later ranks first when equal since they keep fewer micro-batches alive.
+    as low as any other's, later ranks first when equal since they keep fewer micro-batches alive; only the first and
+    the last virtual stage, which hold the embedding and the head, may have no layer.
     """
     chunks = pp * vpp
     count = len(model.layers)
@@ -98,11 +99,14 @@ def chunk_layers(model: Chain, pp: int, vpp: int, layout: int, custom: tuple[tup
         return np.array(custom[layout - CUSTOM], np.int64)
     if layout == EVEN:
         return np.full(chunks, count // chunks, np.int64)
-    load = np.zeros(pp)
-    load[-1] = float(model.last @ model.weight)
+    least = np.full(pp, vpp, np.int64)
+    if pp > 1:
+        least[[0, -1]] -= 1  # the embedding and the head may stand alone on a virtual stage
+    per_rank = least if least.sum() <= count else np.zeros(pp, np.int64)
+    load = per_rank.astype(np.float64)
+    load[-1] += float(model.last @ model.weight)
     load[0] += float(model.first @ model.weight)
-    per_rank = np.zeros(pp, np.int64)
-    for _ in range(count):
+    for _ in range(count - int(per_rank.sum())):
         rank = pp - 1 - int(np.argmin(load[::-1]))
         per_rank[rank] += 1
         load[rank] += 1.0
