@@ -46,7 +46,11 @@ class FeedForward(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Mixture(msgspec.Struct, frozen=True, kw_only=True):
-    """A mixture of experts with its router and, if `shared_ffn` is set, an expert that sees every token."""
+    """A mixture of experts with its router and, if `shared_ffn` is set, an expert that sees every token.
+
+    `expert_hidden` is the width that tokens are projected to before they are dispatched (latent mixtures);
+    `dense_bias` gives biases to the shared expert and to those projections.
+    """
 
     hidden: int
     experts: int
@@ -57,6 +61,7 @@ class Mixture(msgspec.Struct, frozen=True, kw_only=True):
     router_bias: bool = False
     shared_ffn: int = 0
     shared_gate: bool = False
+    dense_bias: bool = False
     expert_hidden: int | None = None
 
     def operators(self) -> tuple[Operator, ...]:
@@ -85,15 +90,27 @@ class Mixture(msgspec.Struct, frozen=True, kw_only=True):
                     in_features=self.hidden,
                     out_features=width,
                     split="replicated",
+                    bias=self.dense_bias,
                     shared_input=True,
                 ),
                 experts,
                 combine,
-                Linear(name="latent_up", in_features=width, out_features=self.hidden, split="replicated"),
+                Linear(
+                    name="latent_up",
+                    in_features=width,
+                    out_features=self.hidden,
+                    split="replicated",
+                    bias=self.dense_bias,
+                ),
             ]
         if self.shared_ffn:
             shared = FeedForward(
-                hidden=self.hidden, ffn=self.shared_ffn, gated=self.gated, prefix="shared", shared_input=True
+                hidden=self.hidden,
+                ffn=self.shared_ffn,
+                gated=self.gated,
+                bias=self.dense_bias,
+                prefix="shared",
+                shared_input=True,
             )
             routed += shared.operators()
         if self.shared_gate:

@@ -45,6 +45,8 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 class ModelGraph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A model as a chain of runs, first to last: embedding, layers, head, and MTP modules if it has them.
 
+    With an encoder and a decoder the encoder's chain comes first, ends in a `head` of its final norm, and the decoder
+    starts with an `embedding` of its own. Operators named `shared_…` are the expert that sees every token.
     `assumptions` lists what the description left open: defaults of the configuration class, towers left out.
     """
 

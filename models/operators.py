@@ -10,6 +10,10 @@ Every count is for one token of the whole, unsharded model. `Split` says what te
   of the tokens under sp.
 
 What tp does not divide evenly is rounded up: the count of the fullest rank.
+
+Names are unique in a block and follow one scheme, on which cost models may rely: `mlp_…`, `expert_…` and `shared_…` for
+dense, routed and shared feed-forwards, `…_norm` and `…_residual` around branches, `…_activation` and `…_gate` for
+elementwise work that backward needs again, `rope`, `core_attention`, `router`.
 """
 
 from __future__ import annotations

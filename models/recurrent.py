@@ -84,7 +84,7 @@ class Mamba2(msgspec.Struct, frozen=True, kw_only=True):
                 extra_parameters=convolved * (self.kernel + self.conv_bias) + 3 * self.heads,
             ),
             Elementwise(name="mamba_gate", in_features=2 * inner, out_features=inner, split="heads"),
-            Norm(name="mamba_norm", features=inner, weight_features=inner, split="heads"),
+            Norm(name="mamba_inner_norm", features=inner, weight_features=inner, split="heads"),
             Linear(name="mamba_out", in_features=inner, out_features=self.hidden, split="row", bias=self.bias),
         )
 

@@ -95,14 +95,15 @@ def layer_type_windows(fields: Fields, layers: int) -> tuple[int | None, ...]:
 
 
 def patterned_windows(fields: Fields, layers: int, every: int) -> tuple[int | None, ...]:
-    """Windows from `layer_types`, else on all layers but each `every`-th, as the configuration class documents."""
+    """Windows from `layer_types`, else on all layers but each n-th.
+
+    n is `sliding_window_pattern`, by default the family's `every`.
+    """
     if fields.has("layer_types"):
         return layer_type_windows(fields, layers)
     window = fields.count("sliding_window", high=MAX_POSITIONS)
-    fields.assume(
-        f"layer_types not given: full attention in every layer number {every}, as {fields.architecture} has it"
-    )
-    return tuple(window if (index + 1) % every else None for index in range(layers))
+    period = fields.count("sliding_window_pattern", "_sliding_window_pattern", high=MAX_LAYERS, default=every)
+    return tuple(window if (index + 1) % period else None for index in range(layers))
 
 
 def windowed_layers(

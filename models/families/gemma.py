@@ -53,8 +53,7 @@ def gemma3(fields: Fields, name: str) -> ModelGraph:
         vocab=fields.count("vocab_size", high=MAX_VOCAB, default=262_208),
         max_positions=fields.count(*POSITIONS, high=MAX_POSITIONS, default=131_072),
     )
-    every = fields.count("sliding_window_pattern", "_sliding_window_pattern", high=MAX_LAYERS, default=6)
-    windows = patterned_windows(fields, sizes.layers, every)
+    windows = patterned_windows(fields, sizes.layers, 6)
     attention = replace(_attention(fields, sizes), qk_norm="head")
     frame = LayerFrame(hidden=sizes.hidden, norms="sandwich")
     layers = gated_layers(fields, sizes, attention, windows, frame=frame)
@@ -74,8 +73,7 @@ def cohere(fields: Fields, name: str) -> ModelGraph:
 def cohere2(fields: Fields, name: str) -> ModelGraph:
     """Command A and R7B: three windowed layers to one full."""
     sizes = read_sizes(fields, kv_default=True)
-    every = fields.count("sliding_window_pattern", "_sliding_window_pattern", high=MAX_LAYERS, default=4)
-    windows = patterned_windows(fields, sizes.layers, every)
+    windows = patterned_windows(fields, sizes.layers, 4)
     frame = LayerFrame(hidden=sizes.hidden, norms="parallel")
     layers = gated_layers(fields, sizes, _attention(fields, sizes), windows, frame=frame)
     return sizes.model_frame(fields, name, tied(fields, True)).model(layers)

@@ -170,6 +170,7 @@ def _nemotron_mixer(fields: Fields, sizes: Sizes, kind: str) -> Sequence[Operato
             topk=read_topk(fields, experts),
             ffn=fields.count("moe_intermediate_size"),
             gated=False,
+            dense_bias=mlp_bias,
             shared_ffn=fields.count("moe_shared_expert_intermediate_size", low=0),
             expert_hidden=fields.optional_count("moe_latent_size"),
         ).operators()

@@ -1,7 +1,8 @@
-"""Parameter counts of every catalog model as `transformers` builds it on the meta device.
+# ruff: noqa: T201
+"""Parameter counts of every catalog model and every variant as `transformers` builds it on the meta device.
 
-`python -m tests.models.goldens` compares the catalog with transformers and with the committed goldens;
-`--write` writes the goldens anew. It needs torch and transformers; the plain test suite reads only the JSON file.
+`python -m tests.models.goldens` compares our counts with transformers and with the committed goldens; `--write` writes
+the goldens anew. It needs torch and transformers; the plain test suite reads only the JSON file.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shardwright.models import catalog_entry, list_models, model, parameters
+from shardwright.models import catalog_entry, list_models, parameters, read_config
+
+from .variants import VARIANTS
 
 GOLDENS = Path(__file__).with_name("goldens.json")
 
@@ -27,8 +31,16 @@ CLASS = {
     "PhiMoEForCausalLM": "PhimoeForCausalLM",
 }
 
-# No transformers class, or one that never had these weights; tests/models/test_catalog.py checks them by hand.
-UNKNOWN = {"ChatGLMModel", "InternLMForCausalLM"}
+# Not in transformers; test_catalog.py checks them by hand.
+UNKNOWN = {"InternLMForCausalLM"}
+
+
+def subjects() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every configuration that is counted, by a name."""
+    for name in list_models():
+        yield name, catalog_entry(name).config
+    for name, config in VARIANTS.items():
+        yield f"variant: {name}", config
 
 
 def transformers_count(config: dict[str, Any]) -> int | None:
@@ -43,7 +55,7 @@ def transformers_count(config: dict[str, Any]) -> int | None:
     kind = getattr(transformers, CLASS.get(architecture, architecture))
     fields = {key: value for key, value in text.items() if key not in ("architectures", "model_type")}
     with torch.device("meta"):
-        built = kind(kind.config_class(**fields))
+        built = kind(kind.config_class(**{"pad_token_id": 0, **fields}))
     built.tie_weights()
     return sum(weight.numel() for weight in built.parameters())
 
@@ -52,16 +64,17 @@ def check(write: bool) -> int:
     """Compare or write; the number of disagreements."""
     import transformers
 
+    transformers.logging.set_verbosity_error()
     counts: dict[str, int] = {}
     wrong = 0
     committed = {} if write or not GOLDENS.exists() else json.loads(GOLDENS.read_text())["parameters"]
-    for name in list_models():
-        count = transformers_count(catalog_entry(name).config)
+    for name, config in subjects():
+        count = transformers_count(config)
         if count is None:
             print(f"{name}: not in transformers")
             continue
         counts[name] = count
-        ours = parameters(model(name))
+        ours = parameters(read_config(config))
         agrees = ours == count and (write or committed.get(name) == count)
         wrong += not agrees
         verdict = "agrees" if agrees else f"WRONG: ours {ours}, golden {committed.get(name)}, off by {ours - count}"
