@@ -9,10 +9,11 @@ import numpy as np
 from shardwright.models import Attention, Block, Elementwise, Embedding, Experts, ModelGraph
 
 from ..strategy import RECOMPUTE_MODULES
-from .communication import BlockTransfers, Network, block_transfers
+from .communication import BlockTransfers, block_transfers
 from .compute import Device, OperatorTimes, operator_times
 from .keys import BlockKeys, Floats
 from .memory import block_parameters, dispatch_features, input_bytes, saved_bytes
+from .network import Network
 from .recompute import rerun
 
 
@@ -34,6 +35,7 @@ class BlockCosts:
     saved_bytes: Floats
     input_bytes: Floats
     dense_parameters: Floats
+    tied_parameters: Floats
     expert_parameters: Floats
     dispatch_bytes: Floats
 
@@ -60,7 +62,7 @@ def block_costs(
         to_weight = np.zeros(len(keys)) if device.frozen else _total(times, "backward_weight", keys)
         backward = _total(times, "backward_input", keys) + to_weight + moved.backward
         backward = _issued(block, backward, device, 1 if device.frozen else 2)
-        parameters = block_parameters(block, keys, tied_table(model, block))
+        parameters = block_parameters(block, keys)
         values = {
             "compute_forward_s": forward - moved.forward,
             "compute_backward_s": backward - moved.backward,
@@ -71,6 +73,7 @@ def block_costs(
             "saved_bytes": saved_bytes(block, keys, device, ()),
             "input_bytes": input_bytes(model.hidden_size, keys, device),
             "dense_parameters": parameters.dense,
+            "tied_parameters": tied_table(model, block) / keys.tp,
             "expert_parameters": parameters.expert,
             "dispatch_bytes": keys.own_tokens * dispatch_features(block) * device.element_bytes,
         }

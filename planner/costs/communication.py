@@ -1,73 +1,17 @@
-"""Time of every transfer a strategy makes, on the groups its rank order really gives.
-
-Ranks count up along tp, then cp, dp_shard, dp_replicate, pp (experts: etp, ep, edp, pp), and domains (one scale-up
-fabric each) hold consecutive ranks. A group of an axis is therefore `ranks_per_domain` × `domains`, and every other
-group of the same axis that touches the domain shares its NICs.
-"""
+"""Time of every transfer one block makes: what is exposed after overlap, by axis."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shardwright.models import Attention, Block, Elementwise, Embedding, Experts, Linear, Norm
-from shardwright.topologies import Collectives
 
 from ..strategy import CONTEXT_COMMS
 from .coefficients import Framework
 from .keys import BlockKeys, Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Groups:
-    """Shape of the groups of one axis: members inside a domain, domains spanned, groups sharing a domain's NICs."""
-
-    ranks_per_domain: NDArray[np.int64]
-    domains: NDArray[np.int64]
-    sharing: NDArray[np.int64]
-
-    @property
-    def degree(self) -> NDArray[np.int64]:
-        """Members of a group."""
-        return self.ranks_per_domain * self.domains
-
-
-def groups_of(stride: NDArray[np.int64], degree: NDArray[np.int64], domain: int) -> Groups:
-    """Groups of `degree` ranks `stride` apart, over domains of `domain` consecutive ranks.
-
-    Where a degree does not fill whole domains the members per domain are rounded down, so the group spans more.
-    """
-    fit = np.clip(domain // stride, 1, None)
-    inside = np.minimum(degree, fit)
-    inside = np.where(degree % inside == 0, inside, np.gcd(degree, inside))
-    return Groups(inside, degree // inside, np.maximum(domain // inside, 1))
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """Collective times over uniform groups of one cluster."""
-
-    collectives: Collectives
-    domain: int
-
-    def seconds(self, op: str, size_bytes: Floats, groups: Groups) -> Floats:
-        """Seconds of a collective for every entry; a group of one takes none. Bytes as nccl-tests counts them."""
-        alone = (groups.degree <= 1) | (size_bytes <= 0)
-        if bool(np.all(alone)):
-            return np.zeros(np.broadcast_shapes(np.shape(size_bytes), np.shape(groups.degree)))
-        times = self.collectives.uniform_seconds(
-            op, np.maximum(size_bytes, 1.0), groups.ranks_per_domain, groups.domains, groups.sharing
-        )
-        return np.where(alone, 0.0, times)
-
-    def hop_seconds(self, size_bytes: Floats, groups: Groups) -> Floats:
-        """Seconds of the slowest neighbour transfer in a ring over a group."""
-        one = np.ones_like(groups.domains)
-        crosses = groups.domains > 1
-        pair = Groups(np.where(crosses, 1, 2), np.where(crosses, 2, 1), np.where(crosses, groups.sharing, one))
-        return np.where(groups.degree > 1, self.seconds("send_recv", size_bytes, pair), 0.0)
+from .network import Network, groups_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +119,7 @@ def _context(
         kv = keys.by_tp(lambda tp, sp, op=op: -(-op.kv_heads // tp) * (op.qk_head_dim + op.v_head_dim))
         query = keys.by_tp(lambda tp, sp, op=op: -(-op.heads // tp) * (op.qk_head_dim + op.v_head_dim))
         kv_bytes = keys.tokens * kv * 2.0
-        ring = (keys.cp - 1) * network.hop_seconds(kv_bytes, groups)
+        ring = (keys.cp - 1) * network.ring_step_seconds(kv_bytes, groups)
         gather = network.seconds("all_gather", kv_bytes * keys.cp, groups)
         scatter = network.seconds("reduce_scatter", kv_bytes * keys.cp, groups)
         swap = network.seconds("all_to_all", keys.tokens * (kv + query) * 2.0, groups)

@@ -30,7 +30,7 @@ def device_memory(rows: Rows, device: Device, states: StateBytes, is_head: Float
     """Bytes by category, [rows, stages, CATEGORIES]; the sum over categories is what the device must hold."""
     framework = device.coefficients.framework
     stages, costs = rows.stages, rows.costs
-    dense = rows.by_stage(stages.count, rows.gathered(costs.dense_parameters))
+    dense = rows.by_stage(stages.count, rows.dense_parameters())
     expert = rows.by_stage(stages.count, rows.gathered(costs.expert_parameters))
     weights, gradients, optimizer = state_memory(rows.table, dense, expert, states)
     body = rows.saved_bytes * (1 - is_head)
@@ -52,7 +52,7 @@ def _temporary(rows: Rows, device: Device, states: StateBytes, body: Floats) -> 
     present = stages.count[rows.pipeline] > 0
     recomputed = stages.again[rows.pipeline] > 0
     working = (recomputed * body[:, None, :]).max(axis=2)
-    gathered = rows.gathered(costs.dense_parameters + costs.expert_parameters)
+    gathered = rows.dense_parameters() + rows.gathered(costs.expert_parameters)
     unsharded = 2 * (states.weights + states.gradients) * (present * gathered[:, None, :]).max(axis=2)
     dispatch = rows.gathered(costs.dispatch_bytes)
     buffers = (present * dispatch[:, None, :]).max(axis=2)

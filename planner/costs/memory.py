@@ -55,8 +55,8 @@ class BlockParameters:
     expert: Floats
 
 
-def block_parameters(block: Block, keys: BlockKeys, tied_copy: int) -> BlockParameters:
-    """Parameters per rank. `tied_copy` is the number of weights a tied head must copy when it has its own stage."""
+def block_parameters(block: Block, keys: BlockKeys) -> BlockParameters:
+    """Parameters per rank, those of a tied head left to the embedding."""
     dense = keys.by_tp(
         lambda tp, sp: sum(op.parameters_per_rank(tp) for op in block.operators if not isinstance(op, Experts))
     )
@@ -66,7 +66,7 @@ def block_parameters(block: Block, keys: BlockKeys, tied_copy: int) -> BlockPara
             local = np.ceil(op.experts / keys.ep)
             per_expert = _by_etp(op, keys)
             expert = expert + local * per_expert
-    return BlockParameters(dense + tied_copy / keys.tp, expert)
+    return BlockParameters(dense, expert)
 
 
 def _by_etp(op: Experts, keys: BlockKeys) -> Floats:

@@ -46,3 +46,9 @@ class Rows:
     def gathered(self, values: Floats) -> Floats:
         """A block cost for every row, shape [rows, blocks]."""
         return values[self.key]
+
+    def dense_parameters(self) -> Floats:
+        """Parameters per rank outside the experts, [rows, blocks]; a tied head copies its table when pp puts it on
+        another rank than the embedding."""
+        apart = (self.table.pp > 1)[:, None]
+        return self.gathered(self.costs.dense_parameters) + apart * self.gathered(self.costs.tied_parameters)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..workload.strategy_table import Ints, StrategyTable
-from .communication import Groups, Network, groups_of
 from .compute import Device
 from .keys import Floats
 from .memory import StateBytes
+from .network import Groups, Network, groups_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,15 +10,15 @@ import numpy as np
 from shardwright.models import ModelGraph
 from shardwright.topologies import Collectives, Topology
 
-from ..workload.strategy_table import Ints, StrategyTable, row_codes
+from ..workload.strategy_table import Ints, StrategyTable
 from ..workload.training import TrainingJob
 from .blocks import BlockCosts, block_costs, selective_costs
 from .coefficients import coefficients
-from .communication import Groups, Network
 from .compute import Device, device_of
 from .footprint import device_memory
 from .keys import BlockKeys, Floats, block_keys
 from .memory import StateBytes, state_bytes
+from .network import MappedNetwork, Network
 from .pipeline import PipelineLoad, PipelineTime, pipeline_time
 from .rows import SELECTIVE, Rows
 from .sharding import ShardingTime, StageLoad, sharding_time
@@ -56,9 +57,15 @@ class TrainingCosts:
         self.job = job
         self.device: Device = slowest_device(topology, job)
         self.states: StateBytes = state_bytes(job, self.device)
-        self.network = Network(Collectives(topology), topology.n_devices // topology.n_domains)
+        self.network: Network = Network(Collectives(topology), topology.n_devices // topology.n_domains)
         self.chain: Chain = chain(model, job.sequence_length)
         self.is_head: Floats = np.array([float(block.role == "head") for block in self.chain.blocks])
+
+    def on_devices(self, devices: Ints) -> TrainingCosts:
+        """The same costs with every transfer timed on the real groups: `devices[r]` plays rank r."""
+        other = copy.copy(self)
+        other.network = MappedNetwork(self.network.collectives, self.network.domain, devices)
+        return other
 
     def microbatches(self, table: StrategyTable) -> Ints:
         """Micro-batches per step of every row."""
@@ -89,7 +96,7 @@ class TrainingCosts:
         slowest = np.argmax(forward + backward, axis=1)
         time = pipeline_time(table, rows.microbatches, self._load(rows, forward + backward, slowest))
         each = np.arange(len(table))
-        dense = rows.by_stage(rows.stages.count, rows.gathered(rows.costs.dense_parameters))
+        dense = rows.by_stage(rows.stages.count, rows.dense_parameters())
         expert = rows.by_stage(rows.stages.count, rows.gathered(rows.costs.expert_parameters))
         heaviest = np.argmax(dense + expert, axis=1)
         load = StageLoad(
@@ -148,20 +155,7 @@ class TrainingCosts:
         """
         tokens = table.mbs * self.job.sequence_length / (table.cp * table.tp)
         size = tokens * self.model.hidden_size * self.device.element_bytes
-        stride = table.world_size // table.pp
-        domain = self.network.domain
-        inside = np.clip(domain // stride, 1, table.pp)
-        crossings = -(-table.pp // inside) - 1
-        first, inverse = row_codes((size.astype(np.int64), np.minimum(stride, domain)))
-        ones = np.ones(len(first), np.int64)
-        near = self.network.seconds("send_recv", size[first], Groups(2 * ones, ones, ones))
-        sharing = np.minimum(stride[first], domain)
-        far = self.network.seconds("send_recv", size[first], Groups(ones, 2 * ones, sharing))
-        near, far = near[inverse], far[inverse]
-        alone = table.pp == 1
-        slowest = np.where(crossings > 0, far, near)
-        total = crossings * far + (table.pp - 1 - crossings) * near
-        return np.where(alone, 0.0, slowest), np.where(alone, 0.0, total)
+        return self.network.hop_seconds(table, size)
 
     def _selective(self, table: StrategyTable, keys: BlockKeys, key: Ints, costs: BlockCosts) -> tuple[Floats, Floats]:
         again: Floats = np.zeros((len(table), len(self.chain.blocks)))

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from shardwright.models import model
-from shardwright.planner.costs.communication import Network, groups_of, tensor_features
+from shardwright.planner.costs.communication import tensor_features
+from shardwright.planner.costs.network import MappedNetwork, Network, groups_of
 from shardwright.planner.strategy import Strategy
+from shardwright.planner.workload.strategy_table import table_of
 from shardwright.topologies import Collectives, cluster
 
 TWO_NODES = Network(Collectives(cluster("dgx-h100:2")), 8)
@@ -48,7 +50,7 @@ def test_a_group_of_one_takes_no_time():
 
 
 def test_a_ring_hop_across_nodes_is_slower_than_inside():
-    inside, across = TWO_NODES.hop_seconds(np.array([1e8, 1e8]), groups_of(ints(1, 8), ints(8, 2), 8))
+    inside, across = TWO_NODES.ring_step_seconds(np.array([1e8, 1e8]), groups_of(ints(1, 8), ints(8, 2), 8))
     assert 0 < inside < across
 
 
@@ -68,3 +70,29 @@ def test_the_vocabulary_reduces_once_and_gathers_once():
     blocks = {block.role: block for block in model("llama-3.1-8b").blocks}
     assert tensor_features(blocks["embedding"]) == ([], [4096])
     assert tensor_features(blocks["head"]) == ([4096], [])
+
+
+@pytest.mark.parametrize("op", ["all_reduce", "all_gather", "all_to_all"])
+@pytest.mark.parametrize(("stride", "degree"), [(1, 8), (2, 4), (8, 2), (1, 16), (4, 4)])
+def test_real_groups_on_nominal_links_take_what_uniform_ones_take(op, stride, degree):
+    mapped = MappedNetwork(TWO_NODES.collectives, 8, np.arange(16))
+    groups, size = groups_of(ints(stride), ints(degree), 8), np.array([3e8])
+    assert mapped.seconds(op, size, groups) == pytest.approx(TWO_NODES.seconds(op, size, groups))
+
+
+def test_members_of_an_axis_are_the_strategys_rank_groups():
+    strategy = Strategy(tp=2, cp=2, dp_shard=2, pp=2)
+    mapped = MappedNetwork(TWO_NODES.collectives, 8, np.arange(16)[::-1].copy())
+    assert np.array_equal(mapped.members(2, 2), 15 - strategy.rank_groups("cp"))
+    assert np.array_equal(mapped.members(8, 2), 15 - strategy.rank_groups("pp"))
+
+
+@pytest.mark.parametrize(
+    "strategy", [Strategy(tp=2, pp=8), Strategy(tp=8, sp=True, pp=2), Strategy(tp=4, sp=True, pp=4)]
+)
+def test_real_pipeline_hops_on_nominal_links_take_what_uniform_ones_take(strategy):
+    table = table_of([strategy], 32)
+    mapped = MappedNetwork(TWO_NODES.collectives, 8, np.arange(16))
+    real, uniform = mapped.hop_seconds(table, np.array([1e8])), TWO_NODES.hop_seconds(table, np.array([1e8]))
+    assert real[0] == pytest.approx(uniform[0])
+    assert real[1] == pytest.approx(uniform[1])

@@ -59,7 +59,7 @@ def test_context_parallelism_divides_the_tokens():
 
 def test_parameters_on_every_rank_together_are_the_model():
     keys, _ = block_keys(table_of_columns({"tp": [1, 2, 8]}, 3), S)
-    divided = block_parameters(LAYER, keys, 0).dense * keys.tp
+    divided = block_parameters(LAYER, keys).dense * keys.tp
     assert divided[0] == LAYER.parameters
     assert np.all(divided >= LAYER.parameters)
     assert divided[2] < 1.001 * LAYER.parameters
@@ -68,7 +68,7 @@ def test_parameters_on_every_rank_together_are_the_model():
 def test_experts_are_divided_over_ep_and_etp():
     moe = next(block for block in model("mixtral-8x7b").blocks if block.role == "layer")
     keys, _ = block_keys(table_of_columns({"ep": [1, 8, 4], "etp": [1, 1, 2], "tp": [1, 1, 2], "sp": [0, 0, 1]}, 3), S)
-    expert = block_parameters(moe, keys, 0).expert
+    expert = block_parameters(moe, keys).expert
     assert expert[0] == 8 * expert[1] == 8 * expert[2]
 
 
