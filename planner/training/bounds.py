@@ -32,7 +32,7 @@ def node_bounds(space: Space, nodes: Nodes, costs: TrainingCosts, capacity_bytes
     bubble_free = {"zb-h1", "zb-v", "dualpipe"} & set(space.constraints.schedule)
     if bubble_free:
         fill = np.zeros(len(nodes))
-    dense = rows.over_all(rows.stages.total, rows.gathered(rows.costs.dense_parameters)) / nodes.pp
+    dense = rows.over_all(rows.stages.total, rows.dense_parameters()) / nodes.pp
     expert = rows.over_all(rows.stages.total, rows.gathered(rows.costs.expert_parameters)) / nodes.pp
     shard = (nodes.cp * nodes.dp).astype(np.float64)
     edp = np.maximum(nodes.tp * nodes.cp * nodes.dp // (nodes.ep * nodes.etp), 1).astype(np.float64)
