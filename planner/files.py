@@ -70,7 +70,7 @@ def parse_yaml(text: str, where: str) -> object:
     try:
         for event in yaml.parse(text, Loader=loader):
             if isinstance(event, yaml.AliasEvent):
-                raise InputError(f"{where}: YAML aliases are not accepted (line {event.start_mark.line + 1})")
+                raise InputError(f"{where}: YAML aliases are not accepted (line {_line(event)})")
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
                 if depth > MAX_DEPTH:
@@ -163,6 +163,12 @@ def _leaves(document: object) -> Iterator[tuple[str, object]]:
             stack.extend((f"{path}[{index}]", child) for index, child in enumerate(value))
         else:
             yield path, value
+
+
+def _line(event: object) -> int:
+    """Line of a YAML event, counted from 1; 0 when the parser kept none."""
+    mark = getattr(event, "start_mark", None)
+    return 0 if mark is None else int(mark.line) + 1
 
 
 def _one_line(error: BaseException) -> str:

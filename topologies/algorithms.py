@@ -142,7 +142,7 @@ def _work(algorithm: str, size: Floats, links: Links) -> _Work:
     many = d > 1
     if algorithm in EXCHANGES:
         outside = np.where(many, size * (n - r) / n * r, 0.0)
-        messages = np.where(many, (n - r) * r / links.ports, 0.0)
+        messages = np.where(many & (algorithm == "all_to_all"), (n - r) * r / links.ports, 0.0)
         return _Work(size * (r - 1) / n, outside, r - 1 + zero, many + zero, messages)
     if algorithm in CHAINS:
         return _Work(size + zero, size + zero, r - 1 + zero, d - 1 + zero, zero)
@@ -162,10 +162,13 @@ def _work(algorithm: str, size: Floats, links: Links) -> _Work:
 
 def _usable(algorithm: str, size: Floats, links: Links) -> NDArray[np.bool_]:
     n = links.ranks * links.domains
+    adds = links.in_switch & (links.ranks >= SWITCH_RANKS)
+    if algorithm == "all_reduce":
+        return np.asarray(~(adds & (links.domains == 1)))
     if algorithm == "all_reduce_tree":
         return np.asarray(links.domains > 1)
     if algorithm == "all_reduce_switch":
-        return np.asarray(links.in_switch & (links.ranks >= SWITCH_RANKS))
+        return np.asarray(adds)
     if algorithm == "one_shot":
         return np.asarray((links.domains == 1) & (size <= one_shot_bytes(n)))
     if algorithm == "two_shot":

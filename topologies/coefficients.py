@@ -13,6 +13,10 @@ from .document import Fabric, MeshFabric, NicKind, PcieFabric, SwitchFabric
 from .errors import TopologyError
 
 
+_STAND_INS = {"send_recv": "all_gather"}
+"""Algorithm of the same device that stands in for one it was not measured with: a ring of two is a send."""
+
+
 class OpCoefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One algorithm on one kind of device, inside a scale-up domain.
 
@@ -66,7 +70,8 @@ class CollectiveCoefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=
     def of(self, device: Accelerator, fabric: Fabric | None, algorithm: str) -> tuple[OpCoefficients, str]:
         """The constants for a device and algorithm, and the device they were measured on."""
         for name in (device.name, self.like.get(device.name), self.fabrics[fabric_kind(fabric)]):
-            found = self.devices.get(name or "", {}).get(algorithm)
+            own = self.devices.get(name or "", {})
+            found = own.get(algorithm) or own.get(_STAND_INS.get(algorithm, ""))
             if name and found is not None:
                 return found, name
         for name in sorted(self.devices):

@@ -106,6 +106,11 @@ class Collectives:
         alone_or_empty = (flat[0] <= 0) | (flat[1] * flat[2] <= 1)
         return np.asarray(np.where(alone_or_empty, 0.0, times).reshape(shape))
 
+    def uniform_links(self, op: str, ranks_per_domain: ArrayLike, domains: ArrayLike, sharing: ArrayLike = 1) -> Links:
+        """The links that `uniform_seconds` puts into the model, for flat arrays of shapes."""
+        r, d, s = np.broadcast_arrays(*(np.asarray(each, dtype=float) for each in (ranks_per_domain, domains, sharing)))
+        return self._uniform.links(op, r.ravel(), d.ravel(), s.ravel())
+
     def _rows(self, groups: ArrayLike) -> Ints:
         rows = np.atleast_2d(np.asarray(groups, dtype=np.intp))
         if rows.ndim != 2:

@@ -55,7 +55,7 @@ def pair_latency(fabric: Fabric, size: int, src: Index, dst: Index) -> Floats:
     if isinstance(fabric, MeshFabric):
         return np.asarray(np.where(link_counts(fabric, size)[src, dst] > 0, 1.0, 2.0) * fabric.latency_s)
     if isinstance(fabric, PcieFabric):
-        return (_crossings(fabric, src, dst) + 1.0) * fabric.latency_s
+        return np.asarray((_crossings(fabric, src, dst) + 1.0) * fabric.latency_s)
     return torus_distance(fabric, src, dst) * fabric.latency_s
 
 

@@ -168,14 +168,19 @@ class Worker:
             return requests.prompt[request] + requests.output[request]
         return requests.prompt[request] + 1
 
+    def _headroom(self) -> float:
+        """Cache kept free when a request is admitted, so that it is not preempted at once (vLLM keeps 1 %)."""
+        return max(0.01 * self.schedule.cache_tokens, 16.0 * self._decoding)
+
     def _admit(self) -> None:
         schedule = self.schedule
         while self.waiting and self._decoding + len(self._prompts) < schedule.max_sequences:
             request = self.waiting[0]
             need = self._need(request)
-            busy = self._decoding or self._prompts
-            if busy and self._sum * (not schedule.reserve_output) + self._reserved + need > schedule.cache_tokens:
-                return
+            if self._decoding or self._prompts:
+                used = self._reserved if schedule.reserve_output else self._reserved + self._sum + self._headroom()
+                if used + need > schedule.cache_tokens:
+                    return
             self.waiting.popleft()
             if not self.prefills:
                 self._reserved += need if schedule.reserve_output else 0

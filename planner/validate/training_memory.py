@@ -62,7 +62,7 @@ def _ends(stage: VirtualStage, model: ModelGraph) -> Iterator[Block]:
 
 
 def _parameters(block: Block, strategy: Strategy) -> tuple[float, float]:
-    dense = sum(op.parameters_per_rank(strategy.tp) for op in block.operators if not isinstance(op, Experts))
+    dense = float(sum(op.parameters_per_rank(strategy.tp) for op in block.operators if not isinstance(op, Experts)))
     if block.role == "head" and strategy.pp > 1:
         dense += _tied_copy(block, strategy)
     expert = 0.0
@@ -70,7 +70,7 @@ def _parameters(block: Block, strategy: Strategy) -> tuple[float, float]:
         if isinstance(op, Experts):
             local = math.ceil(op.experts / strategy.ep)
             expert += local * sum(each.parameters_per_rank(strategy.etp) for each in op.body)
-    return float(dense), expert
+    return dense, expert
 
 
 def _tied_copy(block: Block, strategy: Strategy) -> float:

@@ -117,8 +117,7 @@ class StepCost:
         """Decode attention of `sequences` of one group at a mean context."""
         return np.asarray(
             sum(
-                each.read_s * np.asarray(sequences) * np.minimum(context, each.window or 1e30)
-                for each in self.contexts
+                each.read_s * np.asarray(sequences) * np.minimum(context, each.window or 1e30) for each in self.contexts
             ),
             dtype=float,
         ) * (1 + self.draft)
