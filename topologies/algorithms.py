@@ -147,14 +147,15 @@ def _work(algorithm: str, size: Floats, links: Links) -> _Work:
     if algorithm in CHAINS:
         return _Work(size + zero, size + zero, r - 1 + zero, d - 1 + zero, zero)
     if algorithm == "one_shot":
-        return _Work(size * (n - 1), zero, zero + 1, zero, zero)
+        return _Work(size * (n - 1), zero, n - 1 + zero, zero, zero)
     if algorithm == "two_shot":
-        return _Work(2 * (n - 1) / n * size, zero, zero + 2, zero, zero)
+        return _Work(2 * (n - 1) / n * size, zero, n - 1 + zero, zero, zero)
     if algorithm in ("all_reduce_tree", "all_reduce_switch"):
         depth = 2 * np.ceil(np.log2(np.maximum(d, 1.0)))
         chain = 2 * (r - 1) + zero if algorithm == "all_reduce_tree" else zero
         moved = 2 * (n - 1) / n * size if algorithm == "all_reduce_tree" else (r + 1) / r * size
-        return _Work(moved + zero, 2 * (d - 1) / d * size + zero, chain, depth + zero, zero)
+        sent = np.where(d == 2, size, 2 * (n - 1) / n * size)
+        return _Work(moved + zero, sent, chain, depth + zero, zero)
     passes = 2.0 if algorithm == "all_reduce" else 1.0
     moved = passes * (n - 1) / n * size + zero
     return _Work(moved, moved, passes * (n - d) + zero, passes * (d - 1) + zero, zero)
@@ -170,9 +171,10 @@ def _usable(algorithm: str, size: Floats, links: Links) -> NDArray[np.bool_]:
     if algorithm == "all_reduce_switch":
         return np.asarray(adds)
     if algorithm == "one_shot":
-        return np.asarray((links.domains == 1) & (size <= one_shot_bytes(n)))
+        return np.asarray((links.domains == 1) & (links.span == 0) & (size <= one_shot_bytes(n)))
     if algorithm == "two_shot":
-        return np.asarray((links.domains == 1) & (size > one_shot_bytes(n)) & (size <= TWO_SHOT_BYTES))
+        large = (size > one_shot_bytes(n)) & (size <= TWO_SHOT_BYTES)
+        return np.asarray((links.domains == 1) & (links.span == 0) & large)
     return np.ones(np.broadcast(size, n).shape, dtype=bool)
 
 

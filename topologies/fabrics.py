@@ -159,7 +159,7 @@ def _pcie_rate(fabric: PcieFabric, members: tuple[int, ...], crowding: tuple[int
             inside = places.count(place)
             exchange = min(exchange, rate * (n - 1) / (inside * (n - inside)))
     span = (len(set(switches)) > 1) + (len(set(sockets)) > 1)
-    return GroupRate(ring, exchange, fabric.latency_s, 1.0 + span, span)
+    return GroupRate(ring, exchange, fabric.latency_s, span=span)
 
 
 @functools.lru_cache(maxsize=4096)
