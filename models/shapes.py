@@ -61,7 +61,7 @@ class TransformerShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not low <= value <= high):
+            if value is not None and (type(value) is not int or not low <= value <= high):
                 raise ModelError(f"shape.{name} must be an integer between {low} and {high} but got {value}")
         if self.head_dim is None and self.hidden % self.heads:
             raise ModelError(f"shape.hidden must be a multiple of heads {self.heads} but got {self.hidden}")

@@ -17,6 +17,7 @@ LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 HIDDEN = ("hidden_size", "n_embd", "d_model", "n_embed")
 HEADS = ("num_attention_heads", "n_head", "n_heads")
 KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
+HEAD_DIM = ("head_dim", "attention_head_dim")
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
@@ -65,10 +66,8 @@ def read_sizes(fields: Fields, *, multi_head: bool = False, kv_default: bool = F
     else:
         kv_heads = fields.count(*KV_HEADS, high=MAX_HEADS, default=heads if kv_default else None)
         fields.divides(KV_HEADS[0], kv_heads, HEADS[0], heads)
-    if fields.has("head_dim"):
-        width = fields.count("head_dim")
-    elif head_dim:
-        width = fields.count("head_dim", default=head_dim)
+    if head_dim or fields.has(*HEAD_DIM):
+        width = fields.count(*HEAD_DIM, default=head_dim)
     else:
         width = fields.divides(HEADS[0], heads, HIDDEN[0], hidden)
     return Sizes(

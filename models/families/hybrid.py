@@ -1,4 +1,4 @@
-"""Decoders that mix attention with recurrent layers: Nemotron-H, Jamba, MiniMax-01, Qwen3-Next."""
+"""Decoders that mix attention with recurrent layers: Nemotron-H, Jamba, MiniMax-01, Qwen3-Next, Qwen 3.5."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def nemotron_h(fields: Fields, name: str) -> ModelGraph:
     declared = fields.optional_count(*LAYERS, high=MAX_LAYERS)
     if declared is not None and declared != len(kinds):
         raise fields.refuse(LAYERS[0], f"must be the {len(kinds)} layers of the pattern")
-    sizes = read_sizes(_renamed(fields, len(kinds)), head_dim=128)
+    sizes = read_sizes(_with_layers(fields, len(kinds)), head_dim=128)
     modules = fields.count("num_nextn_predict_layers", low=0, high=MAX_LAYERS, default=0)
     predicting: tuple[str, ...] = ()
     if modules:
@@ -101,8 +101,24 @@ def minimax(fields: Fields, name: str) -> ModelGraph:
 
 
 def qwen3_next(fields: Fields, name: str) -> ModelGraph:
-    """Qwen3-Next: the gated delta rule in three layers of four, gated attention in the fourth."""
+    """Qwen3-Next: the gated delta rule in three layers of four, gated attention in the fourth; mixtures."""
     sizes = read_sizes(fields, head_dim=256)
+    return _delta_model(fields, name, sizes, read_sparse_layers(fields, sizes.layers))
+
+
+def qwen3_5(fields: Fields, name: str) -> ModelGraph:
+    """Qwen 3.5: as Qwen3-Next, with dense layers."""
+    sizes = read_sizes(fields, head_dim=256)
+    return _delta_model(fields, name, sizes, (False,) * sizes.layers)
+
+
+def qwen3_5_moe(fields: Fields, name: str) -> ModelGraph:
+    """Qwen 3.5 MoE: as Qwen3-Next, a mixture in every layer."""
+    sizes = read_sizes(fields, head_dim=256)
+    return _delta_model(fields, name, sizes, (True,) * sizes.layers)
+
+
+def _delta_model(fields: Fields, name: str, sizes: Sizes, sparse: Sequence[bool]) -> ModelGraph:
     bias = fields.flag("attention_bias", default=False)
     attention = replace(
         sizes.attention(),
@@ -119,20 +135,24 @@ def qwen3_next(fields: Fields, name: str) -> ModelGraph:
         value_dim=fields.count("linear_value_head_dim"),
         kernel=fields.count("linear_conv_kernel_dim"),
     ).operators()
-    full = _qwen_full_layers(fields, sizes.layers)
-    shared = fields.count("shared_expert_intermediate_size", low=0)
-    mixture = read_gated_mixture(fields, sizes.hidden, shared).operators()
-    dense = FeedForward(hidden=sizes.hidden, ffn=fields.count("intermediate_size"), gated=True).operators()
+    full = _full_layers(fields, sizes.layers)
+    feed_forwards: dict[bool, Sequence[Operator]] = {}
+    if any(sparse):
+        shared = fields.count("shared_expert_intermediate_size", low=0)
+        feed_forwards[True] = read_gated_mixture(fields, sizes.hidden, shared).operators()
+    if not all(sparse):
+        width = fields.count("intermediate_size")
+        feed_forwards[False] = FeedForward(hidden=sizes.hidden, ffn=width, gated=True).operators()
     blocks = {
         (is_full, is_sparse): sizes.frame().layer(
             f"{'attention' if is_full else 'delta'}_{'moe' if is_sparse else 'dense'}",
             attention if is_full else delta,
-            mixture if is_sparse else dense,
+            feed_forward,
         )
         for is_full in (True, False)
-        for is_sparse in (True, False)
+        for is_sparse, feed_forward in feed_forwards.items()
     }
-    layers = [blocks[pair] for pair in zip(full, read_sparse_layers(fields, sizes.layers), strict=True)]
+    layers = [blocks[pair] for pair in zip(full, sparse, strict=True)]
     return sizes.model_frame(fields, name, tied(fields, False)).model(layers)
 
 
@@ -147,10 +167,9 @@ def _nemotron_kinds(fields: Fields, pattern: str, words: str) -> tuple[str, ...]
     return tuple(LETTERS[letter] for letter in letters)
 
 
-def _renamed(fields: Fields, layers: int) -> Fields:
-    """The same fields with the layers of the pattern and, in older files, `attention_head_dim` by its later name."""
-    document = {"head_dim": fields.document.get("attention_head_dim"), **fields.document, LAYERS[0]: layers}
-    known = Fields(document, fields.architecture, fields.path)
+def _with_layers(fields: Fields, layers: int) -> Fields:
+    """The same fields with the layers of the pattern."""
+    known = Fields({**fields.document, LAYERS[0]: layers}, fields.architecture, fields.path)
     known.assumptions = fields.assumptions
     return known
 
@@ -205,7 +224,7 @@ def _periodic(fields: Fields, what: str, layers: int) -> list[bool]:
     return [index % period == offset for index in range(layers)]
 
 
-def _qwen_full_layers(fields: Fields, layers: int) -> list[bool]:
+def _full_layers(fields: Fields, layers: int) -> list[bool]:
     if fields.has("layer_types"):
         words = fields.words("layer_types", ("full_attention", "linear_attention"), layers)
         return [word == "full_attention" for word in words]

@@ -1,4 +1,4 @@
-"""Grouped-query attention with a mixture of experts: Mixtral, Qwen-MoE, GLM 4.5, gpt-oss, MiniMax M2, Phi-MoE."""
+"""Grouped-query attention with mixtures of experts: Mixtral, Qwen-MoE, GLM 4.5, gpt-oss, MiniMax M2, OLMoE, Phi-MoE."""
 
 from __future__ import annotations
 
@@ -70,8 +70,19 @@ def minimax_m2(fields: Fields, name: str) -> ModelGraph:
     sizes = read_sizes(fields, head_dim=128)
     attention = replace(sizes.attention(), qk_norm="full").operators()
     layers = [sizes.frame().layer("moe", attention, _plain_mixture(fields, sizes).operators())] * sizes.layers
+    if fields.has("shared_intermediate_size"):
+        fields.count("shared_intermediate_size", low=0, high=0)
     if fields.has("num_mtp_modules"):
         fields.assume("num_mtp_modules: multi-token-prediction modules are left out, as in the published weights")
+    return sizes.model_frame(fields, name, tied(fields, False)).model(layers)
+
+
+def olmoe(fields: Fields, name: str) -> ModelGraph:
+    """OLMoE: norms over all of Q and of K; `intermediate_size` is an expert's."""
+    sizes = read_sizes(fields, kv_default=True)
+    bias = fields.flag("attention_bias", default=False)
+    attention = replace(sizes.attention(), qkv_bias=bias, output_bias=bias, qk_norm="full").operators()
+    layers = [sizes.frame().layer("moe", attention, _plain_mixture(fields, sizes).operators())] * sizes.layers
     return sizes.model_frame(fields, name, tied(fields, False)).model(layers)
 
 

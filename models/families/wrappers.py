@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..fields import Fields
 from ..graph import ModelGraph
-from . import deepseek, gemma, llama, llama4
+from . import deepseek, gemma, hybrid, llama, llama4, mixtral
 
 
 def gemma3(fields: Fields, name: str) -> ModelGraph:
@@ -25,6 +25,26 @@ def llama4_multimodal(fields: Fields, name: str) -> ModelGraph:
 def mistral3(fields: Fields, name: str) -> ModelGraph:
     """Mistral Small 3.1 and its like."""
     return llama.mistral(_text(fields), name)
+
+
+def qwen3_vl(fields: Fields, name: str) -> ModelGraph:
+    """Qwen 3 with a vision tower."""
+    return llama.qwen3(_text(fields), name)
+
+
+def qwen3_vl_moe(fields: Fields, name: str) -> ModelGraph:
+    """Qwen 3 MoE with a vision tower."""
+    return mixtral.qwen3_moe(_text(fields), name)
+
+
+def qwen3_5(fields: Fields, name: str) -> ModelGraph:
+    """Qwen 3.5 with a vision tower."""
+    return hybrid.qwen3_5(_text(fields), name)
+
+
+def qwen3_5_moe(fields: Fields, name: str) -> ModelGraph:
+    """Qwen 3.5 MoE with a vision tower."""
+    return hybrid.qwen3_5_moe(_text(fields), name)
 
 
 def _text(fields: Fields) -> Fields:

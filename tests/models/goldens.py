@@ -29,6 +29,10 @@ CLASS = {
     "MPTForCausalLM": "MptForCausalLM",
     "Mistral3ForConditionalGeneration": "MistralForCausalLM",
     "PhiMoEForCausalLM": "PhimoeForCausalLM",
+    "Qwen3VLForConditionalGeneration": "Qwen3ForCausalLM",
+    "Qwen3VLMoeForConditionalGeneration": "Qwen3MoeForCausalLM",
+    "Qwen3_5ForConditionalGeneration": "Qwen3_5ForCausalLM",
+    "Qwen3_5MoeForConditionalGeneration": "Qwen3_5MoeForCausalLM",
 }
 
 # Not in transformers; test_catalog.py checks them by hand.
@@ -51,7 +55,7 @@ def transformers_count(config: dict[str, Any]) -> int | None:
     architecture = config["architectures"][0]
     if architecture in UNKNOWN:
         return None
-    text = config.get("text_config", config)
+    text = {key: config[key] for key in ("tie_word_embeddings",) if key in config} | config.get("text_config", config)
     kind = getattr(transformers, CLASS.get(architecture, architecture))
     fields = {key: value for key, value in text.items() if key not in ("architectures", "model_type")}
     with torch.device("meta"):

@@ -126,6 +126,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     ),
     "qwen 3 moe with dense layers": _of("Qwen3MoeForCausalLM", MOE, mlp_only_layers=[0], head_dim=24),
     "qwen 3 next with dense layers": _of("Qwen3NextForCausalLM", NEXT, mlp_only_layers=[1], attention_bias=True),
+    "qwen 3.5": _of("Qwen3_5ForCausalLM", NEXT, tie_word_embeddings=True),
+    "qwen 3.5 moe": _of("Qwen3_5MoeForCausalLM", NEXT),
+    "qwen 3.5 moe wrapped": _of("Qwen3_5MoeForConditionalGeneration", text_config=NEXT),
+    "qwen 3.5 wrapped": _of("Qwen3_5ForConditionalGeneration", text_config=NEXT),
+    "qwen 3 wrapped": _of("Qwen3VLForConditionalGeneration", text_config={**DENSE, "head_dim": 24}),
+    "qwen 3 moe wrapped": _of("Qwen3VLMoeForConditionalGeneration", text_config=MOE, tie_word_embeddings=True),
+    "olmoe": _of("OlmoeForCausalLM", MOE, attention_bias=True),
     "deepseek v2 without query rank": _of("DeepseekV2ForCausalLM", LATENT, q_lora_rank=None),
     "deepseek v3 with bias": _of(
         "DeepseekV3ForCausalLM", LATENT, attention_bias=True, num_nextn_predict_layers=2, tie_word_embeddings=True
@@ -207,6 +214,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "llama 4 by lists": _of(
         "Llama4ForCausalLM", LLAMA4, moe_layers=[0, 4], no_rope_layers=[1, 0, 1, 1, 0, 1], use_qk_norm=False
     ),
+    "t5 by defaults": _of("T5ForConditionalGeneration", T5),
     "t5 gated, uneven": _of("T5ForConditionalGeneration", T5, feed_forward_proj="gated-gelu", num_decoder_layers=2),
     "whisper": _of("WhisperForConditionalGeneration", WHISPER),
     "bert with three types": _of(
