@@ -140,4 +140,4 @@ def _issued(block: Block, seconds: Floats, device: Device, passes: int = 1) -> F
     framework = device.coefficients.framework
     experts = sum(isinstance(op, Experts) for op in block.operators)
     host = len(block.operators) * framework.host_operator_s + experts * framework.host_experts_s
-    return np.maximum(seconds, passes * host)
+    return np.maximum(seconds, passes * host * device.coefficients.kernels.host_slowdown)

@@ -25,7 +25,8 @@ class Kernels(_Record, frozen=True):
     A product of [m, k] and [k, n] runs at peak · gemm_fraction / ((1 + gemm_k_half / k) (1 + gemm_output_half / m n)):
     the k term is the main loop's start-up, the output term the last wave that does not fill the device. Attention runs
     at its own fraction of the 16-bit peak, halved at a context of `attention_half` tokens; the batched products of
-    unfused attention keep `unaligned_fraction` of their rate when a head's size is no multiple of 8.
+    unfused attention keep `unaligned_fraction` of their rate when a head's size is no multiple of 8. `host_slowdown`
+    is how much longer the hosts that come with the accelerator take to issue work.
     """
 
     gemm_fraction: float
@@ -38,6 +39,7 @@ class Kernels(_Record, frozen=True):
     unaligned_fraction: float = 0.12
     scan_fraction: float = 0.08
     memory_fraction: float = 0.85
+    host_slowdown: float = 1.0
     kernel_s: float = 3e-6
     source: str = ""
 
@@ -51,7 +53,8 @@ class Framework(_Record, frozen=True):
     hides under, by taking processors and memory bandwidth from it. Byte counts are per element unless said otherwise.
     The host takes `host_operator_s` to issue the forward of one operator and `host_experts_s` more to route, permute
     and dispatch a mixture's tokens, twice that in backward. `attention_fraction` is the rate of this generation's
-    flash attention relative to the accelerator's.
+    flash attention relative to the accelerator's. `permute_traffic_bytes` is the device traffic per feature of a routed
+    token to permute, pad and combine; `dispatch_by_node` sends a token once to every scale-up domain that needs it.
     """
 
     attention_kernel: Literal["flash", "unfused"] = "flash"
@@ -70,11 +73,13 @@ class Framework(_Record, frozen=True):
     grad_overlap: float = 0.8
     param_overlap: float = 0.8
     hidden_cost: float = 0.1
-    pp_overlap: float = 0.0
+    pp_overlap: float = 1.0
     interleaved_pp_overlap: float = 0.7
     bucket_bytes: float = 160e6
     gradient_comm_bytes: float = 4.0
     expert_imbalance: float = 1.0
+    permute_traffic_bytes: float = 8.0
+    dispatch_by_node: bool = False
     logits_bytes: float = 10.0
     saved_linear_bytes_fp8: float = 1.0
     weight_copy_bytes_fp8: float = 1.0
@@ -89,6 +94,7 @@ class _File(_Record, frozen=True):
     kernels: dict[str, dict[str, Kernels]]
     frameworks: dict[str, Framework]
     provenance: str
+    nearest: dict[str, str] = {}
 
 
 class Coefficients(_Record, frozen=True):
@@ -115,19 +121,22 @@ def frameworks() -> tuple[str, ...]:
     return tuple(sorted(_file().frameworks))
 
 
-def coefficients(architecture: str, dtype: str, framework: str) -> Coefficients:
+def coefficients(architecture: str, dtype: str, framework: str, accelerator: str = "") -> Coefficients:
     """The set for an accelerator architecture, a job's precision and a framework generation.
 
-    Raises InputError when the framework is unknown; an unknown architecture takes the default family's fractions.
+    An accelerator that has kernels of its own takes them, another its architecture's, an architecture never measured
+    those of the nearest one that was, or the default family's. Raises InputError when the framework is unknown.
     """
     file = _file()
     if framework not in file.frameworks:
         raise InputError(f"job.framework must be one of {', '.join(frameworks())} but got {framework!r}")
-    family = architecture.lower().replace(" ", "-")
     assumptions: list[str] = []
+    family = accelerator.lower()
     if family not in file.kernels:
-        assumptions.append(f"no measured kernels for {architecture}: efficiencies of the default family are used")
-        family = "default"
+        family = architecture.lower().replace(" ", "-")
+    if family not in file.kernels:
+        family = file.nearest.get(family, "default")
+        assumptions.append(f"no measured kernels for {architecture}: efficiencies of the {family} family are used")
     wide = "fp32" if dtype == "fp32" else "bf16"
     narrow = dtype if dtype in ("fp8", "fp4") else wide
     return Coefficients(

@@ -11,7 +11,7 @@ from shardwright.models import Attention, Block, Elementwise, Embedding, Experts
 from ..strategy import CONTEXT_COMMS
 from .coefficients import Framework
 from .keys import BlockKeys, Floats
-from .network import Network, groups_of
+from .network import Groups, Network, groups_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +144,29 @@ def _expert(block: Block, keys: BlockKeys, network: Network, framework: Framewor
         hidden = next(each.in_features for each in op.body if isinstance(each, Linear))
         sent = keys.own_tokens * op.topk * hidden * 2.0
         ep_groups = groups_of(keys.etp, keys.ep, network.domain)
-        total = total + 2 * network.seconds("all_to_all", sent, ep_groups)
+        if framework.dispatch_by_node:
+            total = total + 2 * _by_domain(sent, op.topk, ep_groups, network)
+        else:
+            total = total + 2 * network.seconds("all_to_all", sent, ep_groups)
         etp_groups = groups_of(np.ones(len(keys), np.int64), keys.etp, network.domain)
         whole = sent * keys.etp
         total = total + network.seconds("all_gather", whole, etp_groups)
         total = total + network.seconds("reduce_scatter", whole, etp_groups)
     return total * (1 - framework.ep_overlap)
+
+
+def _by_domain(sent: Floats, topk: int, groups: Groups, network: Network) -> Floats:
+    """An all-to-all that crosses to each scale-up domain once per token, then spreads inside it while the next tokens
+    cross (DeepSeek-V3 report, section 3.2.2).
+
+    Of d domains, topk experts chosen evenly lie in d (1 - (1 - 1/d)^topk) different ones.
+    """
+    domains = groups.domains.astype(np.float64)
+    crossed = domains * (1 - (1 - 1 / domains) ** topk) / topk
+    one = np.ones_like(groups.domains)
+    inner = groups.ranks_per_domain
+    across = Groups(groups.stride * inner, one, groups.domains, groups.sharing * inner)
+    inside = Groups(groups.stride, inner, one, one)
+    return np.maximum(
+        network.seconds("all_to_all", sent * crossed, across), network.seconds("all_to_all", sent, inside)
+    )

@@ -196,7 +196,8 @@ def _scan(op: Scan, keys: BlockKeys, device: Device) -> OperatorTimes:
 
 
 def _experts(op: Experts, keys: BlockKeys, device: Device) -> OperatorTimes:
-    """Grouped products: every rank of an ep × etp group brings its own tokens, each sent to `topk` experts."""
+    """Grouped products: every rank of an ep × etp group brings its own tokens, each sent to `topk` experts; before and
+    after, the tokens are permuted in the device's memory."""
     kernels, framework = device.coefficients.kernels, device.coefficients.framework
     local = np.ceil(op.experts / keys.ep)
     copies = keys.own_tokens * keys.etp * op.topk * framework.expert_imbalance
@@ -209,6 +210,10 @@ def _experts(op: Experts, keys: BlockKeys, device: Device) -> OperatorTimes:
             parts.append(_grouped(per_expert, local, n, k, device, kernels.grouped_gemm_fraction))
         else:
             parts.append(_elementwise(each, copies / keys.etp, device))
+    hidden = next(each.in_features for each in op.body if isinstance(each, Linear))
+    permuted = device.traffic_s(copies * hidden * framework.permute_traffic_bytes)
+    zero = np.zeros_like(permuted)
+    parts.append(OperatorTimes(permuted, permuted, zero, zero))
     return OperatorTimes(
         *(
             np.sum([getattr(part, name) for part in parts], axis=0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..workload.strategy_table import Ints, StrategyTable
+from .coefficients import Framework
 from .compute import Device
 from .keys import Floats
 from .memory import StateBytes
@@ -109,7 +110,7 @@ def _transfers(
 ) -> _Transfers:
     framework = device.coefficients.framework
     size = parameters * (0.0 if device.frozen else framework.gradient_comm_bytes)
-    buckets = np.ceil(size / framework.bucket_bytes)
+    buckets = np.ceil(size / bucket_bytes(groups.shard.degree * groups.replicate.degree, framework))
     messages = np.maximum(np.where(zero == 3, np.maximum(load.layers, buckets), buckets), 1.0)
     degree = groups.shard.degree
     reduce_s = messages * network.seconds("reduce_scatter", size / messages, groups.shard)
@@ -117,6 +118,13 @@ def _transfers(
     gather_s = messages * network.seconds("all_gather", updated / messages, groups.shard)
     replicate_s = messages * network.seconds("all_reduce", size / degree / messages, groups.replicate)
     return _Transfers(reduce_s, replicate_s, gather_s, messages)
+
+
+def bucket_bytes(ranks: Ints, framework: Framework) -> Floats:
+    """Bytes of gradients sent at a time: larger for many ranks, so that rings of many steps stay worth their latency
+    (Megatron-LM, distributed_data_parallel_config.py: at least a million elements per rank)."""
+    size: Floats = np.maximum(framework.bucket_bytes, 1e6 * ranks * framework.gradient_comm_bytes)
+    return size
 
 
 def local_parameters(table: StrategyTable, dense: Floats, expert: Floats) -> Floats:
