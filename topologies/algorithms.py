@@ -41,7 +41,8 @@ SWITCH_RANKS = 5
 class Links:
     """What groups of `ranks` × `domains` get, each field an array over groups.
 
-    `inside_bytes_per_s` is one rank's rate inside its domain and `span` the level of a PCIe tree it reaches;
+    `inside_bytes_per_s` is one rank's nominal rate inside its domain, `inside_limit_bytes_per_s` what measured links
+    leave of it, and `span` the level of a PCIe tree it reaches;
     `network_bytes_per_s` is what the group's ranks in one domain together can send out, infinite when there is one
     domain. `ports` are the NICs they do it on. `in_switch` says whether the domain's switch can add.
     """
@@ -49,6 +50,7 @@ class Links:
     ranks: Floats
     domains: Floats
     inside_bytes_per_s: Floats
+    inside_limit_bytes_per_s: Floats
     memory_bytes_per_s: Floats
     hop_s: Floats
     span: NDArray[np.intp]
@@ -118,13 +120,13 @@ def algorithm_seconds(algorithm: str, size: Floats, links: Links, constants: Con
     """Time of one algorithm on groups of at least two ranks; infinite where it cannot run."""
     work = _work(algorithm, size, links)
     floor, steps, transfer, own, root = terms(algorithm, size, links)
-    inside = transfer / constants.efficiency[links.span]
+    inside = np.maximum(transfer / constants.efficiency[links.span], work.inside_bytes / links.inside_limit_bytes_per_s)
     many = links.domains > 1
     outside = np.where(many, work.outside_bytes / links.network_bytes_per_s, 0.0)
     time = (
         constants.floor_s * floor
         + constants.step_s * steps
-        + np.maximum(links.hop_s, 0.0) * steps
+        + links.hop_s * steps
         + np.maximum(inside, outside)
         + constants.copy_passes * own
         + constants.ramp * root

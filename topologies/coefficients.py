@@ -12,7 +12,6 @@ from .accelerators import Accelerator, normalized
 from .document import Fabric, MeshFabric, NicKind, PcieFabric, SwitchFabric
 from .errors import TopologyError
 
-
 _STAND_INS = {"send_recv": "all_gather"}
 """Algorithm of the same device that stands in for one it was not measured with: a ring of two is a send."""
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .algorithms import CHAINS, EXCHANGES, Links
 from .coefficients import CollectiveCoefficients, NetworkCoefficients
-from .document import PcieFabric
-from .fabrics import GroupRate, group_rate
+from .document import PcieFabric, SwitchFabric
+from .fabrics import group_rate
 from .topology import Topology
 
 Floats = NDArray[np.float64]
@@ -54,22 +55,16 @@ def group_links(topology: Topology, op: str, rows: Ints, nics: NodeNics, *, alon
     """Links of groups, one row of device ids each, that all run at the same time, or each `alone`."""
     first = _first_columns(topology.device_domain[rows])
     crowding = np.ones((len(rows), 2), dtype=np.intp) if alone else _crowding(topology, rows, first)
-    local = topology.device_local[rows]
-    fabric = topology.device_fabric[rows]
-    keys, inverse = np.unique(np.hstack([first, local, fabric, crowding]), axis=0, return_inverse=True)
-    inverse = inverse.reshape(-1)
     busy = np.ones(topology.n_domains, dtype=np.intp) if alone else _busy(topology, rows, first)
     shape = (len(rows),)
-    ranks, domains, inside, hop, ports = (np.zeros(shape) for _ in range(5))
-    span, in_switch = np.zeros(shape, dtype=np.intp), np.zeros(shape, dtype=bool)
+    ranks, domains, ports = (np.ones(shape) for _ in range(3))
+    inside = np.zeros((len(rows), len(Inside._fields)))
     network = Network(np.full(shape, np.inf), np.zeros(shape), np.zeros(shape), np.zeros(shape))
-    for number, key in enumerate(keys):
-        here = np.flatnonzero(inverse == number)
-        columns = _domain_columns(key[: rows.shape[1]])
-        rate = _inside(topology, op, rows[here[0]], columns, (int(key[-2]), int(key[-1])))
+    for here in _patterns(topology, rows, first, crowding):
+        columns = _domain_columns(first[here[0]])
+        inside[here] = _inside(topology, op, rows[here[0]], columns, tuple(crowding[here[0]].tolist()))
         rails = min(len(each) for each in columns)
         ranks[here], domains[here] = rows.shape[1] / len(columns), len(columns)
-        inside[here], hop[here], span[here], in_switch[here] = rate
         if len(columns) > 1:
             leaders = rows[here][:, np.stack([each[:rails] for each in columns])]
             ports[here] = _ports(topology, leaders, busy)
@@ -79,32 +74,59 @@ def group_links(topology: Topology, op: str, rows: Ints, nics: NodeNics, *, alon
     return Links(
         ranks=ranks,
         domains=domains,
-        inside_bytes_per_s=inside,
+        inside_bytes_per_s=inside[:, 0],
+        inside_limit_bytes_per_s=inside[:, 1],
         memory_bytes_per_s=memory[topology.device_accelerator[rows]].min(1),
-        hop_s=hop,
-        span=span,
-        in_switch=in_switch,
+        hop_s=inside[:, 2],
+        span=inside[:, 3].astype(np.intp),
+        in_switch=inside[:, 4].astype(bool),
         network_bytes_per_s=network.bytes_per_s,
         network_step_s=network.step_s,
         network_message_s=network.message_s,
         network_ramp=network.ramp,
-        ports=np.maximum(ports, 1.0),
+        ports=ports,
     )
 
 
+class Inside(NamedTuple):
+    """What a group's members in one domain get: a rank's nominal rate, a measured limit to it, extra latency of a hop,
+    level of a PCIe tree, and whether the switch can add.
+    """
+
+    bytes_per_s: float
+    limit_bytes_per_s: float
+    hop_s: float
+    span: int
+    in_switch: bool
+
+
 def inside_rate(
-    topology: Topology, op: str, domain: int, members: tuple[int, ...], crowding: tuple[int, int] = (1, 1)
-) -> tuple[float, float, int, bool]:
-    """Rate of a rank, extra latency of a hop, PCIe span and in-switch addition for members of one domain."""
+    topology: Topology, op: str, domain: int, members: tuple[int, ...], crowding: tuple[int, ...] = (1, 1)
+) -> Inside:
+    """What members of one domain get, `crowding` groups sharing their PCIe switch uplinks and socket link.
+
+    Measured links of the ring over the members limit it in proportion to their nominal rates.
+    """
     fabric, size = topology.domain_fabric(domain)
     if fabric is None or len(members) < 2:
-        return np.inf, 0.0, 0, False
-    rate: GroupRate = group_rate(fabric, size, members, crowding)
-    measured = topology.measured_inside(domain, members)
-    ring = rate.ring_bytes_per_s if measured is None else measured
-    exchange = min(rate.exchange_bytes_per_s, ring) if measured is None else measured
-    chosen = exchange if op in EXCHANGES or op in CHAINS or op == "custom_all_reduce" else ring
-    return chosen, rate.latency_s * (rate.hops - 1), rate.span, getattr(fabric, "in_network_reduction", False)
+        return Inside(np.inf, np.inf, 0.0, 0, False)
+    rate = group_rate(fabric, size, members, (crowding[0], crowding[1]))
+    exchanges = op in EXCHANGES or op in CHAINS or op == "custom_all_reduce"
+    chosen = rate.exchange_bytes_per_s if exchanges else rate.ring_bytes_per_s
+    limit = chosen * topology.measured_share(domain, members)
+    in_switch = isinstance(fabric, SwitchFabric) and fabric.in_network_reduction
+    return Inside(chosen, limit, rate.latency_s * (rate.hops - 1), rate.span, in_switch)
+
+
+def worst(rates: list[Inside]) -> Inside:
+    """The slowest rates, longest hop and highest span among domains; the switch adds only if every switch can."""
+    return Inside(
+        min(rate.bytes_per_s for rate in rates),
+        min(rate.limit_bytes_per_s for rate in rates),
+        max(rate.hop_s for rate in rates),
+        max(rate.span for rate in rates),
+        all(rate.in_switch for rate in rates),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +208,8 @@ def _first_columns(domain: Ints) -> Ints:
 
 def _domain_columns(first: Ints) -> list[Ints]:
     """Columns of each domain of a row, domains in the order they appear."""
-    return [np.flatnonzero(first == leader) for leader in np.unique(first)]
+    order = np.argsort(first, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(first[order])) + 1)
 
 
 def _busy(topology: Topology, rows: Ints, first: Ints) -> Ints:
@@ -227,15 +250,27 @@ def _pcie_places(topology: Topology, level: int) -> Ints:
     return np.asarray(topology.device_domain * (1 + int(place.max())) + place)
 
 
-def _inside(
-    topology: Topology, op: str, row: Ints, columns: list[Ints], crowding: tuple[int, int]
-) -> tuple[float, float, int, bool]:
-    rates = []
+def _inside(topology: Topology, op: str, row: Ints, columns: list[Ints], crowding: tuple[int, ...]) -> Inside:
+    """The slowest domain's rates and the longest hops of a group."""
+    parts = set()
     for each in columns:
-        members = tuple(topology.device_local[row[each]].tolist())
-        rates.append(inside_rate(topology, op, int(topology.device_domain[row[each[0]]]), members, crowding))
-    slowest = min(rates, key=lambda rate: rate[0])
-    return slowest[0], max(r[1] for r in rates), max(r[2] for r in rates), all(r[3] for r in rates)
+        domain = int(topology.device_domain[row[each[0]]])
+        key = (
+            domain if topology.measured_devices else int(topology.fabric_domains[topology.device_fabric[row[each[0]]]])
+        )
+        parts.add((key, tuple(topology.device_local[row[each]].tolist())))
+    rates = [inside_rate(topology, op, domain, members, crowding) for domain, members in sorted(parts)]
+    return worst(rates)
+
+
+def _patterns(topology: Topology, rows: Ints, first: Ints, crowding: Ints) -> list[Ints]:
+    """Numbers of the rows that look alike: same split over domains, same places in them, same fabrics."""
+    place = rows if topology.measured_devices else topology.device_local[rows]
+    keys = np.ascontiguousarray(np.hstack([first, place, topology.device_fabric[rows], crowding]))
+    alike: dict[bytes, list[int]] = {}
+    for number, key in enumerate(keys):
+        alike.setdefault(key.tobytes(), []).append(number)
+    return [np.array(numbers) for numbers in alike.values()]
 
 
 def _edges(op: str, leaders: Ints) -> tuple[Ints, Ints]:

@@ -194,15 +194,25 @@ class Topology:
         """NICs of each node."""
         return self._layout.node_nics
 
-    def measured_inside(self, domain: int, members: tuple[int, ...]) -> float | None:
-        """Slowest measured link of the ring over members of one domain, None when none was measured."""
+    def measured_share(self, domain: int, members: tuple[int, ...]) -> float:
+        """Least measured over nominal rate along the ring over members of a domain; infinite when none was measured."""
+        fabric, size = self.domain_fabric(domain)
+        measured = self._measured
+        if fabric is None or (measured.device_bytes_per_s is None and measured.fabric_bytes_per_s is None):
+            return np.inf
         ring = np.array(members)
-        if self._measured.device_bytes_per_s is not None:
-            devices = np.flatnonzero(self.device_domain == domain)[ring]
-            return float(self._measured.device_bytes_per_s[devices, np.roll(devices, -1)].min())
-        if self._measured.fabric_bytes_per_s is not None:
-            return float(self._measured.fabric_bytes_per_s[ring, np.roll(ring, -1)].min())
-        return None
+        after = np.roll(ring, -1)
+        nominal = pair_bandwidth(fabric, size, ring, after)
+        if measured.device_bytes_per_s is not None:
+            start = int(np.searchsorted(self.device_domain, domain))
+            return float((measured.device_bytes_per_s[start + ring, start + after] / nominal).min())
+        assert measured.fabric_bytes_per_s is not None
+        return float((measured.fabric_bytes_per_s[ring, after] / nominal).min())
+
+    @property
+    def measured_devices(self) -> bool:
+        """Whether rates between single devices were measured, so that no two domains need be alike."""
+        return self._measured.device_bytes_per_s is not None
 
     def device_nic_bytes_per_s(self, node: ArrayLike) -> Floats:
         """What one device of a node can send over NICs: its own share, or one whole NIC where devices share NICs."""
@@ -262,8 +272,11 @@ class Topology:
         """`node_rate_bytes_per_s` between every two nodes, made on first use; do not write to it."""
         if self._node_bandwidth is None:
             nodes = np.arange(self.n_nodes)
-            self._node_bandwidth = self.node_rate_bytes_per_s(nodes[:, None], nodes[None, :])
-            self._node_bandwidth.flags.writeable = False
+            matrix = np.empty((self.n_nodes, self.n_nodes))
+            for rows in np.array_split(nodes, 1 + self.n_nodes**2 // 1_000_000):
+                matrix[rows] = self.node_rate_bytes_per_s(rows[:, None], nodes[None, :])
+            matrix.flags.writeable = False
+            self._node_bandwidth = matrix
         return self._node_bandwidth
 
     def link_is_shared(self, src: ArrayLike, dst: ArrayLike) -> NDArray[np.bool_]:
@@ -275,7 +288,7 @@ class Topology:
         """Devices, NICs, switches and links as a graph; edges carry `bandwidth_bytes_per_s` and `latency_s`."""
         from .graph import topology_graph
 
-        return topology_graph(self, self._file, self._layout)
+        return topology_graph(self, self._file)
 
     def __repr__(self) -> str:
         kinds = ", ".join(each.name for each in self.accelerators)

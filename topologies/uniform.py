@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from .algorithms import CHAINS, EXCHANGES, Links
 from .errors import TopologyError
-from .links import Edges, Network, NodeNics, domain_edges, inside_rate, shared_network
+from .links import Edges, Inside, Network, NodeNics, domain_edges, inside_rate, shared_network, worst
 from .topology import Topology
 
 Floats = NDArray[np.float64]
@@ -23,7 +23,7 @@ class UniformLinks:
     def __init__(self, topology: Topology, nics: NodeNics) -> None:
         self._topology = topology
         self._nics = nics
-        self._inside: dict[tuple[bool, int], tuple[float, float, int, bool]] = {}
+        self._inside: dict[tuple[bool, int], Inside] = {}
         self._edges: dict[tuple[str, int], Edges] = {}
         self._network: dict[tuple[str, int, int, int], tuple[float, float, float, float]] = {}
         self._first = np.searchsorted(topology.device_domain, np.arange(topology.n_domains))
@@ -41,20 +41,21 @@ class UniformLinks:
         shapes, inverse = np.unique(keys, return_inverse=True)
         mask = (1 << _SHIFT) - 1
         rows = [self._row(op, k >> 2 * _SHIFT, (k >> _SHIFT) & mask, k & mask) for k in shapes.tolist()]
-        table = np.array(rows, dtype=float).reshape(len(rows), 9)[inverse.reshape(-1)].T
+        table = np.array(rows, dtype=float).reshape(len(rows), 10)[inverse.reshape(-1)].T
         return Links(
             ranks=ranks,
             domains=domains,
             inside_bytes_per_s=table[0],
+            inside_limit_bytes_per_s=table[1],
             memory_bytes_per_s=np.full(ranks.shape, self._memory),
-            hop_s=table[1],
-            span=table[2].astype(np.intp),
-            in_switch=table[3].astype(bool),
-            network_bytes_per_s=table[4],
-            network_step_s=table[5],
-            network_message_s=table[6],
-            network_ramp=table[7],
-            ports=table[8],
+            hop_s=table[2],
+            span=table[3].astype(np.intp),
+            in_switch=table[4].astype(bool),
+            network_bytes_per_s=table[5],
+            network_step_s=table[6],
+            network_message_s=table[7],
+            network_ramp=table[8],
+            ports=table[9],
         )
 
     def _row(self, op: str, domains: int, ranks: int, sharing: int) -> tuple[float, ...]:
@@ -63,7 +64,7 @@ class UniformLinks:
             return (*inside, np.inf, 0.0, 0.0, 0.0, 1.0)
         return (*inside, *self._network_rate(op, ranks, domains, sharing), self._ports(ranks, sharing))
 
-    def _inside_rate(self, op: str, ranks: int) -> tuple[float, float, int, bool]:
+    def _inside_rate(self, op: str, ranks: int) -> Inside:
         key = (op in EXCHANGES or op in CHAINS or op == "custom_all_reduce", ranks)
         if key not in self._inside:
             fitting = [d for d in self._topology.fabric_domains.tolist() if self._sizes[d] >= ranks]
@@ -71,9 +72,7 @@ class UniformLinks:
                 raise TopologyError(f"{ranks} ranks do not fit in a domain of {int(self._sizes.max())} devices")
             members = tuple(range(ranks))
             rates = [inside_rate(self._topology, op, domain, members) for domain in fitting]
-            slowest = min(rates, key=lambda rate: rate[0])
-            hop, span = max(rate[1] for rate in rates), max(rate[2] for rate in rates)
-            self._inside[key] = (slowest[0], hop, span, all(rate[3] for rate in rates))
+            self._inside[key] = worst(rates)
         return self._inside[key]
 
     def _network_rate(self, op: str, ranks: int, domains: int, sharing: int) -> tuple[float, float, float, float]:
