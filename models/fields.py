@@ -80,12 +80,10 @@ class Fields:
             raise ModelError(f"field {self.path}{name} must be true or false but got {shown(value)}")
         return value
 
-    def choice(self, name: str, allowed: Sequence[str], default: str | None = None) -> str:
+    def choice(self, name: str, allowed: Sequence[str], default: str) -> str:
         """One of the allowed words."""
         value = self.document.get(name)
         if value is None:
-            if default is None:
-                raise self.missing((name,), f"one of {', '.join(allowed)}")
             return self._assume(name, default)
         if not isinstance(value, str) or value not in allowed:
             raise ModelError(f"field {self.path}{name} must be one of {', '.join(allowed)} but got {shown(value)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import TypeVar
 
 import msgspec
@@ -13,6 +14,8 @@ ACTIVATION = ("hidden_act", "hidden_activation", "activation_function", "mlp_hid
 NORM_EPSILON = ("rms_norm_eps", "norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon")
 ROTARY_BASE = ("rope_theta", "rotary_emb_base", "rotary_base")
 ROTARY_FRACTION = ("partial_rotary_factor", "rotary_pct")
+
+MAX_WHOLE = 1 << 53
 
 
 class LaunchFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -30,7 +33,13 @@ class LaunchFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 def launch_facts(document: Mapping[str, object]) -> LaunchFacts:
-    """The facts of a decoded Hugging Face config.json; fields of the wrong type count as absent."""
+    """The facts of a decoded Hugging Face config.json; fields of the wrong type count as absent.
+
+    Those of a multimodal wrapper are its text model's.
+    """
+    text = document.get("text_config")
+    if isinstance(text, Mapping):
+        document = text
     rope = document.get("rope_parameters")
     nested = rope if isinstance(rope, Mapping) else {}
     scoring = document.get("scoring_func")
@@ -50,8 +59,10 @@ def launch_facts(document: Mapping[str, object]) -> LaunchFacts:
 def _first(document: Mapping[str, object], names: tuple[str, ...], kind: type[_Value]) -> _Value | None:
     for name in names:
         value = document.get(name)
+        if kind is float and isinstance(value, int) and abs(value) < MAX_WHOLE:
+            value = value if isinstance(value, bool) else float(value)
         if isinstance(value, kind) and not isinstance(value, bool):
+            if isinstance(value, float) and not isfinite(value):
+                continue
             return value
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return kind(value)
     return None

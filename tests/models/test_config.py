@@ -252,6 +252,31 @@ def test_windows_follow_each_familys_pattern():
     assert windows["mixtral"] == [16] * 6
 
 
+@pytest.mark.parametrize("name", ["qwen 2 windowed late", "gemma 2 by pattern", "llama 4 interleaved", "qwen 3.5"])
+def test_layer_types_say_the_same_as_the_pattern_they_replace(name):
+    config = VARIANTS[name]
+    words = {
+        "qwen 2 windowed late": ["full_attention"] * 3 + ["sliding_attention"] * 3,
+        "gemma 2 by pattern": ["sliding_attention", "full_attention"] * 3,
+        "llama 4 interleaved": ["chunked_attention"] * 3 + ["full_attention"] + ["chunked_attention"] * 2,
+        "qwen 3.5": ["linear_attention"] * 3 + ["full_attention"] + ["linear_attention"] * 2,
+    }[name]
+    assert read_config({**config, "layer_types": words}).runs == read_config(config).runs
+
+
+def test_minimax_m2_leaves_its_prediction_modules_out_and_says_so():
+    config = VARIANTS["minimax m2"]
+    graph = read_config({**config, "num_mtp_modules": 3, "shared_intermediate_size": 0})
+    assert any("num_mtp_modules" in note for note in graph.assumptions)
+    assert parameters(graph) == parameters(read_config(config))
+    assert "shared_intermediate_size must be an integer between 0 and 0" in refusal(config, shared_intermediate_size=8)
+
+
+def test_chatglm_must_say_whether_its_tables_are_tied():
+    document = {"architectures": ["ChatGLMModel"], "num_layers": 2, "hidden_size": 64, "num_attention_heads": 4}
+    assert "field multi_query_attention is missing: ChatGLMModel needs true or false" in refusal(document)
+
+
 def test_llama_4_attends_in_chunks_except_where_it_does_not_rotate():
     chunked = [op.chunked for op in attentions(read_config(VARIANTS["llama 4 by lists"]))]
     assert chunked == [True, False, True, True, False, True]
