@@ -113,7 +113,7 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             )
         if self.recompute_modules and self.recompute != "selective":
             raise InputError(f"strategy.recompute_modules needs recompute selective but got {self.recompute}")
-        chunks = self.pp * self.vpp
+        chunks = self.virtual_stages
         if self.stage_layers is not None and (len(self.stage_layers) != chunks or min(self.stage_layers) < 0):
             raise InputError(
                 f"strategy.stage_layers must give {chunks} counts of at least 0, one per virtual stage, "
@@ -124,6 +124,11 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def dp(self) -> int:
         """Data-parallel ranks: replicas of the batch dimension, sharded or not."""
         return self.dp_shard * self.dp_replicate
+
+    @property
+    def virtual_stages(self) -> int:
+        """Pieces the chain is cut into: pp × vpp, two per rank in ZB-V. DualPipe's second copy is not counted."""
+        return self.pp * (2 if self.schedule == "zb-v" else self.vpp)
 
     @property
     def world_size(self) -> int:

@@ -28,27 +28,28 @@ def breakdown(costs: TrainingCosts, rows: Rows, step: StepCosts) -> tuple[Term, 
     s = rows.table.row(0)
     m = int(rows.microbatches[0])
     stage = _slowest_stage(rows, int(step.slowest[0]))
+    times = m / 2 if s.schedule == "dualpipe" else float(m)  # each of DualPipe's two copies takes half of them
     framework = costs.device.coefficients.framework
     per_pipeline = f"{m} micro-batches of {s.mbs} × {costs.job.sequence_length} tokens"
     pipeline, sharding = step.pipeline, step.sharding
     terms = [
-        ("forward", m * stage.forward, f"{per_pipeline} through the slowest rank's blocks, roofline per operator"),
-        ("backward", m * stage.backward, "gradients of inputs and weights, two products for each of the forward's"),
-        ("recompute", m * stage.recompute, f"forward work done again in backward: recompute {s.recompute}"),
+        ("forward", times * stage.forward, f"{per_pipeline} through the slowest rank's blocks, roofline per operator"),
+        ("backward", times * stage.backward, "gradients of inputs and weights, two products for each of the forward's"),
+        ("recompute", times * stage.recompute, f"forward work done again in backward: recompute {s.recompute}"),
         (
             "tp communication",
-            m * stage.tp,
+            times * stage.tp,
             f"{'all-gather and reduce-scatter' if s.sp else 'all-reduce'} over {s.tp} tp ranks around every block, "
             f"{framework.tp_overlap:.0%} hidden under its products",
         ),
         (
             "cp communication",
-            m * stage.cp,
+            times * stage.cp,
             f"keys and values between {s.cp} cp ranks ({s.cp_comm}), what attention does not hide",
         ),
         (
             "ep communication",
-            m * stage.ep,
+            times * stage.ep,
             f"dispatch and combine of expert tokens over {s.ep} ep ranks, {framework.ep_overlap:.0%} hidden",
         ),
         (

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..strategy import RECOMPUTES
+from ..strategy import RECOMPUTES, SCHEDULES
 from ..workload.strategy_table import Ints, StrategyTable
 from .blocks import BlockCosts
 from .keys import BlockKeys, Floats
 from .stages import Stages
 
 SELECTIVE = RECOMPUTES.index("selective")
+DUALPIPE = SCHEDULES.index("dualpipe")
 
 
 @dataclass(frozen=True, slots=True)

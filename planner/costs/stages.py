@@ -7,6 +7,7 @@ pipeline only those that no other stage outweighs in every respect are kept: usu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,51 +87,81 @@ def _flops(block: Block, sequence: int) -> float:
     )
 
 
-def chunk_layers(model: Chain, pp: int, vpp: int, layout: int, custom: tuple[tuple[int, ...], ...] = ()) -> Ints:
-    """Layers of every virtual stage in chain order.
+def chunk_layers(model: Chain, table: StrategyTable, row: int) -> Ints:
+    """Layers of every virtual stage of one row, in chain order.
 
     EVEN divides them equally. BALANCED gives each pipeline rank layers until its compute, head and loss included, is
     as low as any other's, later ranks first when equal since they keep fewer micro-batches alive; only the first and
     the last virtual stage, which hold the embedding and the head, may have no layer.
     """
-    chunks = pp * vpp
-    count = len(model.layers)
+    layout = int(table.layout[row])
     if layout >= CUSTOM:
-        return np.array(custom[layout - CUSTOM], np.int64)
+        return np.array(table.custom_layouts[layout - CUSTOM], np.int64)
+    return layers_by_layout(model, SCHEDULES[int(table.schedule[row])], int(table.pp[row]), int(table.vpp[row]), layout)
+
+
+def layers_by_layout(model: Chain, schedule: str, pp: int, vpp: int, layout: int) -> Ints:
+    """Layers of every virtual stage for EVEN or BALANCED."""
+    count = len(model.layers)
+    arms = 2 if schedule == "zb-v" else vpp
     if layout == EVEN:
-        return np.full(chunks, count // chunks, np.int64)
-    least = np.full(pp, vpp, np.int64)
-    if pp > 1:
-        least[[0, -1]] -= 1  # the embedding and the head may stand alone on a virtual stage
-    per_rank = least if least.sum() <= count else np.zeros(pp, np.int64)
-    load = per_rank.astype(np.float64)
-    load[-1] += float(model.last @ model.weight)
-    load[0] += float(model.first @ model.weight)
+        return np.full(pp * arms, count // (pp * arms), np.int64)
+    ranks = placed(np.arange(pp * arms), schedule, pp)[:arms]
+    home = np.empty(pp * arms, np.int64)
+    home[ranks] = np.arange(pp)
+    least = np.ones(pp * arms, np.int64)
+    if pp * arms > 1:
+        least[[0, -1]] = 0  # the embedding and the head may stand alone on a virtual stage
+    if least.sum() > count:
+        least[:] = 0
+    load = np.bincount(home, weights=least, minlength=pp)
+    load[home[-1]] += float(model.last @ model.weight)
+    load[home[0]] += float(model.first @ model.weight)
+    per_rank = np.bincount(home, weights=least, minlength=pp).astype(np.int64)
     for _ in range(count - int(per_rank.sum())):
         rank = pp - 1 - int(np.argmin(load[::-1]))
         per_rank[rank] += 1
         load[rank] += 1.0
-    result = np.zeros((vpp, pp), np.int64)
+    result = np.zeros(pp * arms, np.int64)
     for rank in range(pp):
-        base, extra = divmod(int(per_rank[rank]), vpp)
-        result[:, rank] = base
-        if rank == 0:
-            result[vpp - extra :, rank] += 1
-        else:
-            result[:extra, rank] += 1
-    return result.reshape(-1)
+        chunks = ranks[:, rank]
+        base, extra = divmod(int(per_rank[rank]), arms)
+        result[chunks] = base
+        result[chunks[arms - extra :] if rank == home[0] and rank != home[-1] else chunks[:extra]] += 1
+    return result
+
+
+def placed(chunks: NDArray[Any], schedule: str, pp: int) -> NDArray[Any]:
+    """Values of the virtual stages in chain order as [pieces per rank, pp, ...].
+
+    Interleaving deals them round robin; ZB-V goes there and back (Qi et al. 2024, section 6); DualPipe has a second
+    copy of the model that runs from the last rank to the first (DeepSeek-V3 report, section 3.2.1).
+    """
+    grid = chunks.reshape(-1, pp, *chunks.shape[1:])
+    if schedule == "zb-v":
+        return np.stack([grid[0], grid[1][::-1]])
+    if schedule == "dualpipe":
+        return np.stack([grid[0], grid[0][::-1]])
+    return grid
 
 
 def live_microbatches(schedule: str, pp: int, vpp: int, microbatches: int) -> NDArray[np.int64]:
-    """Micro-batches alive per (virtual stage, rank) when memory peaks, shape [vpp, pp].
+    """Micro-batches alive per (piece, rank) when memory peaks, in the shape of `placed`.
 
-    GPipe keeps all. 1F1B and ZB-H1 keep pp - p on rank p (Narayanan et al. 2019; Qi et al. 2024, Table 2).
-    Interleaved 1F1B has 2 (pp - p - 1) + (vpp - 1) pp + 1 virtual micro-batches under way, pp of each chunk at a time
-    (Narayanan et al. 2021, section 2.2; Megatron-LM schedules.py).
+    GPipe keeps all. 1F1B keeps pp - p on rank p (Narayanan et al. 2019), ZB-H1 pp, since inputs wait for weight
+    gradients (Qi et al. 2024, section 2.3). Interleaved 1F1B has 2 (pp - p - 1) + (vpp - 1) pp + 1 virtual
+    micro-batches under way, pp of each piece at a time (Narayanan et al. 2021, section 2.2; Megatron-LM schedules.py).
+    ZB-V has at most 2 pp pieces under way on a rank, DualPipe pp + 1 (DeepSeek-V3 report, Table 2).
     """
     rank = np.arange(pp)
     if schedule == "gpipe":
         return np.full((vpp, pp), microbatches, np.int64)
+    if schedule == "zb-h1":
+        return np.full((1, pp), min(pp, microbatches), np.int64)
+    if schedule == "zb-v":
+        return np.minimum(np.stack([2 * pp - 1 - rank, rank + 1]), microbatches)
+    if schedule == "dualpipe":
+        return np.stack([np.full(pp, -(-(pp + 1) // 2)), np.full(pp, (pp + 1) // 2)])
     if schedule != "interleaved":
         return np.minimum(pp - rank, microbatches)[None, :]
     under_way = np.minimum((pp - rank - 1) * 2 + (vpp - 1) * pp + 1, microbatches * vpp)
@@ -153,7 +184,8 @@ def stage_table(
     parts = [
         pipeline_stages(
             model,
-            chunk_layers(model, int(table.pp[i]), int(table.vpp[i]), int(table.layout[i]), table.custom_layouts),
+            chunk_layers(model, table, int(i)),
+            SCHEDULES[int(table.schedule[i])],
             live_microbatches(
                 SCHEDULES[int(table.schedule[i])], int(table.pp[i]), int(table.vpp[i]), int(microbatches[i])
             ),
@@ -181,13 +213,13 @@ def stage_table(
 
 
 def pipeline_stages(
-    model: Chain, layers: Ints, live: NDArray[np.int64], recomputed: int
+    model: Chain, layers: Ints, schedule: str, live: NDArray[np.int64], recomputed: int
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """`count`, `again`, `live`, `live_inputs` of every rank of one pipeline, each [pp, blocks].
 
     The first `recomputed` layers of every virtual stage are fully recomputed.
     """
-    vpp, pp = live.shape
+    pp = live.shape[1]
     width = len(model.blocks)
     held = np.zeros((len(model.layers) + 1, width))
     beside = np.zeros((len(model.layers) + 1, width))
@@ -196,11 +228,11 @@ def pipeline_stages(
     end = np.cumsum(layers)
     start = end - layers
     middle = np.minimum(start + recomputed, end)
-    again = (held[middle] - held[start]).reshape(vpp, pp, width)
+    again = placed(held[middle] - held[start], schedule, pp)
     other = held[end] - held[middle] + beside[end] - beside[start]
     other[0] += model.first
     other[-1] += model.last
-    other = other.reshape(vpp, pp, width)
+    other = placed(other, schedule, pp)
     weight = live[:, :, None]
     return (
         (again + other).sum(axis=0),
@@ -220,10 +252,9 @@ def _heaviest(part: tuple[Floats, Floats, Floats, Floats]) -> NDArray[np.int64]:
     return np.flatnonzero(~outweighed)
 
 
-def layouts_of(model: Chain, pp: int, vpp: int) -> tuple[int, ...]:
+def layouts_of(model: Chain, schedule: str, pp: int, vpp: int) -> tuple[int, ...]:
     """The layouts worth trying: EVEN where layers divide, BALANCED where it differs."""
-    even = len(model.layers) % (pp * vpp) == 0
-    balanced = chunk_layers(model, pp, vpp, BALANCED)
-    if even and np.all(balanced == len(model.layers) // (pp * vpp)):
-        return (EVEN,)
-    return (EVEN, BALANCED) if even else (BALANCED,)
+    balanced = layers_by_layout(model, schedule, pp, vpp, BALANCED)
+    if len(model.layers) % len(balanced):
+        return (BALANCED,)
+    return (EVEN,) if np.all(balanced == balanced[0]) else (EVEN, BALANCED)

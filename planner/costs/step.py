@@ -20,7 +20,7 @@ from .keys import BlockKeys, Floats, block_keys
 from .memory import StateBytes, state_bytes
 from .network import MappedNetwork, Network
 from .pipeline import PipelineLoad, PipelineTime, pipeline_time
-from .rows import SELECTIVE, Rows
+from .rows import DUALPIPE, SELECTIVE, Rows
 from .sharding import ShardingTime, StageLoad, sharding_time
 from .stages import Chain, chain, chunk_layers, stage_table
 
@@ -73,7 +73,7 @@ class TrainingCosts:
 
     def layers_of(self, table: StrategyTable) -> Ints:
         """Layers of every virtual stage of a table's first row, in chain order."""
-        return chunk_layers(self.chain, int(table.pp[0]), int(table.vpp[0]), int(table.layout[0]), table.custom_layouts)
+        return chunk_layers(self.chain, table, 0)
 
     def rows(self, table: StrategyTable, every_stage: bool = False) -> Rows:
         """Everything a row is made of; the rows must be legal. With `every_stage` (one pp for all rows) stage i is
@@ -94,7 +94,7 @@ class TrainingCosts:
         table = rows.table
         forward, backward = self.stage_seconds(rows)
         slowest = np.argmax(forward + backward, axis=1)
-        time = pipeline_time(table, rows.microbatches, self._load(rows, forward + backward, slowest))
+        time = pipeline_time(table, rows.microbatches, self._load(rows, forward, forward + backward, slowest))
         each = np.arange(len(table))
         dense = rows.by_stage(rows.stages.count, rows.dense_parameters())
         expert = rows.by_stage(rows.stages.count, rows.gathered(rows.costs.expert_parameters))
@@ -129,20 +129,22 @@ class TrainingCosts:
         backward = rows.by_stage(stages.count, rows.gathered(costs.backward_s) + rows.again_s)
         return forward, backward + rows.by_stage(stages.again, forward_s)
 
-    def _load(self, rows: Rows, stage_s: Floats, slowest: Ints) -> PipelineLoad:
+    def _load(self, rows: Rows, forward_s: Floats, stage_s: Floats, slowest: Ints) -> PipelineLoad:
         table, costs, stages = rows.table, rows.costs, rows.stages
         each = np.arange(len(table))
+        share = np.where(table.schedule == DUALPIPE, 0.5, 1.0)
         both = rows.gathered(costs.forward_s + costs.backward_s) + rows.again_s
         weight_s = rows.gathered(costs.weight_s)
         hop, hops = self.hops(table)
         framework = self.device.coefficients.framework
         overlap = np.where(table.vpp > 1, framework.interleaved_pp_overlap, framework.pp_overlap)
         return PipelineLoad(
-            stage_s=stage_s[each, slowest],
-            stage_weight_s=rows.by_stage(stages.count, weight_s)[each, slowest],
-            total_s=rows.over_all(stages.total, both)
-            + rows.over_all(stages.total_again, rows.gathered(costs.forward_s)),
-            total_weight_s=rows.over_all(stages.total, weight_s),
+            stage_s=share * stage_s[each, slowest],
+            stage_forward_s=share * forward_s[each, slowest],
+            stage_weight_s=share * rows.by_stage(stages.count, weight_s)[each, slowest],
+            total_s=share
+            * (rows.over_all(stages.total, both) + rows.over_all(stages.total_again, rows.gathered(costs.forward_s))),
+            hop_s=hop,
             hops_s=hops,
             hop_exposed_s=2 * table.vpp * hop * (1 - overlap),
         )
@@ -175,7 +177,7 @@ def slowest_device(topology: Topology, job: TrainingJob) -> Device:
     devices = []
     for index in present:
         accelerator = topology.accelerators[index]
-        chosen = coefficients(accelerator.architecture, job.precision, job.framework)
+        chosen = coefficients(accelerator.architecture, job.precision, job.framework, accelerator.name)
         devices.append(device_of(accelerator, job.precision, chosen, job.trained == "adapters"))
     slowest = min(devices, key=lambda each: each.peak_flops * each.coefficients.kernels.gemm_fraction)
     return Device(

@@ -19,12 +19,16 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class VirtualStage(_Record, frozen=True):
-    """One virtual stage in chain order: the pipeline rank that runs it, its layers, and what else it holds."""
+    """One virtual stage in chain order: the pipeline rank that runs it, its layers, and what else it holds.
+
+    `copy_on` is the rank that holds a second copy of it (DualPipe).
+    """
 
     pipeline_rank: int
     first_layer: int
     layers: int
     holds: tuple[Part, ...] = ()
+    copy_on: int | None = None
 
 
 class StageMemory(_Record, frozen=True):

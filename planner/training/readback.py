@@ -14,6 +14,7 @@ from shardwright.topologies import Topology
 
 from ..costs.breakdown import breakdown
 from ..costs.footprint import CATEGORIES, SOURCES
+from ..costs.stages import placed
 from ..costs.step import TrainingCosts
 from ..plan.base import Alternative, Input, Optimality, Provenance
 from ..plan.training import Part, Prediction, StageMemory, TrainingPlan, VirtualStage
@@ -81,7 +82,8 @@ def virtual_stages(context: Context, table: StrategyTable) -> tuple[VirtualStage
     """Layers of every virtual stage in chain order."""
     counts = context.costs.layers_of(table).tolist()
     chain = context.costs.chain
-    pp = int(table.pp[0])
+    schedule, pp = table.row(0).schedule, int(table.pp[0])
+    home = np.argsort(placed(np.arange(len(counts)), schedule, pp)[: len(counts) // pp].reshape(-1)) % pp
     starts = np.cumsum([0, *counts]).tolist()
 
     def parts(number: Ints) -> list[Part]:
@@ -96,7 +98,13 @@ def virtual_stages(context: Context, table: StrategyTable) -> tuple[VirtualStage
         held = held + (chain.last if index == last else 0)
         held = held + chain.beside[starts[index] : starts[index + 1]].sum(axis=0)
         stages.append(
-            VirtualStage(pipeline_rank=index % pp, first_layer=starts[index], layers=count, holds=tuple(parts(held)))
+            VirtualStage(
+                pipeline_rank=int(home[index]),
+                first_layer=starts[index],
+                layers=count,
+                holds=tuple(parts(held)),
+                copy_on=pp - 1 - index if schedule == "dualpipe" else None,
+            )
         )
     return tuple(stages)
 

@@ -185,7 +185,9 @@ class Space:
                 ]
             for vpp in options:
                 if self._allows("vpp", vpp):
-                    result += [(vpp, SCHEDULES.index(schedule), layout) for layout in layouts_of(self.chain, pp, vpp)]
+                    result += [
+                        (vpp, SCHEDULES.index(schedule), layout) for layout in layouts_of(self.chain, schedule, pp, vpp)
+                    ]
         return result
 
     def _recomputes(self, per_chunk: int) -> list[tuple[int, int, int]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from shardwright.models import Attention, Experts, Linear, ModelGraph, Scan
 
 from ..strategy import CONTEXT_COMMS, RECOMPUTE_MODULES, RECOMPUTES, SCHEDULES, Schedule, Strategy
-from .strategy_table import ALL_LAYERS, BALANCED, CUSTOM, EVEN, StrategyTable, module_bits, table_of
+from .strategy_table import ALL_LAYERS, BALANCED, CUSTOM, EVEN, Ints, StrategyTable, module_bits, table_of
 from .training import TrainingJob
 
 Mask = NDArray[np.bool_]
@@ -102,7 +102,7 @@ def _kv_fit(t: StrategyTable, f: Facts) -> Mask:
 
 
 def _layers_fit(t: StrategyTable, f: Facts) -> Mask:
-    chunks = t.pp * t.vpp
+    chunks = t.virtual_stages
     even = (t.layout != EVEN) | (f.layers % chunks == 0)
     enough = (t.layout != BALANCED) | (f.layers + 2 >= chunks)
     sums = np.array([sum(each) for each in t.custom_layouts] or [f.layers])
@@ -116,6 +116,11 @@ def _layers_fit(t: StrategyTable, f: Facts) -> Mask:
 
 def _schedule(t: StrategyTable, name: Schedule) -> Mask:
     result: Mask = t.schedule == SCHEDULES.index(name)
+    return result
+
+
+def _microbatches(t: StrategyTable, f: Facts) -> Ints:
+    result: Ints = f.gbs // np.maximum(t.mbs * t.dp, 1)
     return result
 
 
@@ -184,7 +189,7 @@ RULES: tuple[Rule, ...] = (
         "layers",
         _layers_fit,
         lambda s, f: (
-            f"the {f.layers} layers must be divided over pp × vpp = {s.pp * s.vpp} virtual stages without an empty one "
+            f"the {f.layers} layers must be divided over {s.virtual_stages} virtual stages without an empty one "
             "(only the first and the last, which hold the embedding and the head, may have no layer)"
         ),
     ),
@@ -199,8 +204,19 @@ RULES: tuple[Rule, ...] = (
         lambda s, f: f"vpp {s.vpp} and schedule {s.schedule} contradict each other: interleaved means vpp above 1",
     ),
     Rule(
+        "dualpipe",
+        lambda t, f: (
+            ~_schedule(t, "dualpipe")
+            | ((t.pp % 2 == 0) & (_microbatches(t, f) % 2 == 0) & (_microbatches(t, f) >= 2 * t.pp))
+        ),
+        lambda s, f: (
+            f"dualpipe needs an even pp and an even number of micro-batches of at least 2 × pp = {2 * s.pp} but got "
+            f"pp {s.pp} and {f.gbs // (s.mbs * s.dp)} micro-batches"
+        ),
+    ),
+    Rule(
         "micro-batches",
-        lambda t, f: (t.vpp == 1) | (f.gbs // np.maximum(t.mbs * t.dp, 1) % t.pp == 0),
+        lambda t, f: (t.vpp == 1) | (_microbatches(t, f) % t.pp == 0),
         lambda s, f: f"interleaving needs the {f.gbs // (s.mbs * s.dp)} micro-batches to be a multiple of pp {s.pp}",
     ),
     Rule(

@@ -65,6 +65,11 @@ class StrategyTable:
         return self.dp_shard * self.dp_replicate
 
     @property
+    def virtual_stages(self) -> Ints:
+        """Pieces each pipeline cuts the chain into; two per rank in ZB-V."""
+        return self.pp * np.where(self.schedule == SCHEDULES.index("zb-v"), 2, self.vpp)
+
+    @property
     def world_size(self) -> Ints:
         """Devices each strategy needs."""
         return self.tp * self.cp * self.dp * self.pp
@@ -128,7 +133,7 @@ def table_of(strategies: Sequence[Strategy], layers: int) -> StrategyTable:
         if each.stage_layers is not None:
             layout = CUSTOM + custom.setdefault(each.stage_layers, len(custom))
         else:
-            layout = EVEN if layers % (each.pp * each.vpp) == 0 else BALANCED
+            layout = EVEN if layers % each.virtual_stages == 0 else BALANCED
         rows.append(
             [getattr(each, name) for name in DEGREES]
             + [

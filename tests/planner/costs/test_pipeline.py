@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from shardwright.planner.costs.pipeline import PipelineLoad, pipeline_time
+from shardwright.planner.costs.schedules import BoundaryTimes, StageTimes, compile_schedule, walk
 from shardwright.planner.strategy import SCHEDULES
 from shardwright.planner.workload.strategy_table import table_of_columns
 
@@ -12,13 +13,38 @@ def seconds(schedule, pp, microbatches, *, vpp=1, stage=3.0, weight=1.0, hop=0.0
     table = table_of_columns({"pp": pp, "vpp": vpp, "schedule": SCHEDULES.index(schedule)}, 1)
     load = PipelineLoad(
         stage_s=np.array([stage]),
+        stage_forward_s=np.array([stage / 3]),
         stage_weight_s=np.array([weight]),
         total_s=np.array([stage * pp]),
-        total_weight_s=np.array([weight * pp]),
+        hop_s=np.array([hop]),
         hops_s=np.array([hop * (pp - 1)]),
         hop_exposed_s=np.array([exposed]),
     )
     return float(pipeline_time(table, np.array([microbatches]), load).seconds[0])
+
+
+def walked(schedule, pp, microbatches, *, vpp=1, stage=3.0, weight=1.0, hop=0.0):
+    pieces = 2 if schedule == "zb-v" else vpp
+    stages = 2 * pp if schedule == "dualpipe" else pp * pieces
+    forward = np.full(stages, stage / 3 / pieces)
+    backward = np.full(stages, (stage * 2 / 3 - weight) / pieces)
+    between = np.full(stages - 1, hop)
+    if schedule == "zb-v":
+        between[pp - 1] = 0.0
+    times = StageTimes(forward, backward, np.full(stages, weight / pieces))
+    program = compile_schedule(schedule, pp, microbatches, vpp)
+    return float(walk(program, times, BoundaryTimes(between, between)).makespan_s)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "vpp"),
+    [("1f1b", 1), ("gpipe", 1), ("interleaved", 2), ("interleaved", 3), ("zb-h1", 1), ("zb-v", 1), ("dualpipe", 1)],
+)
+@pytest.mark.parametrize(("pp", "microbatches"), [(2, 4), (4, 8), (4, 20), (8, 16)])
+@pytest.mark.parametrize("hop", [0.0, 0.1])
+def test_equal_stages_take_what_the_event_walk_takes(schedule, vpp, pp, microbatches, hop):
+    expected = walked(schedule, pp, microbatches, vpp=vpp, hop=hop)
+    assert seconds(schedule, pp, microbatches, vpp=vpp, hop=hop) == pytest.approx(expected)
 
 
 def test_one_stage_has_no_bubble():
@@ -40,7 +66,7 @@ def test_zero_bubble_fills_with_weight_gradients():
 def test_a_slow_round_trip_is_paid_once_per_pp_micro_batches():
     quick, slow = seconds("1f1b", 4, 8, hop=0.0), seconds("1f1b", 4, 8, hop=0.5)
     round_trip = 2 * 3 * 0.5
-    assert slow - quick == pytest.approx(round_trip * (1 + 7 // 4))
+    assert slow - quick == pytest.approx(round_trip * (1 + 1 + 2 / 3))
 
 
 def test_gpipe_pays_a_slow_hop_once():

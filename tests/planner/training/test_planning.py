@@ -132,3 +132,19 @@ def test_a_limit_before_any_plan_is_said():
     job = msgspec.structs.replace(JOB, constraints=Constraints(recompute=("none",), cp=(1,), sp=False))
     with pytest.raises(LimitReached, match=r"stopped after .* strategies without one that fits"):
         plan_training(model("llama-3.1-70b"), cluster("dgx-h100:8"), job, stop=Work(1))
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "zb-h1", "zb-v", "dualpipe"])
+def test_every_schedule_can_be_asked_for(schedule):
+    job = TrainingJob(gbs=32, sequence_length=2048, constraints=Constraints(schedule=(schedule,), pp=(4,)))
+    made = plan_training(LLAMA, TWO_NODES, job)
+    assert made.strategy.schedule == schedule
+    assert made.optimality.gap == 0.0
+    assert sum(stage.layers for stage in made.stages) == 32
+    assert {stage.pipeline_rank for stage in made.stages} == set(range(4))
+    assert {stage.copy_on for stage in made.stages} == (set(range(4)) if schedule == "dualpipe" else {None})
+    if schedule == "zb-v":
+        assert [stage.pipeline_rank for stage in made.stages] == [0, 1, 2, 3, 3, 2, 1, 0]
+    estimate = estimate_training(LLAMA, TWO_NODES, job, made.strategy)
+    assert estimate.prediction == made.prediction
+    assert sum(term.value for term in made.breakdown) == pytest.approx(made.prediction.step_s)
