@@ -9,8 +9,8 @@ from .cells import Row, text
 _BY_NAME: tuple[tuple[str, str], ...] = (
     (r"maxtext|t5x|pathways|\bjax\b|praxis|paxml", "jax"),
     (r"neuron", "neuron"),
+    (r"torchtitan|automodel|fsdp2|torchtune|nanotron|torch\.compile|fms-fsdp", "fsdp-2025"),
     (r"composer|llm-foundry|metaseq|fairscale|fsdp1", "fsdp-2023"),
-    (r"torchtitan|automodel|fsdp2|torchtune|nanotron", "fsdp-2025"),
     (r"internevo|internlm", "internevo"),
     (r"bigscience|jan-2021|apr-2021|mt-nlg|v1\.1\.5|ptd-p|gpt-neox", "megatron-2021"),
     (r"deepspeed zero|zero-3|colossal", "deepspeed-2022"),
@@ -18,7 +18,7 @@ _BY_NAME: tuple[tuple[str, str], ...] = (
     (r"megatron-bridge.*\b2[6-9]\.\d|nemo 2[6-9]\.\d", "megatron-2026"),
     (r"megatron-bridge|nemo.*\b25\.(0[5-9]|1\d)", "megatron-2025"),
     (r"nemo|megatron-core|mcore|transformer engine", "megatron-2024"),
-    (r"hai-llm", "megatron-2025"),
+    (r"hai-llm", "hai-llm"),
 )
 _BY_SOURCE: tuple[tuple[str, str], ...] = (
     (r"mt-nlg|smith et al|narayanan|bloom|sc21", "megatron-2021"),

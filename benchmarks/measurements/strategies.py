@@ -69,6 +69,7 @@ def strategy_of(row: Row, framework: str) -> tuple[Strategy, tuple[str, ...]]:
     zero, shard = _sharding(row, framework, dp, tp, assumptions)
     recompute = _recompute(row, framework, assumptions)
     shares = _stage_layers(row, pp)
+    both_ways = pp > 1 and vpp == 1 and "dualpipe" in text(row, "framework").lower()
     return Strategy(
         tp=tp,
         pp=pp,
@@ -81,6 +82,7 @@ def strategy_of(row: Row, framework: str) -> tuple[Strategy, tuple[str, ...]]:
         dp_shard=shard,
         dp_replicate=dp // shard,
         stage_layers=shares,
+        schedule="dualpipe" if both_ways else "1f1b",
         **recompute,
     ), tuple(assumptions)
 
