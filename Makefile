@@ -7,14 +7,15 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help plan test check coverage test-models clean
+.PHONY: help plan test check coverage test-models test-launchers clean
 
 help:
 	@echo "make plan         install and plan a training run of Llama 3.1 70B on eight DGX H100 (writes plan.json)"
 	@echo "make test         install and run the test suite"
 	@echo "make check        ruff and mypy"
 	@echo "make coverage     the test suite with branch coverage"
-	@echo "make test-models  compare parameter counts with transformers (installs it, slow)"
+	@echo "make test-models     compare parameter counts with transformers (installs it, slow)"
+	@echo "make test-launchers  hold exports to Megatron-LM's real parser (installs torch and megatron-core)"
 	@echo "make clean        remove what the targets made"
 
 $(VENV)/core.done: pyproject.toml
@@ -53,5 +54,30 @@ check: $(VENV)/dev.done
 coverage: $(VENV)/dev.done
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
+# Reference programs live in environments of their own: they pull in torch, and the core must not depend on it.
+.venv-models/done: pyproject.toml
+	@echo "==> Installing transformers and torch (a few minutes)"
+	@$(PYTHON) -m venv .venv-models
+	@.venv-models/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@.venv-models/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 transformers==5.23.0 --editable .
+	@touch $@
+
+test-models: .venv-models/done
+	@echo "==> Comparing parameter counts with transformers on the meta device"
+	@.venv-models/bin/python -m tests.models.goldens
+
+.venv-launchers/done: pyproject.toml
+	@echo "==> Installing torch and megatron-core (a few minutes)"
+	@$(PYTHON) -m venv .venv-launchers
+	@.venv-launchers/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@.venv-launchers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 packaging einops regex pytest --editable .
+	@.venv-launchers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python \
+		--python-version 3.12 --only-binary=:all: --target .venv-launchers/megatron megatron-core==0.19.2
+	@touch $@
+
+test-launchers: .venv-launchers/done
+	@echo "==> Holding exports to the real launchers"
+	@PYTHONPATH=.venv-launchers/megatron .venv-launchers/bin/python -m pytest tests/launchers
+
 clean:
-	@rm -rf $(VENV) dist plan.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	@rm -rf $(VENV) .venv-models .venv-launchers dist plan.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,0 +1,1 @@
+"""Exports held to the real launchers."""

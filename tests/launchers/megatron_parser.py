@@ -1,0 +1,109 @@
+"""Megatron-LM's own argument parser and checks, run on a machine without a GPU."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import sys
+import types
+import typing
+import warnings
+from typing import Any
+
+import pytest
+
+# Kernels that this machine cannot build or run are switched off; they change no degree, size or schedule.
+CPU_ONLY = (
+    "--mock-data --train-iters 10 --lr 1e-4 --attention-backend flash --transformer-impl local "
+    "--no-persist-layer-norm --no-masked-softmax-fusion --no-bias-swiglu-fusion --no-bias-gelu-fusion "
+    "--no-bias-dropout-fusion --no-rope-fusion --no-gradient-accumulation-fusion"
+).split()
+
+
+class _Absent(types.ModuleType):
+    """A module whose every attribute is a decorator that changes nothing: no kernel of it is ever launched."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Nothing()
+
+
+class _Nothing:
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return args[0] if len(args) == 1 and callable(args[0]) and not options else self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Nothing()
+
+
+def _without_triton() -> None:
+    """Let megatron.core import where triton has no build; torch must decide that it has none before that."""
+    try:
+        import triton  # noqa: F401
+    except ModuleNotFoundError:
+        import torch
+        import torch._dynamo.utils
+        import torch._inductor.runtime.hints
+        import torch._inductor.runtime.triton_compat
+        import torch._inductor.utils  # noqa: F401
+
+        for name in ("triton", "triton.language", "triton.language.extra"):
+            module = _Absent(name)
+            module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+            module.__path__ = []
+            module.__version__ = "3.4.0"  # type: ignore[attr-defined]
+            sys.modules[name] = module
+        sys.modules["triton"].language = sys.modules["triton.language"]  # type: ignore[attr-defined]
+        torch.compile = lambda function=None, **_: function if function is not None else lambda inner: inner
+    if not hasattr(typing, "override"):
+        typing.override = lambda function: function  # type: ignore[attr-defined]
+
+
+class _Gpu:
+    major, minor, total_memory, multi_processor_count, name = 9, 0, 80 << 30, 132, "target"
+
+
+def parse(arguments: list[str], world_size: int, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Megatron's parsed, validated arguments with the transformer configuration they make.
+
+    Raises SystemExit or what Megatron raises when it refuses them.
+    """
+    _without_triton()
+    import torch
+
+    monkeypatch.setenv("WORLD_SIZE", str(world_size))
+    monkeypatch.setenv("RANK", "0")
+    if "--use-megatron-fsdp" in arguments:
+        monkeypatch.delenv("CUDA_DEVICE_MAX_CONNECTIONS", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: _Gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(sys, "argv", ["pretrain_gpt.py", *arguments, *CPU_ONLY])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Megatron's own, about kernels that are absent here
+        from megatron.training import arguments as megatron
+
+        parsed = megatron.parse_args()
+        megatron.validate_args(parsed, {})
+        parsed.transformer = megatron.core_transformer_config_from_args(parsed)
+    return parsed
+
+
+def rank_groups(parsed: Any) -> dict[str, list[list[int]]]:
+    """The groups of Megatron's own rank generator for the dense axes."""
+    from megatron.core.parallel_state import RankGenerator
+
+    generator = RankGenerator(
+        tp=parsed.tensor_model_parallel_size,
+        ep=1,
+        dp=parsed.data_parallel_size,
+        pp=parsed.pipeline_model_parallel_size,
+        cp=parsed.context_parallel_size,
+        order="tp-cp-ep-dp-pp",
+    )
+    return {axis: generator.get_ranks(axis) for axis in ("tp", "cp", "dp", "pp")}
+

@@ -1,0 +1,101 @@
+"""What is exported to Megatron-LM is accepted by its real parser, and means the plan."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from shardwright.planner import Strategy, TrainingJob, estimate_training, export_plan, plan_training
+from shardwright.planner.plan.training import TrainingPlan
+
+from tests.launchers import megatron_parser
+
+pytest.importorskip("torch", reason="the launcher checks run in `make test-launchers`")
+pytest.importorskip("megatron", reason="the launcher checks run in `make test-launchers`")
+
+PLANS = {
+    "dense with uneven stages": ("llama-3.1-70b", "dgx-h100:8", 1024, 8192),
+    "learned positions, biases": ("gpt3-175b", "dgx-a100:16", 512, 2048),
+    "tied embeddings": ("gpt2-xl", "dgx-a100:1", 512, 1024),
+    "mixture of experts": ("qwen3-235b-a22b", "dgx-h100:32", 2048, 4096),
+    "latent attention, shared experts, MTP": ("deepseek-v3", "hgx-h800:256", 15360, 4096),
+}
+
+
+def arguments_of(plan: TrainingPlan) -> list[str]:
+    return shlex.split(export_plan(plan, "megatron").text)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_megatron_accepts_the_plan_and_reads_the_same_degrees(name, monkeypatch):
+    model, cluster, gbs, seq = PLANS[name]
+    plan = plan_training(model, cluster, TrainingJob(gbs=gbs, sequence_length=seq))
+    parsed = megatron_parser.parse(arguments_of(plan), plan.strategy.world_size, monkeypatch)
+    strategy = plan.strategy
+    assert parsed.tensor_model_parallel_size == strategy.tp
+    assert parsed.pipeline_model_parallel_size == strategy.pp
+    assert parsed.context_parallel_size == strategy.cp
+    assert parsed.expert_model_parallel_size == strategy.ep
+    assert parsed.data_parallel_size == strategy.dp
+    assert (parsed.virtual_pipeline_model_parallel_size or 1) == strategy.vpp
+    assert (parsed.micro_batch_size, parsed.global_batch_size) == (strategy.mbs, gbs)
+    assert parsed.num_layers == sum(stage.layers for stage in plan.stages)
+    assert parsed.sequence_parallel == strategy.sp
+    groups = megatron_parser.rank_groups(parsed)
+    for axis in ("tp", "cp", "pp"):
+        assert sorted(map(tuple, groups[axis])) == sorted(plan.rank_groups[axis])
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        Strategy(tp=2, sp=True, dp_shard=4, zero=1, recompute="full"),
+        Strategy(tp=2, sp=True, dp_shard=4, zero=1, recompute="full", recompute_layers=4),
+        Strategy(tp=2, dp_shard=4, zero=0, recompute="selective", recompute_modules=("core_attention", "norm")),
+        Strategy(dp_shard=8, zero=3, mbs=2),
+        Strategy(dp_shard=8, zero=2),
+        Strategy(dp_shard=4, dp_replicate=2, zero=1),
+        Strategy(cp=4, dp_shard=2, zero=1),
+        Strategy(tp=2, pp=2, vpp=4, dp_shard=2, zero=1),
+    ],
+    ids=lambda strategy: strategy.label(),
+)
+def test_megatron_accepts_every_way_to_save_memory(strategy, monkeypatch):
+    plan = estimate_training("llama-3.1-8b", "dgx-h100:1", TrainingJob(gbs=32, sequence_length=4096), strategy)
+    parsed = megatron_parser.parse(arguments_of(plan), strategy.world_size, monkeypatch)
+    assert parsed.data_parallel_size == strategy.dp
+    assert parsed.use_distributed_optimizer == (strategy.zero > 0)
+    assert (parsed.recompute_granularity or "none") == strategy.recompute
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp8", "fp32"])
+def test_megatron_accepts_every_number_format(precision, monkeypatch):
+    job = TrainingJob(gbs=32, sequence_length=2048, precision=precision)
+    plan = plan_training("llama-3.1-8b", "dgx-h100:2", job)
+    assert megatron_parser.parse(arguments_of(plan), 16, monkeypatch).seq_length == 2048
+
+
+def _with(arguments: list[str], flag: str, value: str) -> list[str]:
+    changed = list(arguments)
+    changed[changed.index(flag) + 1] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--pipeline-model-parallel-size", "5"),
+        ("--global-batch-size", "1023"),
+        ("--tensor-model-parallel-size", "3"),
+        ("--pipeline-model-parallel-layout", "Et*7|t*9L"),
+        ("--no-such-flag", "1"),
+    ],
+)
+def test_megatron_refuses_a_broken_export(flag, value, monkeypatch):
+    job = TrainingJob(gbs=1024, sequence_length=8192)
+    plan = plan_training("llama-3.1-70b", "dgx-h100:8", job)
+    arguments = arguments_of(plan)
+    broken = _with(arguments, flag, value) if flag in arguments else [*arguments, flag, value]
+    with pytest.raises((SystemExit, AssertionError, ValueError, RuntimeError)):
+        megatron_parser.parse(broken, 64, monkeypatch)
