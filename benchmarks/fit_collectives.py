@@ -69,9 +69,6 @@ LIKE = {
     "H200-NVL-141GB": "H200-SXM-141GB",
     "GH200-96GB": "H100-SXM5-80GB",
     "GH200-144GB": "H200-SXM-141GB",
-    "T4": "V100-PCIe-16GB",
-    "A100-PCIe-80GB": "V100-PCIe-16GB",
-    "H100-PCIe-80GB": "RTX-PRO-6000-Server",
 }
 """Device whose constants, relative to link and memory rates, stand in for one without measurements."""
 

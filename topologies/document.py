@@ -288,9 +288,13 @@ class Matrix(_Record, frozen=True, kw_only=True):
 
 
 class NodeMatrix(Matrix, frozen=True, kw_only=True):
-    """Node to node; `scope` says what was measured: one NIC to one NIC, or all NICs of a node together."""
+    """Node to node; `scope` says what was measured: one NIC to one NIC, or all NICs of a node together.
+
+    `nodes` are the host names of the rows; they name the nodes where the file gives no `node_names`.
+    """
 
     scope: Literal["nic", "node"]
+    nodes: tuple[str, ...] = ()
 
 
 class LatencyMatrix(_Record, frozen=True, kw_only=True):

@@ -154,13 +154,16 @@ def _node_names(file: TopologyFile) -> tuple[str, ...]:
     own = tuple(
         f"{group.name}-{i}" if group.count > 1 else group.name for group in file.nodes for i in range(group.count)
     )
-    if not file.node_names:
-        _unique(list(own), "$.nodes", ".name")
-        return own
-    if len(file.node_names) != len(own):
-        raise TopologyError(f"$.node_names: expected {len(own)} names but got {len(file.node_names)}")
-    _unique(list(file.node_names), "$.node_names")
-    return file.node_names
+    matrix = file.measured.node_bandwidth if file.measured is not None else None
+    hosts = matrix.nodes if matrix is not None else ()
+    for names, path in ((file.node_names, "$.node_names"), (hosts, "$.measured.node_bandwidth.nodes")):
+        if names:
+            if len(names) != len(own):
+                raise TopologyError(f"{path}: expected {len(own)} names but got {len(names)}")
+            _unique(list(names), path)
+            return names
+    _unique(list(own), "$.nodes", ".name")
+    return own
 
 
 def _fabrics_connect(groups: tuple[NodeGroup, ...]) -> None:

@@ -60,6 +60,7 @@ def group_links(topology: Topology, op: str, rows: Ints, nics: NodeNics, *, alon
     ranks, domains, ports = (np.ones(shape) for _ in range(3))
     inside = np.zeros((len(rows), len(Inside._fields)))
     network = Network(np.full(shape, np.inf), np.zeros(shape), np.zeros(shape), np.zeros(shape))
+    crossing: list[tuple[Ints, Edges]] = []
     for here in _patterns(topology, rows, first, crowding):
         columns = _domain_columns(first[here[0]])
         inside[here] = _inside(topology, op, rows[here[0]], columns, tuple(crowding[here[0]].tolist()))
@@ -68,8 +69,10 @@ def group_links(topology: Topology, op: str, rows: Ints, nics: NodeNics, *, alon
         if len(columns) > 1:
             leaders = rows[here][:, np.stack([each[:rails] for each in columns])]
             ports[here] = _ports(topology, leaders, busy)
-            edges = domain_edges(topology, op, leaders, nics)
-            _fill(network, here, shared_network(op, edges, busy, nics))
+            crossing.append((here, domain_edges(topology, op, leaders, nics)))
+    users = np.ones(1 + int(topology.node_network.max() + 1) ** 2) if alone else link_users([e for _, e in crossing])
+    for here, edges in crossing:
+        _fill(network, here, shared_network(op, edges, Sharing(busy, users), nics))
     memory = np.array([device.memory_bytes_per_s for device in topology.accelerators])
     return Links(
         ranks=ranks,
@@ -171,18 +174,31 @@ def domain_edges(topology: Topology, op: str, leaders: Ints, nics: NodeNics) -> 
     )
 
 
-def shared_network(op: str, edges: Edges, busy: Ints, nics: NodeNics, rails: float = 1.0) -> Network:
-    """What groups get between domains when `busy[domain]` groups share each domain's NICs.
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Who else is there: groups on the NICs of every domain, edges on every link between networks."""
+
+    busy: Ints
+    users: Floats
+
+
+def link_users(edges: list[Edges]) -> Floats:
+    """Edges of all groups on every link between networks, numbered as in `Edges.crossing`, at least one."""
+    numbers = np.concatenate([np.zeros(0, dtype=np.intp), *(each.crossing.ravel() for each in edges)])
+    return np.maximum(np.bincount(numbers[numbers >= 0], minlength=1), 1.0)
+
+
+def shared_network(op: str, edges: Edges, sharing: Sharing, nics: NodeNics, rails: float = 1.0) -> Network:
+    """What groups get between domains.
 
     A ring or chain is as fast as its slowest edge. An exchange sends to one domain after the other, so that its
-    times add up. All edges that cross a shared link share it.
+    times add up. The groups of a domain share its NICs, all edges that cross a link between networks share that.
     """
-    total = edges.total / np.maximum(busy[edges.source], busy[edges.target])
+    total = edges.total / np.maximum(sharing.busy[edges.source], sharing.busy[edges.target])
     rates = np.minimum(edges.single * rails, total)
     shared = edges.crossing >= 0
     if shared.any():
-        users = np.bincount(edges.crossing[shared])
-        rates[shared] = np.minimum(rates[shared], edges.link[shared] / users[edges.crossing[shared]])
+        rates[shared] = np.minimum(rates[shared], edges.link[shared] / sharing.users[edges.crossing[shared]])
     if op in EXCHANGES:
         sources = np.unique(edges.source[0]).size
         per_source = rates.reshape(len(rates), sources, -1)

@@ -49,6 +49,6 @@ def read_mpigraph(
     if direction == "receive":
         matrix = matrix.T
     values = [[None if i == j else value for j, value in enumerate(row)] for i, row in enumerate(matrix.tolist())]
-    return Measured(
-        node_bandwidth=NodeMatrix(unit="MB/s", scope=scope, matrix=values, source=f"mpiGraph, {direction} matrix")
-    )
+    source = f"mpiGraph, {direction} matrix"
+    names = tuple(str(host) for host in hosts or ())
+    return Measured(node_bandwidth=NodeMatrix(unit="MB/s", scope=scope, matrix=values, nodes=names, source=source))

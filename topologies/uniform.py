@@ -7,7 +7,18 @@ from numpy.typing import NDArray
 
 from .algorithms import CHAINS, EXCHANGES, Links
 from .errors import TopologyError
-from .links import Edges, Inside, Network, NodeNics, domain_edges, inside_rate, shared_network, worst
+from .links import (
+    Edges,
+    Inside,
+    Network,
+    NodeNics,
+    Sharing,
+    domain_edges,
+    inside_rate,
+    link_users,
+    shared_network,
+    worst,
+)
 from .topology import Topology
 
 Floats = NDArray[np.float64]
@@ -86,7 +97,9 @@ class UniformLinks:
         if (kind, domains) not in self._edges:
             leaders = self._first[None, :domains, None]
             self._edges[kind, domains] = domain_edges(self._topology, kind, leaders, self._nics)
-        return _numbers(shared_network(kind, self._edges[kind, domains], self._busy(sharing), self._nics, ranks))
+        edges = self._edges[kind, domains]
+        among = Sharing(self._busy(sharing), link_users([edges]) * sharing)
+        return _numbers(shared_network(kind, edges, among, self._nics, ranks))
 
     def _measured(self, kind: str, domains: int, ranks: int, sharing: int) -> tuple[float, float, float, float]:
         """The slowest of as many links as the operation uses at a time, drawn from all links by chance."""
@@ -96,7 +109,8 @@ class UniformLinks:
         edges = self._edges["sample", 0]
         busy = self._busy(sharing)
         rates = np.minimum(edges.single * ranks, edges.total / busy[edges.source])
-        _, step, message, ramp = _numbers(shared_network(kind, edges, busy, self._nics, ranks))
+        among = Sharing(busy, link_users([edges]))
+        _, step, message, ramp = _numbers(shared_network(kind, edges, among, self._nics, ranks))
         if kind == "all_to_all":
             return float(rates.size / (1 / rates).sum()), step, message, ramp
         used = domains - 1 if kind == "send_recv" else domains
