@@ -124,7 +124,7 @@ class UniformLinks:
         node = np.searchsorted(t.node_domain, 0)
         per_domain = t.node_nics[node] * t.domain_nodes[0] / sharing
         per_rank = ranks * max(1.0, t.node_nics[node] / t.node_devices[node])
-        return max(float(min(per_domain, per_rank)), 1.0)
+        return float(min(per_domain, per_rank))
 
 
 def _numbers(network: Network) -> tuple[float, float, float, float]:
