@@ -37,6 +37,7 @@ from shardwright.topologies.coefficients import (
     OpCoefficients,
     default_coefficients,
 )
+from shardwright.topologies.document import NicKind
 
 ROOT = Path(__file__).resolve().parent.parent
 COEFFICIENTS = ROOT / "topologies" / "coefficients.json"
@@ -144,7 +145,9 @@ def part_of(algorithm: str, rows: list[Row]) -> list[Row]:
     if algorithm in ("one_shot", "two_shot"):
         custom = [r for r in rows if r.op == "custom_all_reduce" and r.size_bytes <= TWO_SHOT_BYTES]
         custom = [r for r in custom if r.ranks == 2 or r.device not in ("L40S", "RTX-PRO-6000-Server")]
-        return [r for r in custom if (r.size_bytes <= one_shot_bytes(np.float64(r.ranks))) == (algorithm == "one_shot")]
+        return [
+            r for r in custom if (r.size_bytes <= one_shot_bytes(np.array(float(r.ranks)))) == (algorithm == "one_shot")
+        ]
     return [r for r in rows if r.op == algorithm]
 
 
@@ -192,13 +195,17 @@ def fitted_devices(rows: list[Row], times: Topologies) -> dict[str, dict[str, Op
     return dict(found)
 
 
-NETWORKS = {"ethernet": ("V100-PCIe-16GB",), "efa": ("B200-SXM-180GB",), "ib": ("A100-SXM4-80GB",)}
+NETWORKS: dict[NicKind, tuple[str, ...]] = {
+    "ethernet": ("V100-PCIe-16GB",),
+    "efa": ("B200-SXM-180GB",),
+    "ib": ("A100-SXM4-80GB",),
+}
 """Device of the multi-node rows that the constants of each kind of NIC are fitted on."""
 
-ASSUMED_NETWORKS = {"roce": "ib", "slingshot": "ib", "omnipath": "ib"}
+NETWORKS_LIKE: dict[NicKind, NicKind] = {"roce": "ib", "slingshot": "ib", "omnipath": "ib"}
 
 
-def fitted_network(rows: list[Row], start: CollectiveCoefficients, kind: str) -> NetworkCoefficients:
+def fitted_network(rows: list[Row], start: CollectiveCoefficients, kind: NicKind) -> NetworkCoefficients:
     """Constants of a kind of NIC by pattern search on the mean relative error, each error counted as at most 1."""
     point = {"step_s": 2e-5, "message_s": 1e-6, "efficiency": 0.9, "ramp": 1e-4}
     measured = np.array([row.seconds for row in rows])
@@ -227,12 +234,17 @@ def fitted(rows: list[Row]) -> CollectiveCoefficients:
     start = default_coefficients()
     devices = fitted_devices(rows, Topologies(start))
     devices["MI300X"] = from_points([row for row in rows if row.device == "MI300X"], devices[FABRICS["mesh"]])
-    found = msgspec.structs.replace(start, devices=devices, like=LIKE, fabrics=FABRICS, provenance=provenance())
+    found = CollectiveCoefficients(
+        devices=devices,
+        networks=dict(start.networks),
+        networks_like=NETWORKS_LIKE,
+        like=LIKE,
+        fabrics=FABRICS,
+        provenance=provenance(),
+    )
     for kind, names in NETWORKS.items():
         part = [row for row in rows if row.fit and row.domains > 1 and row.device in names and "moe" not in row.op]
-        found.networks[kind] = fitted_network(part, found, kind)  # type: ignore[index]
-    for kind, other in ASSUMED_NETWORKS.items():
-        found.networks[kind] = found.networks[other]  # type: ignore[index]
+        found.networks[kind] = fitted_network(part, found, kind)
     return found
 
 
@@ -262,7 +274,8 @@ def provenance() -> dict[str, str]:
             "inside a domain: AIConfigurator nccl_perf, custom_allreduce_perf and wideep_deepep tables "
             "(github.com/ai-dynamo/aiconfigurator, Apache-2.0), sizes with an even binary logarithm; "
             "ethernet: APEX profile/comm (MIT); efa and ib: ml-engineering all_reduce_bench (CC BY-SA 4.0); "
-            "MI300X: two points of ml-engineering; roce, slingshot and omnipath: as ib (assumption)"
+            "MI300X: two points of ml-engineering; roce, slingshot and omnipath: as ib, and message_s of ib and efa "
+            "1 us (assumptions)"
         ),
     }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from .accelerators import Accelerator, normalized
+from .accelerators import Accelerator
 from .document import Fabric, MeshFabric, NicKind, PcieFabric, SwitchFabric
 from .errors import TopologyError
 
@@ -54,14 +54,16 @@ class NetworkCoefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
 
 class CollectiveCoefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Every constant of the model. `devices[name][algorithm]`; `like[name]` is the device whose constants stand in.
+    """Every constant of the model: `devices[name][algorithm]` and `networks[kind]`.
 
-    `fabrics[kind]` is the stand-in of a device that is in neither. `provenance` says from what, when and how they
-    were fitted.
+    `like[name]` is the device whose constants stand in for one without measurements, `fabrics[kind]` the stand-in of
+    every other, `networks_like[kind]` that of a kind of NIC. `provenance` says from what, when and how they were
+    fitted.
     """
 
     devices: dict[str, dict[str, OpCoefficients]]
     networks: dict[NicKind, NetworkCoefficients]
+    networks_like: dict[NicKind, NicKind]
     like: dict[str, str]
     fabrics: dict[str, str]
     provenance: dict[str, str]
@@ -77,6 +79,13 @@ class CollectiveCoefficients(msgspec.Struct, frozen=True, forbid_unknown_fields=
             if algorithm in self.devices[name]:
                 return self.devices[name][algorithm], name
         raise TopologyError(f"no coefficients for {algorithm!r} on any device")
+
+    def network(self, kind: NicKind) -> tuple[NetworkCoefficients, NicKind]:
+        """The constants for a kind of NIC, and the kind they were measured on."""
+        measured_on = kind if kind in self.networks else self.networks_like.get(kind, "ib")
+        if measured_on not in self.networks:
+            raise TopologyError(f"no coefficients for {kind} NICs; known: {', '.join(self.networks)}")
+        return self.networks[measured_on], measured_on
 
 
 def fabric_kind(fabric: Fabric | None) -> str:
@@ -95,8 +104,3 @@ def default_coefficients() -> CollectiveCoefficients:
     """The constants that ship with the tool."""
     data = Path(__file__).with_name("coefficients.json").read_bytes()
     return msgspec.json.decode(data, type=CollectiveCoefficients)
-
-
-def measured_devices(coefficients: CollectiveCoefficients) -> frozenset[str]:
-    """Normalized names of the devices that have constants of their own."""
-    return frozenset(normalized(name) for name in coefficients.devices)

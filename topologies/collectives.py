@@ -48,7 +48,14 @@ class Collectives:
                 found.append(
                     f"collectives on {device.name}: no measurements, constants of {measured_on} relative to its links"
                 )
-        return tuple(found)
+        kinds = sorted({nics.kind for nics in self.topology.group_nics if nics and self.topology.n_domains > 1})
+        for kind in kinds:
+            _, seen = self.coefficients.network(kind)
+            if seen != kind:
+                found.append(
+                    f"collectives over {kind} NICs: no measurements, constants of {seen} relative to their rate"
+                )
+        return tuple(dict.fromkeys(found))
 
     def seconds(self, op: str, size_bytes: float, groups: ArrayLike) -> float:
         """Time until the slowest of the groups is done.

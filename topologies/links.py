@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .algorithms import CHAINS, EXCHANGES, Links
-from .coefficients import CollectiveCoefficients, NetworkCoefficients
+from .coefficients import CollectiveCoefficients
 from .document import PcieFabric, SwitchFabric
 from .fabrics import group_rate
 from .topology import Topology
@@ -42,11 +42,8 @@ class Network:
 
 
 def node_nics(topology: Topology, coefficients: CollectiveCoefficients) -> NodeNics:
-    """The network constants of every node, by the kind of its NICs; Ethernet's where a kind has none."""
-    chosen: list[NetworkCoefficients] = []
-    fallback = coefficients.networks["ethernet"]
-    for nics in topology.group_nics:
-        chosen.append(coefficients.networks.get(nics.kind, fallback) if nics else fallback)
+    """The network constants of every node, by the kind of its NICs."""
+    chosen = [coefficients.network(nics.kind if nics else "ethernet")[0] for nics in topology.group_nics]
     columns = np.array([(c.step_s, c.message_s, c.efficiency, c.ramp) for c in chosen])[topology.node_group]
     return NodeNics(*columns.T)
 

@@ -204,6 +204,9 @@ def test_devices_without_measurements_say_whose_constants_they_use():
     (assumption,) = Collectives(cluster("hgx-h800:2")).assumptions
     assert "H800" in assumption and "H100-SXM5-80GB" in assumption
     assert "TPU-v4" in COLLECTIVES["tpu-v4:16"].assumptions[0]
+    assert Collectives(cluster("hgx-h100:1")).assumptions == ()
+    (assumption,) = Collectives(cluster("hgx-h100:2")).assumptions
+    assert "roce" in assumption and "of ib" in assumption
 
 
 def test_reduction_in_the_switch_is_faster_than_a_ring_for_large_messages():
