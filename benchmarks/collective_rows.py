@@ -52,6 +52,7 @@ HDR200_X4: dict[str, Any] = {
 """Four nodes with four 200 Gb/s InfiniBand NICs each, as two of the sources describe theirs."""
 
 _OPS = {"alltoall": "all_to_all", "sendrecv": "send_recv", "ep_dispatch": "moe_dispatch", "ep_combine": "moe_combine"}
+_NETWORK_CURVES = ("B200", "V100-PCIE-16GB", "A100/H100? (not stated here)")
 _BUSBW = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "all_to_all": 1.0}
 
 
@@ -125,9 +126,9 @@ def _row(record: dict[str, str]) -> Row | str:
     if n % domains:
         return "ranks are not spread evenly over the nodes"
     even = round(math.log2(size)) % 2 == 0
-    alone = nodes > 1 or op == "send_recv" or record["gpu"].startswith("V100")
-    tabled = "AIConfigurator" in record["source"] or alone
-    return Row(device, cluster, op, n // domains, domains, size, seconds, record["source"], kernel, even and tabled)
+    curve = (nodes > 1 and record["gpu"] in _NETWORK_CURVES) or op == "send_recv" or record["gpu"].startswith("V100")
+    fit = (even and (curve or "AIConfigurator" in record["source"])) or record["gpu"] == "MI300X"
+    return Row(device, cluster, op, n // domains, domains, size, seconds, record["source"], kernel, fit)
 
 
 def _seconds(record: dict[str, str], op: str, size: float, n: int) -> float | None:
