@@ -76,7 +76,8 @@ def test_predictions_stay_as_close_to_measurements_as_the_committed_table():
     assert len(rows) > 5 * sum(skipped.values())
     assert tables["total"][0]["median_ape"] < 0.06
     for entry in tables["by_op"]:
-        if entry["where"] == "one domain" and entry["op"] in ("all_gather", "reduce_scatter", "all_reduce"):
+        rings = ("all_gather", "reduce_scatter", "all_reduce")
+        if entry["where"] == "one domain" and entry["op"] in rings and entry["unseen"]:
             assert entry["median_ape"] < 0.10, entry
 
 
