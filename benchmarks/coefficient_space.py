@@ -140,7 +140,10 @@ def _kernel_parameters() -> list[Parameter]:
         Parameter("kernels:ampere:bf16:unaligned_fraction", 0.12, 0.5, high=1.0),
         Parameter("kernels:turing:bf16:memory_fraction", 0.7, 0.2, high=0.9),
         Parameter("kernels:turing:bf16:host_slowdown", 2.0, 0.5, low=0.3, high=10.0),
-        Parameter("kernels:gb200-nvl72,gb300-nvl72:*:host_slowdown", 1.0, 0.5, low=0.3, high=3.0),
+        Parameter("kernels:gb200-nvl72,gb300-nvl72:*:host_slowdown", 0.6, 0.5, low=0.2, high=3.0),
+        Parameter(
+            "kernels:hopper,blackwell,gb200-nvl72,blackwell-ultra,gb300-nvl72:*:scan_fraction", 0.06, 0.5, high=0.5
+        ),
     ]
 
 
@@ -157,8 +160,10 @@ def _framework_parameters() -> list[Parameter]:
         ]
         if old:
             result.append(Parameter(f"frameworks:{name}:score_traffic_bytes", 10.0, 0.3, 3, 30))
+            result.append(Parameter(f"frameworks:{name}:gemm_output_factor", 1.5, 0.5, 0.5, 6))
+            result.append(Parameter(f"frameworks:{name}:gradient_comm_bytes", 2.0, 0.25, 1.5, 6))
         else:
-            result.append(Parameter(f"frameworks:{name}:attention_fraction", _flash(fields), 0.25, 0.3, 1.5))
+            result.append(Parameter(f"frameworks:{name}:attention_fraction", _flash(fields), 0.2, 0.3, 1.1))
         if "fsdp" in name or name == "internevo":
             result.append(Parameter(f"frameworks:{name}:hidden_cost", fields.get("hidden_cost", 0.1), 0.7, 1e-3, 1.0))
     for name in _MOES:

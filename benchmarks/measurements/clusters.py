@@ -32,6 +32,7 @@ class Cluster:
     node_gbit: float
     kind: str
     half_chip: bool = False
+    fabric_gbit: float | None = None
 
 
 def cluster_of(row: Row) -> tuple[Cluster, tuple[str, ...]]:
@@ -63,9 +64,19 @@ def cluster_of(row: Row) -> tuple[Cluster, tuple[str, ...]]:
         node_gbit = -node_gbit * total / nodes
     half = "neuroncore" in name.lower()
     domain_nodes = _domain_nodes(nodes, total // nodes) if rack else 1
-    return Cluster(device.name, nodes, total // nodes, domain_nodes, total // nodes, node_gbit, kind, half), tuple(
-        assumptions
+    inside = re.search(r"(\d+(?:\.\d+)?) ?Gb/s intra\b", words)
+    cluster = Cluster(
+        accelerator=device.name,
+        nodes=nodes,
+        devices=total // nodes,
+        domain_nodes=domain_nodes,
+        nics=total // nodes,
+        node_gbit=node_gbit,
+        kind=kind,
+        half_chip=half,
+        fabric_gbit=float(inside.group(1)) if inside else None,
     )
+    return cluster, tuple(assumptions)
 
 
 def accelerator_named(name: str, hints: str = "") -> Accelerator:
@@ -144,7 +155,8 @@ def topology_of(cluster: Cluster) -> Topology:
         "network": "network",
     }
     if size > 1:
-        group["fabric"] = _fabric(device, size)
+        stated = cluster.fabric_gbit and cluster.fabric_gbit * GBIT
+        group["fabric"] = _switch(stated, 5e-6) if stated else _fabric(device, size)
     group["nics"] = {
         "count": cluster.nics,
         "bandwidth_bytes_per_s": cluster.node_gbit * GBIT / cluster.nics,
@@ -189,7 +201,11 @@ def _fabric(device: Accelerator, size: int) -> dict[str, Any]:
         }
     if device.vendor == "AMD" and pair is not None and size <= 8:
         return {"kind": "mesh", "link_bandwidth_bytes_per_s": pair, "latency_s": 2e-6}
-    return {"kind": "switch", "bandwidth_bytes_per_s": device.scaleup_bytes_per_s, "latency_s": 1e-6}
+    return _switch(device.scaleup_bytes_per_s, 1e-6)
+
+
+def _switch(bytes_per_s: float, latency_s: float) -> dict[str, Any]:
+    return {"kind": "switch", "bandwidth_bytes_per_s": bytes_per_s, "latency_s": latency_s}
 
 
 def _torus(size: int, dimensions: int) -> list[int]:

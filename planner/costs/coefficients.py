@@ -26,7 +26,8 @@ class Kernels(_Record, frozen=True):
     the k term is the main loop's start-up, the output term the last wave that does not fill the device. Attention runs
     at its own fraction of the 16-bit peak, halved at a context of `attention_half` tokens; the batched products of
     unfused attention keep `unaligned_fraction` of their rate when a head's size is no multiple of 8. `host_slowdown`
-    is how much longer the hosts that come with the accelerator take to issue work.
+    is how much longer the hosts that come with the accelerator take to issue work. The power fractions are of the
+    rated power, while kernels run and while a device waits.
     """
 
     gemm_fraction: float
@@ -40,6 +41,8 @@ class Kernels(_Record, frozen=True):
     scan_fraction: float = 0.08
     memory_fraction: float = 0.85
     host_slowdown: float = 1.0
+    busy_power_fraction: float = 0.85
+    waiting_power_fraction: float = 0.4
     kernel_s: float = 3e-6
     source: str = ""
 
@@ -53,13 +56,15 @@ class Framework(_Record, frozen=True):
     hides under, by taking processors and memory bandwidth from it. Byte counts are per element unless said otherwise.
     The host takes `host_operator_s` to issue the forward of one operator and `host_experts_s` more to route, permute
     and dispatch a mixture's tokens, twice that in backward. `attention_fraction` is the rate of this generation's
-    flash attention relative to the accelerator's. `permute_traffic_bytes` is the device traffic per feature of a routed
-    token to permute, pad and combine; `dispatch_by_node` sends a token once to every scale-up domain that needs it.
+    flash attention relative to the accelerator's, `gemm_output_factor` how much more its math library lost on small
+    products. `permute_traffic_bytes` is the device traffic per feature of a routed token to permute, pad and combine;
+    `dispatch_by_node` sends a token once to every scale-up domain that needs it.
     """
 
     attention_kernel: Literal["flash", "unfused"] = "flash"
     dropout: bool = False
     attention_fraction: float = 1.0
+    gemm_output_factor: float = 1.0
     host_operator_s: float = 6e-6
     host_experts_s: float = 0.0
     step_s: float = 0.02

@@ -51,10 +51,14 @@ class Device:
         kernels = self.coefficients.low_precision_kernels if low else self.coefficients.kernels
         peak = self.low_precision_peak_flops if low else self.peak_flops
         size = 1.0 if low else self.element_bytes
-        slowdown = (1 + kernels.gemm_k_half / k) * (1 + kernels.gemm_output_half / np.maximum(m * n, 1.0))
+        slowdown = (1 + kernels.gemm_k_half / k) * (1 + self.output_half(kernels) / np.maximum(m * n, 1.0))
         compute = 2 * m * n * k * slowdown / (peak * kernels.gemm_fraction * fraction)
         traffic = ((m * k + k * n) * size + m * n * self.element_bytes) / self.effective_memory_bytes_per_s
         return np.maximum(compute, traffic)
+
+    def output_half(self, kernels: Kernels) -> float:
+        """Outputs at which a product runs at half its rate, with this software generation's math library."""
+        return kernels.gemm_output_half * self.coefficients.framework.gemm_output_factor
 
     def traffic_s(self, traffic_bytes: Floats) -> Floats:
         """Seconds to move bytes through the device's own memory by a fused elementwise kernel."""
@@ -167,7 +171,7 @@ def _batched_product_s(op: Attention, keys: BlockKeys, heads: Floats, device: De
     aligned = op.qk_head_dim % 8 == 0 and op.v_head_dim % 8 == 0
     fraction = kernels.gemm_fraction * (1.0 if aligned else kernels.unaligned_fraction)
     for n, k in ((keys.sequence, op.qk_head_dim), (op.v_head_dim, keys.sequence)):
-        slowdown = (1 + kernels.gemm_k_half / k) * (1 + kernels.gemm_output_half / (outputs * n))
+        slowdown = (1 + kernels.gemm_k_half / k) * (1 + device.output_half(kernels) / (outputs * n))
         total = total + 2 * outputs * n * k * slowdown / (device.peak_flops * fraction)
     return total
 
@@ -230,7 +234,7 @@ def _grouped(m: Floats, groups: Floats, n: Floats, k: Floats, device: Device, fr
     weights = groups * n * k * (1.0 if low else device.element_bytes)
 
     def seconds(rows: Floats, columns: Floats, inner: Floats) -> Floats:
-        slowdown = (1 + kernels.gemm_k_half / inner) * (1 + kernels.gemm_output_half / (groups * rows * columns))
+        slowdown = (1 + kernels.gemm_k_half / inner) * (1 + device.output_half(kernels) / (groups * rows * columns))
         compute = 2 * groups * rows * columns * inner * slowdown / (peak * kernels.gemm_fraction * fraction)
         moved = weights + groups * m * (n + k) * device.element_bytes
         result: Floats = np.maximum(compute, moved / device.effective_memory_bytes_per_s) + device.kernel_s
