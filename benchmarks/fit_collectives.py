@@ -7,10 +7,10 @@ FILE.csv has one measurement per row: gpu, num_gpus, nodes, op, kernel_or_algo, 
 tokens, hidden, topk, source and more.
 
 Split. Constants inside a domain are fitted on rows of AIConfigurator's tables whose size (or token count) has an even
-binary logarithm, and judged on the other sizes and on every row of every other source (APEX, ml-engineering,
-nccl-tests issues, DeepEP). Constants of NICs are fitted on half the sizes of the few multi-node curves found, and
-judged on the other half and on sources with a single point. One set per device and algorithm, whatever the library
-version.
+binary logarithm (V100 and send_recv: of APEX, the only source), and judged on the other sizes and on every row of every
+other source (APEX, ml-engineering, nccl-tests issues, DeepEP). Constants of NICs are fitted on every other size of one
+multi-node curve per kind of NIC, and judged on the other sizes and on every other multi-node source. MI300X has two
+points, both used. One set per device and algorithm, whatever the library version.
 """
 
 from __future__ import annotations

@@ -273,7 +273,7 @@ class Topology:
         if self._node_bandwidth is None:
             nodes = np.arange(self.n_nodes)
             matrix = np.empty((self.n_nodes, self.n_nodes))
-            for rows in np.array_split(nodes, 1 + self.n_nodes**2 // 1_000_000):
+            for rows in np.array_split(nodes, 1 + self.n_nodes**2 // 200_000):
                 matrix[rows] = self.node_rate_bytes_per_s(rows[:, None], nodes[None, :])
             matrix.flags.writeable = False
             self._node_bandwidth = matrix
