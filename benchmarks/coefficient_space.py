@@ -162,6 +162,7 @@ def _framework_parameters() -> list[Parameter]:
             result.append(Parameter(f"frameworks:{name}:score_traffic_bytes", 10.0, 0.3, 3, 30))
             result.append(Parameter(f"frameworks:{name}:gemm_output_factor", 1.5, 0.5, 0.5, 6))
             result.append(Parameter(f"frameworks:{name}:gradient_comm_bytes", 2.0, 0.25, 1.5, 6))
+            result.append(Parameter(f"frameworks:{name}:tp_stop_s", 1e-4, 0.7, 1e-6, 3e-3))
         else:
             result.append(Parameter(f"frameworks:{name}:attention_fraction", _flash(fields), 0.2, 0.3, 1.1))
         if "fsdp" in name or name == "internevo":

@@ -54,6 +54,7 @@ class Framework(_Record, frozen=True):
     attention, `ep` under expert compute, `grad` under the last backward, `param` under the first forward, `pp` behind
     other micro-batches; `hidden_cost` is the share of a hidden data-parallel transfer that still slows the compute it
     hides under, by taking processors and memory bandwidth from it. Byte counts are per element unless said otherwise.
+    `tp_stop_s` is lost at every tensor-parallel collective while streams wait for each other.
     The host takes `host_operator_s` to issue the forward of one operator and `host_experts_s` more to route, permute
     and dispatch a mixture's tokens, twice that in backward. `attention_fraction` is the rate of this generation's
     flash attention relative to the accelerator's, `gemm_output_factor` how much more its math library lost on small
@@ -73,6 +74,7 @@ class Framework(_Record, frozen=True):
     loss_traffic_bytes: float = 20.0
     cast_traffic_bytes: float = 5.0
     tp_overlap: float = 0.0
+    tp_stop_s: float = 0.0
     cp_overlap: float = 0.8
     ep_overlap: float = 0.0
     grad_overlap: float = 0.8

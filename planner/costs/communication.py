@@ -77,6 +77,7 @@ def _tensor(block: Block, keys: BlockKeys, network: Network, framework: Framewor
     groups = groups_of(np.ones(len(keys), np.int64), keys.tp, network.domain)
     gathered, reduced = tensor_features(block)
     exposed = 1 - framework.tp_overlap
+    stop = np.where(keys.tp > 1, framework.tp_stop_s, 0.0)
 
     def total(op: str, features: list[int]) -> Floats:
         result: Floats = np.zeros(len(keys))
@@ -93,7 +94,9 @@ def _tensor(block: Block, keys: BlockKeys, network: Network, framework: Framewor
     )
     forward = np.where(with_sp, both_ways[0], reduce_all)
     backward = np.where(with_sp, both_ways[1], gather_all)
-    return forward * exposed, backward * exposed
+    forward_s: Floats = forward * exposed + stop * len(reduced)
+    backward_s: Floats = backward * exposed + stop * len(gathered)
+    return forward_s, backward_s
 
 
 def _context(
