@@ -28,6 +28,7 @@ _FAMILIES: dict[str, tuple[dict[str, float], float, float, float]] = {
     "blackwell-ultra": ({"bf16": 0.68, "fp8": 0.68, "fp4": 0.5}, 200, 5e6, 0.6),
     "gb300-nvl72": ({"bf16": 0.68, "fp8": 0.68, "fp4": 0.5}, 200, 5e6, 0.6),
     "cdna3": ({"bf16": 0.48, "fp8": 0.45}, 160, 5e6, 0.4),
+    "mi325x": ({"bf16": 0.58, "fp8": 0.5}, 160, 5e6, 0.4),
     "tpu": ({"bf16": 0.75}, 128, 1e6, 0.5),
     "trainium": ({"bf16": 0.5}, 128, 2e6, 0.4),
 }
@@ -60,7 +61,7 @@ _FRAMEWORKS: dict[str, dict[str, Any]] = {
     "hai-llm": _CORE | {"dispatch_by_node": True, "ep_overlap": 0.9, "tp_overlap": 0.0},
     "fsdp-2023": _SHARDED | {"host_operator_s": 20e-6, "attention_fraction": 0.6},
     "fsdp-2025": _SHARDED | {"host_operator_s": 15e-6, "attention_fraction": 0.8, "host_experts_s": 1e-3},
-    "internevo": _SHARDED | {"host_operator_s": 20e-6, "hidden_cost": 0.3},
+    "internevo": _SHARDED | {"host_operator_s": 20e-6, "hidden_cost": 0.3, "weights_by_broadcast": True},
     "jax": _SHARDED | {"host_operator_s": 1e-6, "tp_overlap": 0.6},
     "neuron": _CORE | {"tp_overlap": 0.3, "host_operator_s": 5e-6},
 }
@@ -87,6 +88,7 @@ _MEASURED_DTYPES = {
     "blackwell-ultra": ("bf16", "fp8", "fp4"),
     "gb300-nvl72": ("bf16", "fp8", "fp4"),
     "cdna3": ("fp8",),
+    "mi325x": ("fp8",),
     "trainium": ("bf16",),
 }
 _GROUPS = ("ampere", "hopper", "blackwell,gb200-nvl72", "blackwell-ultra,gb300-nvl72")
@@ -123,7 +125,7 @@ def _kernel_parameters() -> list[Parameter]:
     for family, dtypes in _MEASURED_DTYPES.items():
         for dtype in dtypes:
             prior = _FAMILIES[family][0][dtype]
-            spread = 0.4 if family in ("turing", "cdna3", "trainium") else 0.12
+            spread = 0.4 if family in ("turing", "cdna3", "mi325x", "trainium") else 0.12
             result.append(Parameter(f"kernels:{family}:{dtype}:gemm_fraction", prior, spread, high=0.95))
     for group in _GROUPS:
         family = group.split(",")[0]

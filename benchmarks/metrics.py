@@ -68,7 +68,8 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Over groups of at least two different choices: τ-b averaged by number of pairs, regret averaged by group."""
+    """Means over groups: of τ-b over those of at least three different choices (of two it is only right or wrong), of
+    regret over those of at least two."""
 
     groups: int
     choices: int
@@ -81,7 +82,7 @@ def ranking(trials: Iterable[Trial]) -> Ranking:
     groups: dict[Hashable, dict[Hashable, list[Trial]]] = {}
     for trial in trials:
         groups.setdefault(trial.group, {}).setdefault(trial.choice, []).append(trial)
-    taus: list[tuple[float, int]] = []
+    taus: list[float] = []
     regrets: list[float] = []
     choices = 0
     for group in groups.values():
@@ -91,14 +92,13 @@ def ranking(trials: Iterable[Trial]) -> Ranking:
         measured = [_median([t.measured for t in repeats]) for repeats in group.values()]
         choices += len(group)
         regrets.append(regret(predicted, measured))
-        tau = kendall_tau(predicted, measured)
+        tau = kendall_tau(predicted, measured) if len(group) > 2 else None
         if tau is not None:
-            taus.append((tau, len(group) * (len(group) - 1) // 2))
-    pairs = sum(weight for _, weight in taus)
+            taus.append(tau)
     return Ranking(
         groups=len(regrets),
         choices=choices,
-        kendall_tau=sum(tau * weight for tau, weight in taus) / pairs if pairs else None,
+        kendall_tau=sum(taus) / len(taus) if taus else None,
         regret=sum(regrets) / len(regrets) if regrets else None,
     )
 

@@ -196,7 +196,7 @@ def _fabric(device: Accelerator, size: int) -> dict[str, Any]:
             "latency_s": 5e-6,
             "devices_per_switch": min(2, size),
             "uplink_bytes_per_s": lanes,
-            "switches_per_socket": max(1, size // 4),
+            "switches_per_socket": max(2, size // 4),
             "socket_bytes_per_s": lanes,
         }
     if device.vendor == "AMD" and pair is not None and size <= 8:

@@ -54,6 +54,7 @@ class Framework(_Record, frozen=True):
     attention, `ep` under expert compute, `grad` under the last backward, `param` under the first forward, `pp` behind
     other micro-batches; `hidden_cost` is the share of a hidden data-parallel transfer that still slows the compute it
     hides under, by taking processors and memory bandwidth from it. Byte counts are per element unless said otherwise.
+    With `weights_by_broadcast` every rank in turn sends the weights it updated, instead of one all-gather.
     `tp_stop_s` is lost at every tensor-parallel collective while streams wait for each other.
     The host takes `host_operator_s` to issue the forward of one operator and `host_experts_s` more to route, permute
     and dispatch a mixture's tokens, twice that in backward. `attention_fraction` is the rate of this generation's
@@ -84,6 +85,7 @@ class Framework(_Record, frozen=True):
     interleaved_pp_overlap: float = 0.7
     bucket_bytes: float = 160e6
     gradient_comm_bytes: float = 4.0
+    weights_by_broadcast: bool = False
     expert_imbalance: float = 1.0
     permute_traffic_bytes: float = 8.0
     dispatch_by_node: bool = False

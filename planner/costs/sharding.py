@@ -73,7 +73,9 @@ def sharding_time(
     and gathers once; 2 reduces after every micro-batch; 3 gathers twice and reduces once in every micro-batch.
 
     What hides does so under the compute of the last backward (gradients) and the first forward (weights), or of every
-    micro-batch from ZeRO 2 on; one message of it never hides.
+    micro-batch from ZeRO 2 on; one message of it never hides. An interleaved pipeline does pp micro-batches on one
+    virtual stage before the next, so that all but one virtual stage's transfers have pp micro-batches to hide under
+    (Narayanan et al. 2021, section 2.2).
     """
     framework = device.coefficients.framework
     parts = [
@@ -84,7 +86,10 @@ def sharding_time(
     replicate_s = sum((part.replicate_s for part in parts), np.zeros(len(table)))
     gather_s = sum((part.gather_s for part in parts), np.zeros(len(table)))
     messages = parts[0].messages
-    backward, forward = framework.grad_overlap * load.backward_s, framework.param_overlap * load.forward_s
+    rounds = np.minimum(table.pp, microbatches)
+    window = np.where(table.zero <= 1, 1 + (rounds - 1) * (1 - 1 / table.vpp), 1.0)
+    backward = framework.grad_overlap * load.backward_s * window
+    forward = framework.param_overlap * load.forward_s * window
 
     def exposed(seconds: Floats, window: Floats) -> Floats:
         shown = np.maximum(seconds - window, seconds / messages)
@@ -116,6 +121,9 @@ def _transfers(
     reduce_s = messages * network.seconds("reduce_scatter", size / messages, groups.shard)
     updated = np.where((zero < 3) & device.frozen, 0.0, parameters * 2.0)
     gather_s = messages * network.seconds("all_gather", updated / messages, groups.shard)
+    if framework.weights_by_broadcast:
+        in_turn = degree * network.seconds("broadcast", updated / degree, groups.shard)
+        gather_s = np.where(zero < 3, np.maximum(gather_s, in_turn), gather_s)
     replicate_s = messages * network.seconds("all_reduce", size / degree / messages, groups.replicate)
     return _Transfers(reduce_s, replicate_s, gather_s, messages)
 
