@@ -25,7 +25,8 @@ class Kernels(_Record, frozen=True):
     A product of [m, k] and [k, n] runs at peak · gemm_fraction / ((1 + gemm_k_half / k) (1 + gemm_output_half / m n)):
     the k term is the main loop's start-up, the output term the last wave that does not fill the device. Attention runs
     at its own fraction of the 16-bit peak, halved at a context of `attention_half` tokens; the batched products of
-    unfused attention keep `unaligned_fraction` of their rate when a head's size is no multiple of 8. `host_slowdown`
+    unfused attention keep `unaligned_fraction` of their rate when a head's size is no multiple of 8. The
+    vocabulary's product, one large one on its own, runs `vocabulary_factor` faster than a layer's. `host_slowdown`
     is how much longer the hosts that come with the accelerator take to issue work. The power fractions are of the
     rated power, while kernels run and while a device waits.
     """
@@ -34,6 +35,7 @@ class Kernels(_Record, frozen=True):
     gemm_k_half: float
     gemm_output_half: float
     grouped_gemm_fraction: float = 0.9
+    vocabulary_factor: float = 1.0
     attention_forward_fraction: float = 0.5
     attention_backward_fraction: float = 0.4
     attention_half: float = 256.0

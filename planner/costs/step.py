@@ -31,10 +31,11 @@ class StepCosts:
 
     `memory` is [strategies, stages, footprint.CATEGORIES]; `step_s` is the pipeline, the exposed data-parallel
     transfers, the optimizer and the fixed time per step. `slowest` and `fullest` say which of the stages looked at
-    takes longest and holds most.
+    takes longest and holds most. `busy_s` is what the mean device computes and transfers for its micro-batches.
     """
 
     step_s: Floats
+    busy_s: Floats
     memory_bytes: Floats
     pipeline: PipelineTime
     sharding: ShardingTime
@@ -94,7 +95,8 @@ class TrainingCosts:
         table = rows.table
         forward, backward = self.stage_seconds(rows)
         slowest = np.argmax(forward + backward, axis=1)
-        time = pipeline_time(table, rows.microbatches, self._load(rows, forward, forward + backward, slowest))
+        pipeline_load = self._load(rows, forward, forward + backward, slowest)
+        time = pipeline_time(table, rows.microbatches, pipeline_load)
         each = np.arange(len(table))
         dense = rows.by_stage(rows.stages.count, rows.dense_parameters())
         expert = rows.by_stage(rows.stages.count, rows.gathered(rows.costs.expert_parameters))
@@ -112,6 +114,7 @@ class TrainingCosts:
         held = memory.sum(axis=2)
         return StepCosts(
             step_s=time.seconds + sharding.gradients_s + sharding.weights_s + sharding.optimizer_s + fixed,
+            busy_s=rows.microbatches * pipeline_load.total_s / table.pp,
             memory_bytes=held.max(axis=1),
             pipeline=time,
             sharding=sharding,

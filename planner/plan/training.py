@@ -39,9 +39,19 @@ class StageMemory(_Record, frozen=True):
     total_bytes: int
 
 
+class Campaign(_Record, frozen=True):
+    """The whole token budget: optimizer steps, days of computing, dollars and joules where known."""
+
+    steps: int
+    days: float
+    usd: float | None = None
+    energy_j: float | None = None
+
+
 class Prediction(_Record, frozen=True):
     """What one optimizer step takes and yields. Model FLOPs count no recompute; MFU is against `peak_flops`, the dense
-    peak of one device at the job's precision."""
+    peak of one device at the job's precision. `energy_j` and `usd` are for all devices and one step, None where the
+    cluster lacks power or price; `peak_memory_bytes` is of the fullest device."""
 
     step_s: float
     tokens_per_s: float
@@ -49,6 +59,10 @@ class Prediction(_Record, frozen=True):
     model_flops_per_s_per_device: float
     peak_flops: float
     mfu: float
+    peak_memory_bytes: float
+    energy_j: float | None = None
+    usd: float | None = None
+    campaign: Campaign | None = None
 
 
 class TrainingPlan(PlanBase, frozen=True, tag="training"):

@@ -8,13 +8,16 @@ from numpy.typing import NDArray
 from ..costs.footprint import state_floor
 from ..costs.step import TrainingCosts
 from ..strategy import SCHEDULES
+from .objectives import Measures
 from .space import Nodes, Space
 
 Floats = NDArray[np.float64]
 
+ROUNDING = 1 - 1e-9
 
-def node_bounds(space: Space, nodes: Nodes, costs: TrainingCosts, capacity_bytes: float) -> Floats:
-    """Seconds per step no leaf of a node beats; infinite where even the smallest footprint exceeds the capacity.
+
+def node_floors(space: Space, nodes: Nodes, costs: TrainingCosts) -> Measures:
+    """What no leaf of a node goes below.
 
     Time: the slowest rank takes at least the mean of all ranks, so m micro-batches take m · Σ / pp, and the fill at
     least (Σ - Σ / pp) / vpp with the largest vpp allowed (none for zero-bubble schedules); recompute, exposed
@@ -41,7 +44,7 @@ def node_bounds(space: Space, nodes: Nodes, costs: TrainingCosts, capacity_bytes
     seconds = microbatches * share + np.where(nodes.pp > 1, fill, 0.0) + optimizer + framework.step_s
     held = state_floor(dense, expert, shard, edp, nodes.pp == 1, costs.states)
     held = (held + framework.workspace_bytes) * (1 + framework.allocator_fraction) + framework.context_bytes
-    return np.where(held > capacity_bytes, np.inf, seconds * (1 - 1e-9))
+    return Measures(seconds * ROUNDING, microbatches * share * ROUNDING, held * ROUNDING)
 
 
 def _largest_vpp(space: Space, nodes: Nodes, microbatches: NDArray[np.int64]) -> Floats:

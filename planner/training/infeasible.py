@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 
@@ -9,7 +12,7 @@ from ..errors import Infeasible
 from ..strategy import Constraints
 from ..workload.legality import facts
 from .readback import Context
-from .search import Search, evaluated, search
+from .search import Found, Search, evaluated, search
 from .space import Nodes, Space
 
 _TRIED = 400_000
@@ -19,21 +22,40 @@ def infeasible(context: Context, space: Space, found: Search) -> Infeasible:
     """The error for a job without a plan: the binding constraint and the nearest feasible change."""
     if len(found.nodes) == 0 or space.count(found.nodes) == 0:
         return Infeasible(f"no strategy is legal: {_legal_change(context, space)}")
-    smallest = found.smallest.memory_bytes if found.smallest is not None else _smallest(context, space, found.nodes)
-    usable = context.usable_bytes
-    label = f" ({found.smallest.table.row(0).label()})" if found.smallest is not None else ""
+    fastest = _fastest(context, space)
+    if fastest is not None:
+        return _too_slow(context, fastest)
+    leanest = found.leanest or _leanest(context, space, found.nodes)
+    label = leanest.table.row(0).label()
     return Infeasible(
-        f"memory binds: the leanest strategy{label} needs {smallest / 1e9:.1f} GB on its fullest device but "
-        f"{usable / 1e9:.1f} GB may be used; {_memory_change(context, space, smallest)}"
+        f"memory binds: the leanest strategy ({label}) needs {leanest.memory_bytes / 1e9:.1f} GB "
+        f"on its fullest device but {context.usable_bytes / 1e9:.1f} GB may be used; "
+        f"{_memory_change(context, space, leanest.memory_bytes)}"
     )
 
 
-def _smallest(context: Context, space: Space, nodes: Nodes) -> float:
-    """Bytes of the leanest leaf of all nodes."""
-    table, _ = space.leaves(nodes, np.arange(len(nodes)))
-    step = max(1, len(table) // _TRIED)
-    _, memory_bytes = evaluated(context.costs, table.take(np.arange(0, len(table), step)))
-    return float(memory_bytes.min())
+def _fastest(context: Context, space: Space) -> Found | None:
+    """The fastest strategy that fits, where a time limit was given."""
+    if context.job.time_limit_s is None:
+        return None
+    goal = replace(context.goal, objective="step_s", time_limit_s=math.inf)
+    return search(space, context.costs, goal, keep=1).outcome.solution.point
+
+
+def _too_slow(context: Context, fastest: Found) -> Infeasible:
+    return Infeasible(
+        f"time binds: no strategy that fits takes at most {context.job.time_limit_s} s per step; the fastest "
+        f"({fastest.table.row(0).label()}) takes {fastest.step_s:.4g} s: a time_limit_s of that lets it fit"
+    )
+
+
+def _leanest(context: Context, space: Space, nodes: Nodes) -> Found:
+    """The leaf that needs least, of all nodes or of a part of them spread over the space."""
+    chosen = np.arange(0, len(nodes), max(1, space.count(nodes) // _TRIED))
+    table, _ = space.leaves(nodes, chosen)
+    measures = evaluated(context.costs, table)
+    least = int(np.argmin(measures.memory_bytes))
+    return Found(table.take(np.array([least])), float(measures.step_s[least]), float(measures.memory_bytes[least]))
 
 
 def _without(constraints: Constraints, name: str) -> Constraints:
@@ -75,7 +97,7 @@ def _memory_change(context: Context, space: Space, smallest: float) -> str:
     """The nearest change that fits: a constraint dropped, less margin, or more memory."""
     for name in _given(context.job.constraints):
         relaxed = _again(context, space, _without(context.job.constraints, name))
-        outcome = search(relaxed, context.costs, context.usable_bytes, keep=1).outcome
+        outcome = search(relaxed, context.costs, context.goal, keep=1).outcome
         if outcome.solution.point is not None:
             label = outcome.solution.point.table.row(0).label()
             return f"dropping the constraint on {name} lets {label} fit"

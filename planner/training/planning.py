@@ -21,22 +21,24 @@ from ..workload.strategy_table import BALANCED, StrategyTable, table_of
 from ..workload.training import TrainingJob
 from .alternatives import alternatives
 from .infeasible import infeasible
+from .objectives import objective_values
 from .readback import Context, read_back
-from .search import Search, search
+from .search import Search, evaluated, search
 from .space import Space
 
 
 def plan_training(
     model: ModelGraph, topology: Topology, job: TrainingJob, *, stop: Stop | None = None, inputs: Iterable[Input] = ()
 ) -> TrainingPlan:
-    """The fastest strategy that fits, proven the fastest of the whole space under the cost model.
+    """The best strategy that fits by the job's objective, proven the best of the whole space under the cost model.
 
     Raises InputError when the cost model lacks a figure, Infeasible with the binding constraint and the nearest
     feasible change, and LimitReached when `stop` ends the search before anything feasible was found.
     """
     context = _context(model, topology, job, inputs)
     space = _space(context)
-    found = search(space, context.costs, context.usable_bytes, stop=stop)
+    with input_errors():
+        found = search(space, context.costs, context.goal, stop=stop)
     solution = found.outcome.solution
     if solution.status is Status.LIMIT:
         raise LimitReached(f"stopped after {solution.work} strategies without one that fits: allow more work")
@@ -47,7 +49,7 @@ def plan_training(
         context,
         best.table,
         strategy=_explicit(best.table, context),
-        optimality=_optimality(space, found),
+        optimality=_optimality(context, space, found),
         alternatives=alternatives(context.costs, found),
     )
 
@@ -71,14 +73,14 @@ def estimate_training(
     if broken:
         raise InputError(f"strategy: {broken[0]}")
     table = table_of([strategy], model.num_layers)
-    step = context.costs.evaluate(table)
-    value = float(step.step_s[0])
-    excess = float(step.memory_bytes[0]) - context.usable_bytes
+    measures = evaluated(context.costs, table)
+    value = float(objective_values(job.objective, measures, context.goal.rates)[0])
+    excess = float(measures.memory_bytes[0]) - context.usable_bytes
     notes = (
         [] if excess <= 0 else [f"does not fit: the fullest device needs {excess / 1e9:.1f} GB more than it may use"]
     )
     optimality = Optimality(
-        objective="step_s",
+        objective=job.objective,
         sense="min",
         value=value,
         bound=value,
@@ -120,10 +122,10 @@ def _explicit(table: StrategyTable, context: Context) -> Strategy:
     return msgspec.structs.replace(strategy, stage_layers=tuple(context.costs.layers_of(table).tolist()))
 
 
-def _optimality(space: Space, found: Search) -> Optimality:
+def _optimality(context: Context, space: Space, found: Search) -> Optimality:
     solution = found.outcome.solution
     return Optimality(
-        objective="step_s",
+        objective=context.job.objective,
         sense="min",
         value=solution.value,
         bound=solution.bound,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,12 +16,14 @@ from shardwright.topologies import Topology
 from ..costs.breakdown import breakdown
 from ..costs.footprint import CATEGORIES, SOURCES
 from ..costs.stages import placed
-from ..costs.step import TrainingCosts
+from ..costs.step import StepCosts, TrainingCosts
 from ..plan.base import Alternative, Input, Optimality, Provenance
-from ..plan.training import Part, Prediction, StageMemory, TrainingPlan, VirtualStage
+from ..plan.training import Campaign, Part, Prediction, StageMemory, TrainingPlan, VirtualStage
 from ..strategy import Axis, Strategy
 from ..workload.strategy_table import Ints, StrategyTable
 from ..workload.training import TrainingJob
+from .objectives import Measures, energy_j, rates
+from .search import Goal
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,13 @@ class Context:
     job: TrainingJob
     inputs: tuple[Input, ...]
     costs: TrainingCosts
+
+    @property
+    def goal(self) -> Goal:
+        """What to minimize within which limits."""
+        limit = math.inf if self.job.time_limit_s is None else self.job.time_limit_s
+        given = rates(self.topology, self.job, self.costs)
+        return Goal(self.job.objective, self.usable_bytes, limit, given)
 
     @property
     def usable_bytes(self) -> float:
@@ -68,7 +78,7 @@ def read_back(
         memory=stage_memory(context, table),
         capacity_bytes=int(costs.device.memory_bytes),
         memory_sources=SOURCES,
-        prediction=prediction(context, float(step.step_s[0])),
+        prediction=prediction(context, step),
         breakdown=breakdown(costs, rows, step),
     )
 
@@ -120,10 +130,14 @@ def stage_memory(context: Context, table: StrategyTable) -> tuple[StageMemory, .
     return tuple(result)
 
 
-def prediction(context: Context, step_s: float) -> Prediction:
-    """Throughput from the time of a step; model FLOPs are three times the forward's, attention over what it attends
-    to (Chowdhery et al. 2022, PaLM, appendix B, with the causal half)."""
-    job, devices = context.job, context.topology.n_devices
+def prediction(context: Context, step: StepCosts) -> Prediction:
+    """Throughput and cost from the only row of a table. Model FLOPs are three times the forward's, attention over what
+    it attends to (Chowdhery et al. 2022, PaLM, appendix B, with the causal half)."""
+    job, devices, step_s = context.job, context.topology.n_devices, float(step.step_s[0])
+    measures = Measures(step.step_s, step.busy_s, step.memory_bytes)
+    joules, dollars = energy_j(measures, context.goal.rates), context.goal.rates.usd_per_s
+    energy = None if joules is None else float(joules[0])
+    usd = None if dollars is None else step_s * dollars
     flops = 3 * job.tokens_per_step * forward_flops_per_token(context.model, job.sequence_length)
     device = context.costs.device
     peak = device.low_precision_peak_flops if device.low_precision else device.peak_flops
@@ -135,6 +149,23 @@ def prediction(context: Context, step_s: float) -> Prediction:
         model_flops_per_s_per_device=rate,
         peak_flops=peak,
         mfu=rate / peak,
+        peak_memory_bytes=float(step.memory_bytes[0]),
+        energy_j=energy,
+        usd=usd,
+        campaign=campaign(job, step_s, energy, usd),
+    )
+
+
+def campaign(job: TrainingJob, step_s: float, energy: float | None, usd: float | None) -> Campaign | None:
+    """The whole token budget at the predicted step, nothing lost to failures; None without a budget."""
+    if job.token_budget is None:
+        return None
+    steps = -(-job.token_budget // job.tokens_per_step)
+    return Campaign(
+        steps=steps,
+        days=steps * step_s / 86400,
+        usd=None if usd is None else steps * usd,
+        energy_j=None if energy is None else steps * energy,
     )
 
 

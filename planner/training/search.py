@@ -1,4 +1,4 @@
-"""Search of the strategy space: the fastest strategy that fits, proven, and the best of other shapes."""
+"""Search of the strategy space: the best strategy that fits, proven, and the best of other shapes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,30 @@ from shardwright.solvers.enumeration import Enumeration, Leaves, branch_and_boun
 
 from ..costs.step import TrainingCosts
 from ..workload.strategy_table import StrategyTable
-from .bounds import node_bounds
+from ..workload.training import Objective
+from .bounds import node_floors
+from .objectives import Measures, Rates, objective_values
 from .space import Nodes, Space
 
+Floats = NDArray[np.float64]
+
 ROWS_PER_CALL = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What to minimize, and the limits: bytes of the fullest device and seconds of a step."""
+
+    objective: Objective
+    capacity_bytes: float
+    time_limit_s: float
+    rates: Rates
+
+    def values(self, measures: Measures) -> Floats:
+        """The objective, infinite beyond a limit."""
+        value = objective_values(self.objective, measures, self.rates)
+        within = (measures.memory_bytes <= self.capacity_bytes) & (measures.step_s <= self.time_limit_s)
+        return np.where(within, value, np.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,55 +49,53 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The outcome, the nodes, and the smallest footprint seen among strategies that do not fit."""
+    """The outcome, the nodes, and the leanest of the strategies seen that exceed the memory."""
 
     outcome: Enumeration[Found]
     nodes: Nodes
-    smallest: Found | None
+    leanest: Found | None
 
 
-def search(
-    space: Space, costs: TrainingCosts, capacity_bytes: float, *, keep: int = 6, stop: Stop | None = None
-) -> Search:
-    """Minimize the step time over every legal strategy whose fullest device holds at most `capacity_bytes`."""
+def search(space: Space, costs: TrainingCosts, goal: Goal, *, keep: int = 6, stop: Stop | None = None) -> Search:
+    """Minimize the goal over every legal strategy within its limits."""
     nodes = space.nodes()
-    bounds = node_bounds(space, nodes, costs, capacity_bytes) if len(nodes) else np.zeros(0)
-    expander = _Expander(space, nodes, costs, capacity_bytes)
+    bounds = goal.values(node_floors(space, nodes, costs)) if len(nodes) else np.zeros(0)
+    expander = _Expander(space, nodes, costs, goal)
     outcome = branch_and_bound(bounds, expander, keep=keep, batch=16, stop=stop)
-    return Search(outcome, nodes, expander.smallest)
+    return Search(outcome, nodes, expander.leanest)
 
 
 class _Expander:
-    """Evaluates the leaves of nodes, and remembers the smallest footprint among those that do not fit."""
+    """Evaluates the leaves of nodes, and remembers the leanest of those that do not fit."""
 
-    def __init__(self, space: Space, nodes: Nodes, costs: TrainingCosts, capacity_bytes: float) -> None:
+    def __init__(self, space: Space, nodes: Nodes, costs: TrainingCosts, goal: Goal) -> None:
         self.space = space
         self.nodes = nodes
         self.costs = costs
-        self.capacity_bytes = capacity_bytes
-        self.smallest: Found | None = None
+        self.goal = goal
+        self.leanest: Found | None = None
 
     def __call__(self, chosen: NDArray[np.int64]) -> Leaves[Found]:
         table, origin = self.space.leaves(self.nodes, chosen)
-        step_s, memory_bytes = evaluated(self.costs, table)
-        fits = memory_bytes <= self.capacity_bytes
-        if len(table) and not fits.all():
-            least = int(np.argmin(np.where(fits, np.inf, memory_bytes)))
-            if self.smallest is None or memory_bytes[least] < self.smallest.memory_bytes:
-                self.smallest = Found(table.take(np.array([least])), float(step_s[least]), float(memory_bytes[least]))
+        measures = evaluated(self.costs, table)
 
         def point(i: int) -> Found:
-            return Found(table.take(np.array([i])), float(step_s[i]), float(memory_bytes[i]))
+            return Found(table.take(np.array([i])), float(measures.step_s[i]), float(measures.memory_bytes[i]))
 
-        return Leaves(np.where(fits, step_s, np.inf), origin, point)
+        fits = measures.memory_bytes <= self.goal.capacity_bytes
+        if not fits.all():
+            least = point(int(np.argmin(np.where(fits, np.inf, measures.memory_bytes))))
+            if self.leanest is None or least.memory_bytes < self.leanest.memory_bytes:
+                self.leanest = least
+        return Leaves(self.goal.values(measures), origin, point)
 
 
-def evaluated(costs: TrainingCosts, table: StrategyTable) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Step seconds and bytes of the fullest device of every row, a bounded number of rows at a time."""
-    step_s = np.empty(len(table))
-    memory_bytes = np.empty(len(table))
+def evaluated(costs: TrainingCosts, table: StrategyTable) -> Measures:
+    """Measures of every row, a bounded number of rows at a time."""
+    result = Measures(*(np.empty(len(table)) for _ in range(3)))
     for start in range(0, len(table), ROWS_PER_CALL):
         rows = np.arange(start, min(start + ROWS_PER_CALL, len(table)))
         part = costs.evaluate(table.take(rows))
-        step_s[rows], memory_bytes[rows] = part.step_s, part.memory_bytes
-    return step_s, memory_bytes
+        result.step_s[rows], result.busy_s[rows] = part.step_s, part.busy_s
+        result.memory_bytes[rows] = part.memory_bytes
+    return result

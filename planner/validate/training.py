@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
@@ -33,7 +34,9 @@ def problems(plan: PlanBase) -> list[str]:
         *_groups(plan),
         *_memory(plan, model, topology),
         *_prediction(plan, model, topology),
-        *optimality_problems(plan.optimality, plan.prediction.step_s),
+        *optimality_problems(
+            plan.optimality, getattr(plan.prediction, plan.optimality.objective, math.nan) or math.nan
+        ),
     ]
 
 
@@ -49,8 +52,8 @@ def _ranks(plan: TrainingPlan, topology: Topology) -> Iterator[str]:
 
 def _stages(plan: TrainingPlan, model: ModelGraph) -> Iterator[str]:
     strategy, stages = plan.strategy, plan.stages
-    if len(stages) != strategy.pp * strategy.vpp:
-        yield f"stages has {len(stages)} entries but pp × vpp is {strategy.pp * strategy.vpp}"
+    if len(stages) != strategy.virtual_stages:
+        yield f"stages has {len(stages)} entries but the strategy has {strategy.virtual_stages} virtual stages"
         return
     if {stage.pipeline_rank for stage in stages} != set(range(strategy.pp)):
         yield "stages does not give every pipeline rank something to do"

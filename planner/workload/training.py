@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -10,6 +11,7 @@ from ..errors import InputError
 from ..strategy import Constraints
 
 Precision = Literal["fp32", "fp16", "bf16", "fp8", "fp4"]
+Objective = Literal["step_s", "usd", "energy_j", "peak_memory_bytes"]
 Optimizer = Literal["adam", "adam8bit", "sgd", "sgd-momentum", "muon"]
 
 
@@ -20,6 +22,8 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     parameter: fp32 master weights, both Adam moments, and the accumulated gradient. `memory_margin` is the share of
     the device's memory that a plan must leave free. With `trained` adapters (LoRA) the base weights are frozen: no
     weight gradients, no optimizer states and no gradient transfers are counted, and the adapters as nothing.
+    `objective` is what a plan minimizes, per step, among strategies whose step takes at most `time_limit_s`.
+    `usd_per_device_hour` overrides the catalog's price.
 
     Raises InputError when a count is not positive.
     """
@@ -35,6 +39,9 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     framework: str = "megatron-2024"
     trained: Literal["all", "adapters"] = "all"
     memory_margin: float = 0.05
+    objective: Objective = "step_s"
+    time_limit_s: float | None = None
+    usd_per_device_hour: float | None = None
     constraints: Constraints = Constraints()
 
     def __post_init__(self) -> None:
@@ -47,6 +54,10 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
                 raise InputError(f"job.{name} must not be negative but got {getattr(self, name)}")
         if not 0 <= self.memory_margin < 1:
             raise InputError(f"job.memory_margin must be at least 0 and below 1 but got {self.memory_margin}")
+        for name in ("time_limit_s", "usd_per_device_hour"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InputError(f"job.{name} must be a positive number but got {value}")
         if self.token_budget is not None and self.token_budget < 1:
             raise InputError(f"job.token_budget must be at least 1 but got {self.token_budget}")
 

@@ -30,7 +30,7 @@ def test_an_unknown_framework_is_refused_with_the_known_ones():
 def test_every_share_is_a_share(framework):
     chosen = coefficients("Hopper", "fp8", framework)
     for name in chosen.framework.__struct_fields__:
-        if name.endswith(("overlap", "fraction")) or name == "hidden_cost":
+        if name.endswith("overlap") or name in ("allocator_fraction", "hidden_cost"):
             assert 0 <= getattr(chosen.framework, name) <= 1
     for kernels in (chosen.kernels, chosen.low_precision_kernels):
         assert 0 < kernels.gemm_fraction <= 1

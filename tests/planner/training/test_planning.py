@@ -11,7 +11,7 @@ from shardwright.planner.training import estimate_training, plan_training
 from shardwright.planner.workload.legality import facts, violations
 from shardwright.planner.workload.training import TrainingJob
 from shardwright.solvers import Work
-from shardwright.topologies import cluster
+from shardwright.topologies import accelerator, cluster, parse_topology
 
 LLAMA = model("llama-3.1-8b")
 TWO_NODES = cluster("dgx-h100:2")
@@ -148,3 +148,45 @@ def test_every_schedule_can_be_asked_for(schedule):
     estimate = estimate_training(LLAMA, TWO_NODES, job, made.strategy)
     assert estimate.prediction == made.prediction
     assert sum(term.value for term in made.breakdown) == pytest.approx(made.prediction.step_s)
+
+
+def test_a_token_budget_becomes_days_dollars_and_joules():
+    job = msgspec.structs.replace(JOB, token_budget=10**12)
+    made = plan_training(LLAMA, TWO_NODES, job).prediction
+    assert made.campaign.steps == -(-(10**12) // (64 * 8192))
+    assert made.campaign.days == pytest.approx(made.campaign.steps * made.step_s / 86400)
+    assert made.campaign.usd == pytest.approx(made.campaign.steps * made.usd)
+    assert made.usd == pytest.approx(made.step_s * 16 * accelerator("h100").usd_per_hour / 3600)
+    assert 0.4 * 700 * 16 < made.energy_j / made.step_s < 0.85 * 700 * 16
+
+
+@pytest.mark.parametrize("objective", ["usd", "energy_j", "peak_memory_bytes"])
+def test_other_objectives_are_proven_too_and_are_never_worse_by_their_own_measure(plan, objective):
+    job = msgspec.structs.replace(JOB, objective=objective, time_limit_s=2 * plan.prediction.step_s)
+    made = plan_training(LLAMA, TWO_NODES, job)
+    assert made.optimality.objective == objective
+    assert made.optimality.status == "optimal"
+    assert made.optimality.value == pytest.approx(getattr(made.prediction, objective))
+    assert getattr(made.prediction, objective) <= getattr(plan.prediction, objective) * (1 + 1e-9)
+    assert made.prediction.step_s <= 2 * plan.prediction.step_s
+
+
+def test_an_impossible_time_limit_names_the_fastest(plan):
+    job = msgspec.structs.replace(JOB, time_limit_s=plan.prediction.step_s / 100)
+    with pytest.raises(Infeasible, match="time binds"):
+        plan_training(LLAMA, TWO_NODES, job)
+
+
+def test_an_objective_without_its_figure_is_an_input_error():
+    boxes = cluster("pcie-box")
+    assert boxes.n_devices
+    document = boxes.document
+    kind = msgspec.to_builtins(boxes.accelerators[0])
+    kind |= {"name": "nameless", "tdp_watts": None, "usd_per_hour": None, "source": {}}
+    document["accelerators"] = [kind]
+    for group in document["nodes"]:
+        group["accelerator"] = "nameless"
+    with pytest.raises(InputError, match="rated power"):
+        plan_training(
+            model("llama-3.2-1b"), parse_topology(document), msgspec.structs.replace(JOB, objective="energy_j")
+        )

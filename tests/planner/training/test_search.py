@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from shardwright.models import TransformerShape, transformer
 from shardwright.planner.costs.step import TrainingCosts
 from shardwright.planner.strategy import Constraints
-from shardwright.planner.training.bounds import node_bounds
-from shardwright.planner.training.search import evaluated, search
+from shardwright.planner.training.bounds import node_floors
+from shardwright.planner.training.objectives import rates
+from shardwright.planner.training.search import Goal, evaluated, search
 from shardwright.planner.training.space import Space
 from shardwright.planner.workload.legality import facts, legal
 from shardwright.planner.workload.training import TrainingJob
@@ -28,6 +29,8 @@ SIZES = st.fixed_dictionaries(
         "sequence": st.sampled_from([512, 2048]),
         "cluster": st.sampled_from(["dgx-h100:1", "dgx-h100:2", "dgx-v100:1", "dgx-v100:3"]),
         "memory": st.sampled_from([1e9, 4e9, 20e9]),
+        "objective": st.sampled_from(["step_s", "step_s", "energy_j", "peak_memory_bytes", "usd"]),
+        "limit": st.sampled_from([np.inf, np.inf, 0.1]),
     }
 )
 
@@ -60,6 +63,12 @@ def instance(sizes, constraints=None):
     return space, costs
 
 
+def goal(sizes, costs):
+    topology = cluster(sizes["cluster"])
+    priced = rates(topology, TrainingJob(gbs=1, sequence_length=1, usd_per_device_hour=2.0), costs)
+    return Goal(sizes["objective"], sizes["memory"], sizes["limit"], priced)
+
+
 @settings(derandomize=True, max_examples=30, deadline=None)
 @given(SIZES)
 def test_the_search_equals_brute_force_over_the_whole_space(sizes):
@@ -68,11 +77,12 @@ def test_the_search_equals_brute_force_over_the_whole_space(sizes):
     table, origin = space.leaves(nodes, np.arange(len(nodes)))
     assert np.all(legal(table, space.facts))
     assert len(table) <= space.count(nodes)
-    step_s, memory_bytes = evaluated(costs, table)
-    value = np.where(memory_bytes <= sizes["memory"], step_s, np.inf)
-    bounds = node_bounds(space, nodes, costs, sizes["memory"])
-    assert np.all(bounds[origin] <= value)
-    found = search(space, costs, sizes["memory"], keep=3).outcome
+    given = goal(sizes, costs)
+    measures, floors = evaluated(costs, table), node_floors(space, nodes, costs)
+    for name in ("step_s", "busy_s", "memory_bytes"):
+        assert np.all(getattr(floors, name)[origin] <= getattr(measures, name))
+    value = given.values(measures)
+    found = search(space, costs, given, keep=3).outcome
     best_by_node = sorted((value[origin == n].min(), n) for n in set(origin.tolist()))
     expected = [(v, n) for v, n in best_by_node if np.isfinite(v)][:3]
     assert [each.node for each in found.best] == [n for _, n in expected]
@@ -94,6 +104,8 @@ SMALL = {
     "sequence": 512,
     "cluster": "dgx-v100:3",
     "memory": 20e9,
+    "objective": "step_s",
+    "limit": np.inf,
 }
 
 
@@ -146,10 +158,10 @@ def test_constraints_hold_in_every_strategy(constraints, column, values):
 
 def test_stopping_early_keeps_a_bound_below_the_value():
     space, costs = instance(SMALL)
-    solution = search(space, costs, 20e9, stop=Work(1)).outcome.solution
+    solution = search(space, costs, goal(SMALL, costs), stop=Work(1)).outcome.solution
     assert solution.bound <= solution.value
 
 
 def test_the_same_search_gives_the_same_strategy():
-    found = [search(*instance(SMALL), 20e9).outcome.best[0].point.table.row(0) for _ in range(2)]
-    assert found[0] == found[1]
+    found = [search(space, costs, goal(SMALL, costs)) for space, costs in (instance(SMALL), instance(SMALL))]
+    assert found[0].outcome.best[0].point.table.row(0) == found[1].outcome.best[0].point.table.row(0)
