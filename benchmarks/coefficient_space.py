@@ -43,7 +43,10 @@ _UNFUSED: dict[str, Any] = {
     "param_overlap": 0.0,
     "interleaved_pp_overlap": 0.0,
     "gradient_comm_bytes": 2.0,
+    "context_bytes": 6e9,
+    "allocator_fraction": 0.06,
 }
+_LEAN: dict[str, Any] = {"context_bytes": 4e9, "allocator_fraction": 0.03}
 _CORE: dict[str, Any] = {
     "tp_overlap": 0.5,
     "gradient_comm_bytes": 2.0,
@@ -53,15 +56,18 @@ _CORE: dict[str, Any] = {
 _SHARDED: dict[str, Any] = {"gradient_comm_bytes": 2.0, "grad_overlap": 0.9, "param_overlap": 0.9}
 _FRAMEWORKS: dict[str, dict[str, Any]] = {
     "megatron-2021": _UNFUSED,
-    "megatron-2022": _UNFUSED,
+    "megatron-2022": _UNFUSED | {"elementwise_fraction": 0.85},
+    "megatron-deepspeed-2023": _UNFUSED | {"elementwise_fraction": 0.85},
+    "megatron-eager": _UNFUSED | {"score_traffic_bytes": 30.0, "elementwise_fraction": 0.5, **_LEAN},
     "deepspeed-2022": _UNFUSED,
-    "megatron-2024": _CORE,
-    "megatron-2025": _CORE | {"dispatch_by_node": True},
-    "megatron-2026": _CORE | {"dispatch_by_node": True},
-    "hai-llm": _CORE | {"dispatch_by_node": True, "ep_overlap": 0.9, "tp_overlap": 0.0},
+    "megatron-2024": _CORE | {"logits_bytes": 8.0},
+    "megatron-2025": _CORE | {"dispatch_by_node": True, "logits_bytes": 6.0},
+    "megatron-2026": _CORE | {"dispatch_by_node": True, "logits_bytes": 6.0},
+    "hai-llm": _CORE | {"dispatch_by_node": True, "logits_bytes": 6.0, "ep_overlap": 0.9, "tp_overlap": 0.0},
     "fsdp-2023": _SHARDED | {"host_operator_s": 20e-6, "attention_fraction": 0.6},
     "fsdp-2025": _SHARDED | {"host_operator_s": 15e-6, "attention_fraction": 0.8, "host_experts_s": 1e-3},
-    "internevo": _SHARDED | {"host_operator_s": 20e-6, "hidden_cost": 0.3, "weights_by_broadcast": True},
+    "internevo": _SHARDED
+    | {"host_operator_s": 20e-6, "hidden_cost": 0.3, "weights_by_broadcast": True, "allocator_fraction": 0.3},
     "jax": _SHARDED | {"host_operator_s": 1e-6, "tp_overlap": 0.6},
     "neuron": _CORE | {"tp_overlap": 0.3, "host_operator_s": 5e-6},
 }
@@ -71,6 +77,8 @@ _MOES = ("megatron-2025", "megatron-2026")
 _FITTED = (
     "megatron-2021",
     "megatron-2022",
+    "megatron-deepspeed-2023",
+    "megatron-eager",
     "megatron-2024",
     "megatron-2025",
     "megatron-2026",
@@ -134,6 +142,7 @@ def _kernel_parameters() -> list[Parameter]:
             Parameter(f"kernels:{group}:*:gemm_k_half", k_half, 0.4, high=2000),
             Parameter(f"kernels:{group}:*:gemm_output_half", output_half, 0.4, high=5e7),
             Parameter(f"kernels:{group}:bf16:attention_forward_fraction", attention, 0.2, high=0.9),
+            Parameter(f"kernels:{group}:bf16:vocabulary_factor", 1.15, 0.1, low=0.9, high=1.5),
         ]
         if family != "ampere":
             result.append(Parameter(f"kernels:{group}:*:grouped_gemm_fraction", 0.9, 0.15, high=1.0))
@@ -153,20 +162,24 @@ def _framework_parameters() -> list[Parameter]:
     result = []
     for name in _FITTED:
         fields = _FRAMEWORKS[name]
-        old = name in ("megatron-2021", "megatron-2022")
+        old = fields.get("attention_kernel") == "unfused"
         result += [
             Parameter(f"frameworks:{name}:host_operator_s", fields["host_operator_s"], 0.5, 1e-6, 3e-4),
             Parameter(f"frameworks:{name}:step_s", fields.get("step_s", 0.02), 0.4, 1e-4, 1.0),
-            Parameter(f"frameworks:{name}:elementwise_fraction", 0.7, 0.25, 0.2, 1.0),
+            Parameter(
+                f"frameworks:{name}:elementwise_fraction", fields.get("elementwise_fraction", 0.7), 0.25, 0.2, 1.0
+            ),
             Parameter(f"frameworks:{name}:loss_traffic_bytes", 20.0, 0.4, 4, 80),
         ]
         if old:
-            result.append(Parameter(f"frameworks:{name}:score_traffic_bytes", 10.0, 0.3, 3, 30))
-            result.append(Parameter(f"frameworks:{name}:gemm_output_factor", 1.5, 0.5, 0.5, 6))
+            result.append(
+                Parameter(f"frameworks:{name}:score_traffic_bytes", fields.get("score_traffic_bytes", 10.0), 0.3, 3, 90)
+            )
+            result.append(Parameter(f"frameworks:{name}:gemm_output_factor", 2.0 if "2021" in name else 0.8, 0.5, 0.3, 6))
             result.append(Parameter(f"frameworks:{name}:gradient_comm_bytes", 2.0, 0.25, 1.5, 6))
-            result.append(Parameter(f"frameworks:{name}:tp_stop_s", 1e-4, 0.7, 1e-6, 3e-3))
+            result.append(Parameter(f"frameworks:{name}:tp_stop_s", 1e-4, 0.6, 1e-6, 3e-3))
         else:
-            result.append(Parameter(f"frameworks:{name}:attention_fraction", _flash(fields), 0.2, 0.3, 1.1))
+            result.append(Parameter(f"frameworks:{name}:attention_fraction", _flash(fields), 0.2, 0.3, 1.0))
         if "fsdp" in name or name == "internevo":
             result.append(Parameter(f"frameworks:{name}:hidden_cost", fields.get("hidden_cost", 0.1), 0.7, 1e-3, 1.0))
     for name in _MOES:
@@ -184,7 +197,7 @@ def _framework_parameters() -> list[Parameter]:
         Parameter(f"frameworks:{_CORES}:grad_overlap", 0.8, 0.6, share=True),
         Parameter(f"frameworks:{_CORES}:param_overlap", 0.8, 0.6, share=True),
         Parameter(f"frameworks:{_CORES}:hidden_cost", 0.1, 0.7, 1e-3, 1.0),
-        Parameter("frameworks:megatron-2021,megatron-2022:tp_overlap", 0.05, 0.6, share=True),
+        Parameter("frameworks:megatron-2021,megatron-2022,megatron-deepspeed-2023:tp_overlap", 0.05, 0.6, share=True),
     ]
 
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from benchmarks.coefficient_space import PARAMETERS, affects, read_value, skeleton, written
 from benchmarks.fitting import Fitted, Floats, Settings, fit
+from benchmarks.measurements.others import other_runs
 from benchmarks.measurements.runs import Run, read_rows, runs_of
 from benchmarks.metrics import Trial, errors, ranking
 from benchmarks.prediction import Batch, batches
@@ -30,9 +31,10 @@ from shardwright.planner.costs.coefficients import Coefficients, Framework, Kern
 from shardwright.planner.costs.network import Groups, Network
 
 FILES = ("training.csv", "vtrain_multi.csv", "vtrain_single.csv")
+OTHERS = ("sailor_gh200.csv", "simumax_b200.csv")
 TARGET = Path(__file__).resolve().parent.parent / "planner" / "costs" / "coefficients.json"
 DEFAULT_DATA = TARGET.parent.parent.parent.parent / "shared" / "measured"
-WEIGHTS = {"vTrain (MICRO 2024) single-node runs": 0.12}
+WEIGHTS = {"vTrain (MICRO 2024) single-node runs": 0.12, "Korthikanti et al. 2022 Table 5": 4.0}
 Document = dict[str, Any]
 
 
@@ -132,14 +134,16 @@ def report(title: str, runs: Sequence[Run], predicted: Floats, chosen: Iterable[
         here = [i for i in np.flatnonzero(mask) if runs[i].source == source]
         if here:
             print(figures(source, [runs[i] for i in here], predicted[here]))
-    plain = [i for i in np.flatnonzero(mask) if "vTrain" not in runs[i].source]
-    print(figures("**all but vTrain**", [runs[i] for i in plain], predicted[plain]), flush=True)
+    apart = ("vTrain", "Sailor", "SimuMax")
+    plain = [i for i in np.flatnonzero(mask) if not runs[i].source.startswith(apart)]
+    print(figures("**training.csv**", [runs[i] for i in plain], predicted[plain]), flush=True)
 
 
 def load(data: Path) -> list[Run]:
     """Every timed run of the files."""
     found = [each for name in FILES for each in runs_of(read_rows(data / name))]
-    return [each for each in found if isinstance(each, Run)]
+    found += [each for name in OTHERS for each in other_runs(data / name) or []]
+    return [each for each in found if isinstance(each, Run) and each.measured_s is not None]
 
 
 def leave_one_out(problem: Problem, weights: Floats, start: Sequence[float]) -> Floats:
@@ -187,7 +191,7 @@ def main() -> int:
         whole = problem.fitted(weights, start, Settings())
         report("All rows, fitted", problem.runs, whole.predicted, np.ones(len(aside), bool))
         if options.write:
-            files = ", ".join(FILES)
+            files = ", ".join((*FILES, *OTHERS))
             where = f"fitted by benchmarks/fit_training.py to {len(problem.runs)} published runs of {files}"
             save(written(document, whole.values), where)
         if options.leave_one_out:

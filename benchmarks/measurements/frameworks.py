@@ -22,7 +22,8 @@ _BY_NAME: tuple[tuple[str, str], ...] = (
 )
 _BY_SOURCE: tuple[tuple[str, str], ...] = (
     (r"mt-nlg|smith et al|narayanan|bloom|sc21", "megatron-2021"),
-    (r"korthikanti|vtrain|frontier", "megatron-2022"),
+    (r"vtrain|frontier", "megatron-deepspeed-2023"),
+    (r"korthikanti", "megatron-2022"),
     (r"mlperf training v(5\.[1-9]|[6-9])", "megatron-2025"),
     (r"mlperf|llama-?3|llama 3|nemotron|megascale", "megatron-2024"),
 )
@@ -37,16 +38,18 @@ def generation(row: Row) -> tuple[str, str | None]:
     for pattern, name in _BY_SOURCE:
         if re.search(pattern, source):
             return name, None
-    if "deepspeed" in framework or "megatron" in framework:
-        return "megatron-2022", "Megatron of unstated age: taken as of 2022"
+    if "deepspeed" in framework:
+        return "megatron-deepspeed-2023", "Megatron-DeepSpeed of unstated age: taken as of 2023"
+    if "megatron" in framework:
+        return "megatron-2024", "Megatron of unstated age: taken as of 2024"
     if "fsdp" in framework or "torch" in framework:
         return "fsdp-2025", "PyTorch of unstated age: taken as of 2025"
     return "megatron-2024", f"framework {text(row, 'framework') or 'not stated'}: taken as Megatron of 2024"
 
 
 def shards_activations(framework: str) -> bool:
-    """Whether sequence parallelism goes with tensor parallelism by default in a generation."""
-    return framework in ("megatron-2024", "megatron-2025", "megatron-2026", "fsdp-2025", "jax", "neuron")
+    """Whether sequence parallelism goes with tensor parallelism by default; in Megatron it is a flag of its own."""
+    return framework in ("fsdp-2025", "jax", "neuron")
 
 
 def default_zero(framework: str) -> int:

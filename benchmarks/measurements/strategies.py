@@ -40,13 +40,19 @@ def precision_of(row: Row) -> str:
 
 
 def job_of(row: Row, framework: str, gbs: int) -> TrainingJob:
-    """The job: batch, sequence, precision, optimizer, and whether only adapters are trained."""
+    """The job: batch, sequence, precision, optimizer, and whether only adapters are trained.
+
+    Megatron-DeepSpeed kept fp16 gradients, and under bf16 both 16-bit and fp32 ones.
+    """
     settings: dict[str, Any] = {"gbs": gbs, "sequence_length": sequence_of(row), "framework": framework}
+    settings["precision"] = precision_of(row)
     if re.search(r"\bmuon\b", text(row, "notes"), re.I):
         settings["optimizer"] = "muon"
+    if "deepspeed" in text(row, "framework").lower():
+        settings["gradient_bytes"] = 2 if settings["precision"] == "fp16" else 6
     if "lora" in text(row, "task").lower():
         settings["trained"] = "adapters"
-    return TrainingJob(precision=precision_of(row), **settings)  # type: ignore[arg-type]
+    return TrainingJob(**settings)
 
 
 def strategy_of(row: Row, framework: str) -> tuple[Strategy, tuple[str, ...]]:

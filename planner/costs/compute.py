@@ -101,7 +101,8 @@ def operator_times(op: Operator, keys: BlockKeys, device: Device) -> OperatorTim
         low = device.low_precision and op.split not in ("vocab", "replicated")
         n = keys.by_tp(lambda tp, sp: op.out_features_per_rank(tp))
         k = keys.by_tp(lambda tp, sp: op.in_features_per_rank(tp))
-        times = _linear(tokens, n, k, low, device)
+        factor = device.coefficients.kernels.vocabulary_factor if op.split == "vocab" else 1.0
+        times = _linear(tokens, n, k, low, device, factor)
         return _with_loss(times, tokens * n, device) if op.split == "vocab" else times
     if isinstance(op, Attention):
         return _attention(op, keys, device)
@@ -123,12 +124,12 @@ def _tokens(split: str, keys: BlockKeys) -> Floats:
     return keys.own_tokens if split in ("replicated", "sequence") else keys.tokens
 
 
-def _linear(tokens: Floats, n: Floats, k: Floats, low: bool, device: Device) -> OperatorTimes:
+def _linear(tokens: Floats, n: Floats, k: Floats, low: bool, device: Device, factor: float = 1.0) -> OperatorTimes:
     gap = device.kernel_s
     cast = device.coefficients.framework.cast_traffic_bytes if low else 0.0
-    forward = device.product_s(tokens, n, k, low) + gap + device.traffic_s(cast * tokens * k)
-    to_input = device.product_s(tokens, k, n, low) + gap + device.traffic_s(cast * tokens * n)
-    to_weight = device.product_s(n, k, tokens, low) + gap
+    forward = device.product_s(tokens, n, k, low, factor) + gap + device.traffic_s(cast * tokens * k)
+    to_input = device.product_s(tokens, k, n, low, factor) + gap + device.traffic_s(cast * tokens * n)
+    to_weight = device.product_s(n, k, tokens, low, factor) + gap
     return OperatorTimes(forward, to_input, to_weight, 2 * tokens * n * k)
 
 

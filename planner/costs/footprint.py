@@ -45,13 +45,12 @@ def device_memory(rows: Rows, device: Device, states: StateBytes, is_head: Float
 
 
 def _temporary(rows: Rows, device: Device, states: StateBytes, body: Floats) -> Floats:
-    """One layer's activations while it is recomputed, two layers' weights and gradients while ZeRO 3 has
-    them whole, and the send and
-    receive buffers of expert dispatch."""
+    """One layer's activations and their gradients while it is recomputed, two layers' weights and gradients while
+    ZeRO 3 has them whole, and the send and receive buffers of expert dispatch."""
     stages, costs = rows.stages, rows.costs
     present = stages.count[rows.pipeline] > 0
     recomputed = stages.again[rows.pipeline] > 0
-    working = (recomputed * body[:, None, :]).max(axis=2)
+    working = 2 * (recomputed * body[:, None, :]).max(axis=2)
     gathered = rows.dense_parameters() + rows.gathered(costs.expert_parameters)
     unsharded = 2 * (states.weights + states.gradients) * (present * gathered[:, None, :]).max(axis=2)
     dispatch = rows.gathered(costs.dispatch_bytes)
