@@ -22,17 +22,22 @@ _FAMILIES: dict[str, tuple[dict[str, float], float, float, float]] = {
     "turing": ({"bf16": 0.3}, 64, 1e6, 0.3),
     "ampere": ({"bf16": 0.78}, 96, 2.5e6, 0.6),
     "ada": ({"bf16": 0.7, "fp8": 0.6}, 128, 3e6, 0.55),
-    "hopper": ({"bf16": 0.7, "fp8": 0.65}, 160, 4e6, 0.55),
+    "hopper": ({"bf16": 0.7, "fp8": 0.65}, 160, 4e6, 0.6),
     "blackwell": ({"bf16": 0.65, "fp8": 0.62, "fp4": 0.5}, 200, 5e6, 0.5),
     "gb200-nvl72": ({"bf16": 0.65, "fp8": 0.62, "fp4": 0.5}, 200, 5e6, 0.5),
     "blackwell-ultra": ({"bf16": 0.68, "fp8": 0.68, "fp4": 0.5}, 200, 5e6, 0.6),
     "gb300-nvl72": ({"bf16": 0.68, "fp8": 0.68, "fp4": 0.5}, 200, 5e6, 0.6),
+    "cdna2": ({"bf16": 0.7}, 128, 3e6, 0.35),
     "cdna3": ({"bf16": 0.48, "fp8": 0.45}, 160, 5e6, 0.4),
     "mi325x": ({"bf16": 0.58, "fp8": 0.5}, 160, 5e6, 0.4),
     "tpu": ({"bf16": 0.75}, 128, 1e6, 0.5),
     "trainium": ({"bf16": 0.5}, 128, 2e6, 0.4),
 }
-_NEAREST = {"cdna2": "cdna3", "cdna4": "cdna3", "inferentia": "trainium"}
+_NEAREST = {"cdna4": "cdna3", "inferentia": "trainium"}
+
+# The same silicon at 500 W instead of 700 W: power goes with the cube of the clock.
+_DERIVED = {"h100-sxm5-96gb-500w": ("hopper", (500 / 700) ** (1 / 3))}
+_CLOCKED = ("gemm_fraction", "attention_forward_fraction", "attention_backward_fraction")
 
 _UNFUSED: dict[str, Any] = {
     "attention_kernel": "unfused",
@@ -56,18 +61,19 @@ _CORE: dict[str, Any] = {
 _SHARDED: dict[str, Any] = {"gradient_comm_bytes": 2.0, "grad_overlap": 0.9, "param_overlap": 0.9}
 _FRAMEWORKS: dict[str, dict[str, Any]] = {
     "megatron-2021": _UNFUSED,
-    "megatron-2022": _UNFUSED | {"elementwise_fraction": 0.85},
+    "megatron-2022": _UNFUSED | {"elementwise_fraction": 0.9, "score_traffic_bytes": 8.5},
     "megatron-deepspeed-2023": _UNFUSED | {"elementwise_fraction": 0.85},
     "megatron-eager": _UNFUSED | {"score_traffic_bytes": 30.0, "elementwise_fraction": 0.5, **_LEAN},
     "deepspeed-2022": _UNFUSED,
-    "megatron-2024": _CORE | {"logits_bytes": 8.0},
-    "megatron-2025": _CORE | {"dispatch_by_node": True, "logits_bytes": 6.0},
-    "megatron-2026": _CORE | {"dispatch_by_node": True, "logits_bytes": 6.0},
+    "megatron-2024": _CORE | {"logits_bytes": 8.0, "attention_fraction": 0.75},
+    "megatron-2025": _CORE | {"dispatch_by_node": True, "logits_bytes": 6.0, "attention_fraction": 0.9},
+    "megatron-2026": _CORE | {"dispatch_by_node": True, "logits_bytes": 6.0, "attention_fraction": 0.95},
     "hai-llm": _CORE | {"dispatch_by_node": True, "logits_bytes": 6.0, "ep_overlap": 0.9, "tp_overlap": 0.0},
-    "fsdp-2023": _SHARDED | {"host_operator_s": 20e-6, "attention_fraction": 0.6},
-    "fsdp-2025": _SHARDED | {"host_operator_s": 15e-6, "attention_fraction": 0.8, "host_experts_s": 1e-3},
+    "fsdp-2023": _SHARDED | {"host_operator_s": 20e-6, "attention_fraction": 0.45},
+    "fsdp-2025": _SHARDED | {"host_operator_s": 15e-6, "attention_fraction": 0.7, "host_experts_s": 1e-3},
     "internevo": _SHARDED
-    | {"host_operator_s": 20e-6, "hidden_cost": 0.3, "weights_by_broadcast": True, "allocator_fraction": 0.3},
+    | {"host_operator_s": 20e-6, "attention_fraction": 0.9, "hidden_cost": 0.3, "weights_by_broadcast": True}
+    | {"allocator_fraction": 0.3},
     "jax": _SHARDED | {"host_operator_s": 1e-6, "tp_overlap": 0.6},
     "neuron": _CORE | {"tp_overlap": 0.3, "host_operator_s": 5e-6},
 }
@@ -118,6 +124,8 @@ def skeleton() -> Document:
         }
         for family, (fractions, k_half, output_half, attention) in _FAMILIES.items()
     }
+    for child, (parent, _) in _DERIVED.items():
+        kernels[child] = copy.deepcopy(kernels[parent])
     frameworks = {name: copy.deepcopy(fields) | {"source": PRIOR} for name, fields in _FRAMEWORKS.items()}
     return {
         "schema": "shardwright.coefficients/1",
@@ -175,7 +183,9 @@ def _framework_parameters() -> list[Parameter]:
             result.append(
                 Parameter(f"frameworks:{name}:score_traffic_bytes", fields.get("score_traffic_bytes", 10.0), 0.3, 3, 90)
             )
-            result.append(Parameter(f"frameworks:{name}:gemm_output_factor", 2.0 if "2021" in name else 0.8, 0.5, 0.3, 6))
+            result.append(
+                Parameter(f"frameworks:{name}:gemm_output_factor", 2.0 if "2021" in name else 0.7, 0.5, 0.3, 6)
+            )
             result.append(Parameter(f"frameworks:{name}:gradient_comm_bytes", 2.0, 0.25, 1.5, 6))
             result.append(Parameter(f"frameworks:{name}:tp_stop_s", 1e-4, 0.6, 1e-6, 3e-3))
         else:
@@ -226,6 +236,10 @@ def written(document: Document, values: Sequence[float]) -> Document:
             fields[field] = value
             if field == "attention_forward_fraction":
                 fields["attention_backward_fraction"] = value * BACKWARD_ATTENTION
+    for child, (parent, clock) in _DERIVED.items():
+        for dtype, fields in result["kernels"][parent].items():
+            scaled = {field: fields[field] * clock for field in _CLOCKED}
+            result["kernels"][child][dtype] = fields | scaled
     return result
 
 

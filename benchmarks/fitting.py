@@ -50,11 +50,11 @@ class Parameter:
 class Settings:
     """`width` is the error beyond which a measurement pulls with constant force; `strength` weighs the priors."""
 
-    iterations: int = 12
+    iterations: int = 30
     width: float = 0.06
     strength: float = 0.1
     step: float = 0.03
-    least_gain: float = 0.02
+    least_gain: float = 0.01
 
 
 @dataclass(frozen=True, slots=True)

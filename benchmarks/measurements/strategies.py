@@ -73,6 +73,9 @@ def strategy_of(row: Row, framework: str) -> tuple[Strategy, tuple[str, ...]]:
     if tp > 1 and given_sp is None:
         assumptions.append(f"sp not given: {'on' if sp else 'off'}, the custom of {framework}")
     zero, shard = _sharding(row, framework, dp, tp, assumptions)
+    if zero == 3 and pp > 1:
+        zero = 1
+        assumptions.append("sharded data parallel in a pipeline: weights stay whole until the step ends")
     recompute = _recompute(row, framework, assumptions)
     shares = _stage_layers(row, pp)
     both_ways = pp > 1 and vpp == 1 and "dualpipe" in text(row, "framework").lower()
