@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
+import msgspec
+
 from shardwright.models import ModelError, ModelGraph, list_models, model
 from shardwright.planner.costs.serving.communication import Fabric, fabric
 from shardwright.planner.errors import InputError
@@ -33,6 +35,19 @@ ENGINES = (
     (r"neuron", "neuronx"),
     (r"vllm", "vllm"),
 )
+# Engine releases by the month they came out in, newest first.
+RELEASES = {
+    "vllm": (("2026-03", "0.18"), ("2026-01", "0.14"), ("2025-09", "0.11"), ("2024-07", "0.6"), ("2023-01", "0.2")),
+    "trtllm": (
+        ("2026-01", "1.2"),
+        ("2025-10", "1.1"),
+        ("2025-08", "1.0"),
+        ("2024-12", "0.17"),
+        ("2024-05", "0.11"),
+        ("2023-01", "0.9"),
+    ),
+    "sglang": (("2025-09", "0.5"),),
+}
 
 
 class SkippedError(Exception):
@@ -70,12 +85,16 @@ class Case:
 
 def case_of(row: Row) -> Case:
     """The case of a row. Raises SkippedError with the reason when it cannot be predicted."""
+    if "unit-ambiguous" in _text(row, "config_status"):
+        raise SkippedError("unit of the figure ambiguous in the source")
     name = _text(row, "model")
     graph = _model(name)
     device = _accelerator(_text(row, "gpu"))
     devices = int(_number(row, "num_gpus") or 0)
     layouts, workers = _layouts(row, devices, graph)
     devices = devices or sum(layout.devices * count for layout, count in zip(layouts, workers, strict=True))
+    if device.vendor == "AMD" and "variant: meta" in _text(row, "notes"):
+        raise SkippedError("checkpoint format without kernels on this accelerator")
     isl, variable = _length(row)
     metrics = _metrics(row, devices)
     kind = _text(row, "load_kind")
@@ -91,9 +110,9 @@ def case_of(row: Row) -> Case:
         speculative=not re.match(r"(no\b|$)", _text(row, "spec_decode")),
         model=graph,
         model_name=name,
-        fabric=_fabric(device.name, max(layout.devices for layout in layouts)),
+        fabric=_fabric(device.name, max(layout.devices for layout in layouts), "NeuronCore" in _text(row, "gpu")),
         accelerator=device.name,
-        quantization=_quantization(_text(row, "quant"), name),
+        quantization=_quantization(row, name, engine, device),
         engine=engine,
         engine_version=version,
         layouts=layouts,
@@ -196,35 +215,41 @@ def _accelerator(name: str) -> Accelerator:
 
 
 @cache
-def _fabric(name: str, devices: int) -> Fabric:
-    """Links of the catalog cluster built of that accelerator with enough devices, else of a plain box of eight."""
-    for base in _PREFERRED.get(name, ()) or [each for each in list_clusters() if _first(each) == name]:
-        unit = cluster(base)
-        return fabric(cluster(f"{base}:{max(1, -(-devices // unit.n_devices))}"))
-    device = accelerator(name)
-    box = {
-        "schema": "shardwright.topology/1",
-        "name": f"{name}-box",
-        "nodes": [
-            {
-                "name": "box",
-                "count": max(1, -(-devices // 8)),
-                "accelerator": name,
-                "devices": min(devices, 8),
-                "fabric": {
-                    "kind": "switch",
-                    "bandwidth_bytes_per_s": device.scaleup_bytes_per_s,
-                    "latency_s": 2e-6,
-                },
-                "nics": {"count": 1, "bandwidth_bytes_per_s": 12.5e9, "latency_s": 5e-6, "kind": "ethernet"},
-            }
-        ],
-        "networks": [{"kind": "rail", "name": "scale-out", "pod_nodes": 32, "latency_s": 1e-6, "spine_latency_s": 2e-6}],
-    }
-    return fabric(parse_topology(box))
+def _fabric(name: str, devices: int, half: bool) -> Fabric:
+    """Links of the catalog cluster built of that accelerator with enough devices, else of a plain box of eight.
+
+    The L40S pages do not state their hosts: PCIe switches are assumed. `half`: rows that count the two cores of a chip.
+    """
+    if not half and name not in _PLAIN:
+        for base in _PREFERRED.get(name, ()) or [each for each in list_clusters() if _first(each) == name]:
+            unit = cluster(base)
+            return fabric(cluster(f"{base}:{max(1, -(-devices // unit.n_devices))}"))
+    document = cluster("pcie-box").document
+    node = dict(document["nodes"][0])
+    document = {**document, "name": f"{name}-box", "nodes": [node]}
+    node["accelerator"] = name
+    if half:
+        whole = accelerator(name)
+        core = msgspec.structs.replace(
+            whole,
+            name=f"{name}-core",
+            peak_flops={dtype: rate / 2 for dtype, rate in whole.peak_flops.items()},
+            matmul_flops={},
+            source={},
+            memory_bytes=whole.memory_bytes // 2,
+            memory_bytes_per_s=whole.memory_bytes_per_s / 2,
+        )
+        document["accelerators"] = [msgspec.to_builtins(core)]
+        rate = whole.scaleup_bytes_per_s
+        node |= {"accelerator": core.name, "devices": devices}
+        node["fabric"] = {"kind": "switch", "bandwidth_bytes_per_s": rate, "latency_s": 1e-6}
+    elif devices > node["devices"]:
+        node["count"] = -(-devices // node["devices"])
+    return fabric(parse_topology(document))
 
 
-_PREFERRED = {"H100-SXM5-80GB": ("hgx-h100",), "A100-SXM4-80GB": ("hgx-a100",), "L40S": ("l40s-box",)}
+_PREFERRED = {"H100-SXM5-80GB": ("hgx-h100",), "A100-SXM4-80GB": ("hgx-a100",)}
+_PLAIN = ("L40S",)
 
 
 @cache
@@ -232,8 +257,9 @@ def _first(base: str) -> str:
     return cluster(base).accelerators[0].name
 
 
-def _quantization(text: str, name: str) -> Quantization:
-    words = text.lower()
+def _quantization(row: Row, name: str, engine: str, device: Accelerator) -> Quantization:
+    words = _text(row, "quant").lower()
+    recipe = "InferenceX" in _text(row, "source") and not device.name.startswith("H100")
     cache = "+kv8" if "fp8 kv" in words or ("skip-sw" in words) else ""
     scheme = "bf16"
     if "mxfp4" in words or ("gpt-oss" in name and "fp4" in words):
@@ -246,19 +272,23 @@ def _quantization(text: str, name: str) -> Quantization:
         scheme = "int8" if "int8 matmul" in words else "w8a16"
     elif "int4" in words or "awq" in words or "gptq" in words:
         scheme = "w4a16"
+    if engine == "vllm" and recipe:
+        cache = "+kv8"  # --kv-cache-dtype fp8 of the InferenceX recipes for H200 and Blackwell
+    if engine == "trtllm" and scheme in ("fp8", "nvfp4", "nvfp4-experts"):
+        cache = "+kv8"  # what ModelOpt checkpoints carry and the engine follows
     return quantization(scheme + cache)
 
 
 def _engine(row: Row) -> tuple[str, str]:
+    """The engine and its version; runs that state a date only have the release of that month."""
     name, version = _text(row, "engine"), _text(row, "engine_version")
-    for pattern, engine in ENGINES:
-        if re.search(pattern, name, re.I):
-            if engine == "vllm" and re.search(r"splitwise|rocm", name, re.I):
-                return engine, "0.2" if "plitwise" in name else "0.5"
-            if engine == "trtllm" and not re.match(r"v?\d+\.\d", version):
-                return engine, "0.11" if "MLPerf v4" in version else ""
-            return engine, re.sub(r"[^0-9.].*$", "", version.lstrip("v"))
-    return "vllm", ""
+    engine = next((each for pattern, each in ENGINES if re.search(pattern, name, re.I)), "vllm")
+    if re.match(r"v?\d+\.\d", version) and not re.match(r"20\d\d", version):
+        return engine, ".".join(re.findall(r"\d+", version)[:3])
+    dated = re.search(r"(20\d\d-\d\d)", version) or re.search(r"measured (20\d\d-\d\d)", _text(row, "notes"))
+    month = dated[1] if dated else ""
+    releases = RELEASES.get(engine, ())
+    return engine, next((release for first, release in releases if month and month >= first), "")
 
 
 def _layouts(row: Row, devices: int, graph: ModelGraph) -> tuple[tuple[Layout, ...], tuple[int, ...]]:
@@ -275,6 +305,8 @@ def _layouts(row: Row, devices: int, graph: ModelGraph) -> tuple[tuple[Layout, .
         "ep": _count(row, "ep") or 1,
         "moe_tp": _count(row, "moe_tp") or 1,
     }
+    if "attention-DP/EP enabled" in _text(row, "config_status") and degrees["pp"] == 1:
+        degrees |= {"tp": 1, "attn_dp": tp, "ep": tp, "moe_tp": 1}
     layout = _layout(degrees, graph)
     if devices and devices % layout.devices:
         raise SkippedError("num_gpus is not a multiple of the layout's")

@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
-from benchmarks.serving_cases import TRTLLM_REQUESTS, Case, SkippedError
 
+from benchmarks.serving_cases import TRTLLM_REQUESTS, Case, SkippedError
 from shardwright.planner.costs.serving.coefficients import Engine, Kernels, engine, kernels
 from shardwright.planner.costs.serving.memory import replica_memory
 from shardwright.planner.costs.serving.shapes import ReplicaShapes, replica_shapes
@@ -19,11 +19,13 @@ from shardwright.planner.workload.serving import Load, Trace
 from shardwright.planner.workload.serving_layout import Layout
 
 MAX_REQUESTS = 20_000
+OPEN_REQUESTS = 512
 
 
 def machine_of(case: Case) -> Machine:
     """Kernels and engine generation that a case ran with."""
-    found, _ = kernels(case.fabric.accelerator.architecture)
+    device = case.fabric.accelerator
+    found, _ = kernels(device.architecture, device.name)
     known, _ = engine(case.engine, case.engine_version)
     return Machine(case.fabric, found, known)
 
@@ -95,17 +97,30 @@ def _run(case: Case, machine: Machine, pools: list[tuple[StepCost, Schedule]]) -
         concurrency = int(case.load or 1)
         rounds = max(2, min(10, MAX_REQUESTS // concurrency))
         load = Load(isl=round(case.isl), osl=round(case.osl), concurrency=concurrency, spread=case.spread)
-        return simulate(deployment, load.sample(concurrency * rounds), concurrency)
+        trace = load.sample(concurrency * rounds)
+        if not case.spread:
+            trace = _varied(trace, JITTER)
+        return simulate(deployment, trace, concurrency)
     if case.load_kind == "qps":
         if case.load is None:
             raise SkippedError("load not given")
         if np.isinf(case.load) or case.load >= 500:
-            return simulate(deployment, _same(1000, case))
+            return simulate(deployment, _same(OPEN_REQUESTS, case))
         load = Load(isl=round(case.isl), osl=round(case.osl), rate_per_s=case.load)
-        return simulate(deployment, load.sample(1000))
+        return simulate(deployment, load.sample(OPEN_REQUESTS))
     if case.load_kind in ("max_throughput", "poisson SLO"):
         return simulate(deployment, _offline(case))
     raise SkippedError(f"load kind {case.load_kind} is not known")
+
+
+JITTER = 0.02
+
+
+def _varied(trace: Trace, jitter: float) -> Trace:
+    """The same trace with output lengths that differ a little, so that requests do not end in lockstep for ever."""
+    factor = np.random.default_rng(0).uniform(1 - jitter, 1 + jitter, len(trace))
+    output = np.maximum(1, np.rint(trace.output_tokens * factor)).astype(np.int64)
+    return Trace(trace.arrival_s, trace.prompt_tokens, output, trace.cached_tokens)
 
 
 def _offline(case: Case) -> Trace:

@@ -48,13 +48,13 @@ class StepTable:
     __slots__ = ("_head", "_own", "_plain", "_stage", "cost", "pair_s", "pair_windows", "read_s", "windows")
 
     def __init__(self, cost: StepCost) -> None:
-        scale = (1 + cost.draft) / cost.groups
+        scale = (1 + cost.draft) / cost.groups / cost.pp
         self.cost = cost
         self.read_s = sum(each.read_s for each in cost.contexts if each.window is None) * scale
-        self.pair_s = sum(each.pair_s for each in cost.contexts if each.window is None)
+        self.pair_s = sum(each.pair_s for each in cost.contexts if each.window is None) / cost.pp
         limited = [each for each in cost.contexts if each.window is not None]
         self.windows = tuple((each.window or 0, each.read_s * scale) for each in limited)
-        self.pair_windows = tuple((each.window or 0, each.pair_s) for each in limited)
+        self.pair_windows = tuple((each.window or 0, each.pair_s / cost.pp) for each in limited)
         dense = np.arange(_DENSE, dtype=float)
         self._own: list[float] = np.interp(dense, TOKEN_GRID, cost.own_s).tolist()
         self._stage: list[float] = np.interp(dense, TOKEN_GRID, cost.stage_s).tolist()
@@ -67,8 +67,8 @@ class StepTable:
         if found is None:
             cost = self.cost
             own = -(-sequences // cost.groups) * cost.tokens_checked / cost.pp
-            turn = self._turn(own, sequences * cost.tokens_checked / cost.pp, sequences)
-            found = turn * (1 + cost.draft) + cost.step_s + cost.sequence_s * sequences
+            turn = max(self._turn(own, sequences * cost.tokens_checked / cost.pp, sequences), cost.decode_launch_s)
+            found = turn * (1 + cost.draft) + cost.step_s + cost.sequence_s * -(-sequences // cost.groups)
             self._plain[sequences] = found
         return found
 
@@ -79,10 +79,12 @@ class StepTable:
         stage = sequences * cost.tokens_checked / cost.pp
         share = prompt_tokens / prompts * -(-prompts // cost.groups) / cost.cp
         mixed = min(prompts, cost.pp)
-        turn = self._turn(own + share / mixed, stage + prompt_tokens / mixed, sequences + prompts) * mixed
+        turn = self._turn(own + share / mixed, stage + prompt_tokens / mixed, sequences + prompts)
+        turn = max(turn, cost.launch_s) * mixed
         if mixed < cost.pp:
-            turn += self._turn(own, stage, sequences) * (cost.pp - mixed)
-        host = cost.step_s + cost.sequence_s * sequences + cost.token_s * prompt_tokens + cost.prefill_s
+            turn += max(self._turn(own, stage, sequences), cost.decode_launch_s) * (cost.pp - mixed)
+        host = cost.step_s + cost.sequence_s * -(-sequences // cost.groups)
+        host += cost.token_s * prompt_tokens + cost.prefill_s
         return turn / cost.pp * (1 + cost.draft) + host
 
     def _turn(self, own: float, stage: float, sequences: int) -> float:

@@ -144,7 +144,11 @@ class _Run:
             if stamp == -1:
                 if not self.closed and self.next < len(self.arrival):
                     self._send(self.arrival[self.next])
-                self._arrive(who, now, self.front)
+                if self.front:
+                    self._arrive(who, now, self.front)
+                else:
+                    self.requests.first[who] = now
+                    self._arrive(who, now, self.back)
             elif stamp == -2:
                 self._arrive(who, now, self.back, offset=len(self.front))
             elif workers[who].stamp == stamp:
@@ -157,10 +161,7 @@ class _Run:
         worker.waiting.append(request)
         worker.load += 1
         before = worker.end
-        if before == float("inf"):
-            end = worker.plan(now)
-        else:
-            end = worker.interrupt(now)
+        end = worker.plan(now) if before == float("inf") else worker.interrupt(now)
         if end != before:
             self._push(worker, offset + place)
 

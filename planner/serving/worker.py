@@ -56,8 +56,8 @@ class Worker:
         "decodes",
         "end",
         "load",
-        "prefills",
         "preemptions",
+        "prefills",
         "requests",
         "schedule",
         "stamp",
@@ -216,8 +216,8 @@ class Worker:
         requests = self.requests
         if math.isnan(requests.first[request]):
             cost = self.table.cost
-            fill = cost.fill_s * (now - self._start) if cost.pp > 1 else 0.0
-            requests.first[request] = now + fill
+            turns = cost.fill / min(len(self._batch), cost.pp)
+            requests.first[request] = now + turns * (now - self._start)
         if not self.schedule.reserve_output:
             self._reserved -= requests.prompt[request] + 1
         if not self.decodes or requests.output[request] <= 1:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .serving_layout import LayoutConstraints, Speculation, quantization
 
 MAX_TOKENS = 100_000_000
 MAX_RATE = 1e7
@@ -135,6 +136,44 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             output_tokens=osl,
             cached_tokens=np.minimum(np.floor(isl * self.cached).astype(np.int64), isl - 1),
         )
+
+
+Objective = Literal["throughput", "gpus", "cost", "latency", "energy"]
+SearchMode = Literal["auto", "aggregated", "disaggregated", "shared", "afd"]
+OBJECTIVES: tuple[Objective, ...] = ("throughput", "gpus", "cost", "latency", "energy")
+MODES: tuple[SearchMode, ...] = ("auto", "aggregated", "disaggregated", "shared", "afd")
+
+
+class ServingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is to be served: the load, its targets, number formats, engine, and what the best deployment is.
+
+    `objective`: `throughput` carries as much as the cluster can within the targets (at a concurrency: the most tokens
+    per second), `gpus` the load on the fewest devices, `cost` at the lowest price, `latency` with the lowest mean
+    end-to-end latency, `energy` with the fewest joules per token; None chooses `gpus` for a rate and `throughput` for a
+    concurrency. `most_devices` leaves part of the cluster unused.
+    """
+
+    load: Load
+    targets: Targets = Targets()
+    objective: Objective | None = None
+    mode: SearchMode = "auto"
+    engine: str = "vllm"
+    engine_version: str = ""
+    quantization: str = "bf16"
+    speculation: Speculation | None = None
+    constraints: LayoutConstraints = LayoutConstraints()
+    most_devices: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        quantization(self.quantization)
+        if self.most_devices is not None and self.most_devices < 1:
+            raise InputError(f"job.most_devices must be at least 1 but got {self.most_devices}")
+
+    @property
+    def goal(self) -> Objective:
+        """The objective, chosen by the load where none is given."""
+        return self.objective or ("gpus" if self.load.rate_per_s is not None else "throughput")
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,30 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return " ".join(f"{name}{value}" for name, value in parts if value > 1) or "tp1"
 
 
+class LayoutConstraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Values a layout must take; an empty tuple leaves a degree free."""
+
+    tp: tuple[int, ...] = ()
+    pp: tuple[int, ...] = ()
+    attn_dp: tuple[int, ...] = ()
+    cp: tuple[int, ...] = ()
+    ep: tuple[int, ...] = ()
+    moe_tp: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("tp", "pp", "attn_dp", "cp", "ep", "moe_tp"):
+            for value in getattr(self, name):
+                if value < 1:
+                    raise InputError(f"constraints.{name} must be at least 1 but got {value}")
+
+    def allow(self, layout: Layout) -> bool:
+        """Whether a layout takes the values asked for."""
+        return all(
+            not getattr(self, name) or getattr(layout, name) in getattr(self, name)
+            for name in ("tp", "pp", "attn_dp", "cp", "ep", "moe_tp")
+        )
+
+
 class Speculation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Speculative decoding: `draft_tokens` proposed per step, each kept with probability `acceptance`.
 

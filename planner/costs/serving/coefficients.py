@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,8 @@ class Kernels(_Record, frozen=True):
 
     A product takes `gemm_start_s` + √((flops / peak·compute)² + (bytes / bandwidth·memory)²); attention and experts
     have the same form with their own figures. `expert_rows` is the number of rows by which each busy expert's part is
-    padded on average. Fractions are of dense peak and nominal bandwidth.
+    padded on average. `library_reduce` multiplies the library's collectives: hosts of PCIe devices differ in how well
+    peers reach each other. Fractions are of dense peak and nominal bandwidth.
     """
 
     compute: dict[str, float]
@@ -44,16 +46,21 @@ class Kernels(_Record, frozen=True):
     expert_rows: float
     kernel_s: float
     small_reduce_s: float
+    library_reduce: float = 1.0
     source: str = ""
 
 
 class Engine(_Record, frozen=True):
     """What one generation of a serving engine adds to its kernels, and how it schedules.
 
-    `step_s`, `sequence_s` and `token_s` are host time per step, per running sequence and per prompt token;
-    `layer_s` is time per layer that no kernel accounts for; `prefill_s` is added to a step that carries a prompt (no
-    graph covers it); `request_s` is added to every TTFT (HTTP, tokenizer, first detokenization). `gemm`, `attention`,
-    `expert` and `reduce` multiply the time of such kernels. `first` and `last` bound the versions it stands for.
+    Host time: `step_s` per step, `sequence_s` per running sequence, `token_s` per prompt token, `prefill_s` more for a
+    step that carries a prompt, `request_s` more for every TTFT (HTTP, tokenizer, first detokenization). `launch_s` is
+    the host's time to launch one kernel without a graph; launches bound a step from below, in prefill, and in decode
+    where `graphs` is false. Factors on kernel time beyond the starts: `gemm`, `attention` (prefill), `read` (decode
+    attention), `grouped` (of it, where query heads share KV heads), `expert` and `expert_work` (reading and computing
+    experts), `reduce`; `start` on the starts. `imbalance` is the load of the fullest expert rank over the mean;
+    `windows` says whether sliding windows are made use of; `context_bytes` is what the process itself takes of a
+    device. `first` and `last` bound the versions it stands for.
     """
 
     engine: str
@@ -69,20 +76,28 @@ class Engine(_Record, frozen=True):
     step_s: float = 0.0
     sequence_s: float = 0.0
     token_s: float = 0.0
-    layer_s: float = 0.0
     prefill_s: float = 0.0
+    launch_s: float = 0.0
+    graphs: bool = True
     request_s: float = 0.0
+    start: float = 1.0
     gemm: float = 1.0
     attention: float = 1.0
+    read: float = 1.0
+    grouped: float = 1.0
     expert: float = 1.0
+    expert_work: float = 1.0
     reduce: float = 1.0
     imbalance: float = 1.0
+    windows: bool = True
+    context_bytes: float = 2e9
     source: str = ""
 
 
 class _File(_Record, frozen=True):
     version: str
     provenance: str
+    hosts: dict[str, float]
     architectures: dict[str, Kernels]
     relatives: dict[str, str]
     engines: tuple[Engine, ...]
@@ -98,14 +113,20 @@ def coefficients_version() -> str:
     return _file().version
 
 
-def kernels(architecture: str) -> tuple[Kernels, tuple[str, ...]]:
-    """The figures of an architecture, and what had to be assumed to have them."""
+def kernels(architecture: str, accelerator: str = "") -> tuple[Kernels, tuple[str, ...]]:
+    """The figures of an accelerator, else of its architecture, and what had to be assumed to have them."""
     file = _file()
-    if architecture in file.architectures:
-        return file.architectures[architecture], ()
-    relative = file.relatives.get(architecture, file.relatives["*"])
+    for name in (accelerator, architecture):
+        if name in file.architectures:
+            return file.architectures[name], ()
+    relative = file.relatives.get(accelerator) or file.relatives.get(architecture, file.relatives["*"])
     note = f"no serving kernels were fitted on {architecture}: those of {relative} are used, as fractions of its peaks"
     return file.architectures[relative], (note,)
+
+
+def host_factor(accelerator: str) -> float:
+    """Host times relative to an x86 host, by the start of the accelerator's name (Grace hosts launch more slowly)."""
+    return next((factor for name, factor in _file().hosts.items() if accelerator.startswith(name)), 1.0)
 
 
 ENGINES = ("vllm", "sglang", "trtllm")
@@ -116,9 +137,14 @@ def engine(name: str, version: str = "") -> tuple[Engine, tuple[str, ...]]:
 
     Raises InputError for an engine that is not known.
     """
-    known = [each for each in _file().engines if each.engine == name]
+    return generation(_file().engines, name, version)
+
+
+def generation(engines: Sequence[Engine], name: str, version: str) -> tuple[Engine, tuple[str, ...]]:
+    """The same among given generations, oldest first."""
+    known = [each for each in engines if each.engine == name]
     if not known:
-        names = ", ".join(sorted({each.engine for each in _file().engines}))
+        names = ", ".join(sorted({each.engine for each in engines}))
         raise InputError(f"engine must be one of {names} but got {name!r}")
     if not version:
         return known[-1], (f"engine {name}: the generation {known[-1].generation} is assumed",)

@@ -34,19 +34,20 @@ class Fabric:
         return np.asarray(self.collectives.uniform_seconds(op, size_bytes, inside, outside), dtype=float)
 
     def all_reduce_seconds(
-        self, size_bytes: NDArray[np.float64], ranks: int, small_reduce_s: float
+        self, size_bytes: NDArray[np.float64], ranks: int, small_reduce_s: float, library: float = 1.0
     ) -> NDArray[np.float64]:
         """All-reduce as an engine does it: its own one-kernel reduction where that is faster than the library's.
 
         Within a domain of direct device memory access the kernel takes a start and 2 (n − 1) / n of the bytes at 70 %
-        of the link rate (two-shot; vLLM and TensorRT-LLM custom all-reduce, measured by AIConfigurator).
+        of the link rate (two-shot; vLLM and TensorRT-LLM custom all-reduce, measured by AIConfigurator). `library`
+        multiplies the library's time.
         """
-        library = self.seconds("all_reduce", size_bytes, ranks)
+        seconds = self.seconds("all_reduce", size_bytes, ranks) * library
         if ranks == 1 or ranks > self.domain_devices or self.accelerator.scaleup_bytes_per_s < 100e9:
-            return library
+            return seconds
         rate = 0.7 * self.accelerator.scaleup_bytes_per_s
         own = small_reduce_s * (1 + 0.15 * np.log2(ranks)) + 2 * (ranks - 1) / ranks * size_bytes / rate
-        return np.minimum(library, own)
+        return np.asarray(np.minimum(seconds, own), dtype=float)
 
     def send_seconds(self, size_bytes: NDArray[np.float64], across: bool) -> NDArray[np.float64]:
         """Time to pass a tensor to the next pipeline stage, inside the domain or across."""

@@ -11,9 +11,8 @@ from .coefficients import Engine
 from .communication import Fabric
 from .shapes import ReplicaShapes
 
-# CUDA context, libraries and graph pools that every engine process keeps: 1 to 4 GB in vLLM and TensorRT-LLM logs.
-CONTEXT_BYTES = 2.0e9
-NCCL_BYTES = 0.4e9
+NCCL_BYTES = 0.4e9  # communicator buffers of a group within a node (AIConfigurator system files)
+LOGIT_SEQUENCES = 256  # sequences whose logits are kept at once in fp32
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +45,15 @@ def replica_memory(
 ) -> ReplicaMemory:
     """Memory of one device of a copy; `use` is quantization, engine and mean context in tokens.
 
-    Workspace holds the activations of a full token budget (residual stream and the widest layer, both in bf16), the
-    logits of as many sequences as a budget may end, and the process's own share.
+    Workspace holds the activations of a full token budget (residual stream, its copy and the widest layer, in bf16),
+    the logits of 256 sequences, and the process's own share.
     """
     quantization, engine, context = use
     widest = max([float(each) for each in shapes.own.n] + [3.0 * shapes.hidden])
     tokens = engine.token_budget
-    logits = min(engine.max_sequences, tokens) * shapes.vocab / layout.tp * 4
-    workspace = CONTEXT_BYTES + (NCCL_BYTES if layout.devices > 1 else 0.0)
-    workspace += tokens * (4 * shapes.hidden + 2 * widest) * 2 + logits
+    logits = min(engine.max_sequences, LOGIT_SEQUENCES) * shapes.vocab / layout.tp * 4
+    workspace = engine.context_bytes + (NCCL_BYTES if layout.devices > 1 else 0.0)
+    workspace += tokens * (2 * shapes.hidden + widest) * 2 + logits
     usable = fabric.accelerator.memory_bytes * engine.memory_fraction
     token = sum(
         each.layers * each.cache_elements * (1.0 if each.window is None else min(1.0, each.window / max(context, 1.0)))

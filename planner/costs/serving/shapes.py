@@ -47,6 +47,7 @@ class AttentionClass:
     cache_elements: float
     window: int | None
     latent: bool
+    grouped: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,7 @@ class _Tally:
 
 
 def replica_shapes(model: ModelGraph, layout: Layout, quantization: Quantization) -> ReplicaShapes:
-    """The share of one rank. Raises InputError when the layout does not fit the model."""
-    check_layout(model, layout)
+    """The share of one rank; what does not divide is rounded up (see `check_layout` for what engines accept)."""
     tally = _Tally()
     for run in model.runs:
         if run.stack == "encoder":
@@ -229,11 +229,12 @@ def _attention(tally: _Tally, op: Attention, repeat: int, layout: Layout, quanti
     window = op.selected if op.selected is not None else op.window
     key = AttentionClass(
         layers=0.0,
-        pair_flops=op.flops_per_token_and_context / layout.tp / layout.cp,
-        decode_flops=op.absorbed_flops_per_token_and_context / layout.tp / layout.cp,
+        pair_flops=op.flops_per_token_and_context / op.heads * -(-op.heads // layout.tp) / layout.cp,
+        decode_flops=op.absorbed_flops_per_token_and_context / op.heads * -(-op.heads // layout.tp) / layout.cp,
         cache_elements=op.cached_elements_per_rank(layout.tp) / layout.cp,
         window=window,
         latent=op.latent_features > 0,
+        grouped=op.heads > op.kv_heads,
     )
     tally.attention[key] = tally.attention.get(key, 0.0) + repeat
     tally.weight_bytes += repeat * op.parameters_per_rank(layout.tp) * 2
@@ -261,10 +262,8 @@ def _experts(tally: _Tally, op: Experts, repeat: int, layout: Layout, quantizati
 
 def _small(tally: _Tally, op: Norm | Elementwise, repeat: int, layout: Layout) -> None:
     ways = layout.tp if op.split in ("heads", "column", "row") else 1
-    if isinstance(op, Norm):
-        elements = 2 * op.features / ways
-    else:
-        elements = (op.in_features + op.out_features) / ways
+    moved = 2 * op.features if isinstance(op, Norm) else op.in_features + op.out_features
+    elements = moved / ways
     fused = "residual" in op.name
     tally.kernels += 0 if fused else repeat
     tally.elementwise_bytes += repeat * elements * 2

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from shardwright.models import ModelGraph
 
 from ...workload.serving_layout import Layout, Quantization, Speculation
-from .coefficients import Engine, Kernels
+from .coefficients import Engine, Kernels, host_factor
 from .communication import Fabric
 from .shapes import ExpertClass, Products, ReplicaShapes, replica_shapes
 
 Array = NDArray[np.float64]
+Numbers = Array | np.float64 | float
 
 TOKEN_GRID: Array = np.unique(np.concatenate([np.arange(0, 17), np.rint(np.geomspace(17, 262144, 112))])).astype(float)
 
@@ -41,8 +42,9 @@ class Machine:
             "int8": ("int8", "bf16", "fp16"),
         }
         for format_ in chain.get(compute, ("bf16", "fp16", "fp32")):
-            if format_ in peaks:
-                return peaks[format_], "bf16" if format_ in ("fp16", "fp32") else format_
+            fitted = "bf16" if format_ in ("fp16", "fp32") else format_
+            if format_ in peaks and fitted in self.kernels.compute and fitted in self.kernels.expert_compute:
+                return peaks[format_], fitted
         return max(peaks.values()), "bf16"
 
 
@@ -60,19 +62,22 @@ class StepCost:
     """Time of a step of one copy of the model, as tables over token counts and rates over contexts.
 
     `own_s` and `stage_s` are seconds by tokens of one attention group and of the whole stage (grid TOKEN_GRID);
-    `head_s` by sequences that end the step with a token. All layers of all pipeline stages are counted.
+    `head_s` by sequences that end the step with a token. All layers of all pipeline stages are counted. A prompt leaves
+    a pipeline `fill` of its own turns after the step that took it up has ended.
     """
 
     own_s: Array
     stage_s: Array
     head_s: Array
     contexts: tuple[ContextCost, ...]
+    launch_s: float
+    decode_launch_s: float
     step_s: float
     sequence_s: float
     prefill_s: float
     token_s: float
     request_s: float
-    fill_s: float
+    fill: int
     groups: int
     pp: int
     cp: int
@@ -80,68 +85,53 @@ class StepCost:
     tokens_checked: int
     draft: float
 
-    def decode_seconds(self, sequences: Array | float, context: Array | float) -> Array:
+    def decode_seconds(self, sequences: Numbers, context: Numbers) -> Array:
         """A step in which every sequence decodes at a mean context."""
         return self.seconds(sequences, context, 0.0, 0.0)
 
-    def seconds(
-        self, sequences: Array | float, context: Array | float, prompt_tokens: Array | float, start: Array | float
-    ) -> Array:
-        """A step of `sequences` decoding at a mean `context` with one prompt chunk that follows `start` cached tokens."""
-        sequences, context, prompt_tokens, start = (
-            np.asarray(each, dtype=float) for each in (sequences, context, prompt_tokens, start)
-        )
-        base = self.linear_seconds(sequences, prompt_tokens, np.minimum(1.0, prompt_tokens))
-        group = np.ceil(sequences / self.groups)
-        pairs = prompt_tokens * (start + prompt_tokens / 2)
-        return base + self.read_seconds(group, context) + self.pair_seconds(prompt_tokens, pairs)
+    def seconds(self, sequences: Numbers, context: Numbers, prompt_tokens: Numbers, start: Numbers) -> Array:
+        """A step of `sequences` decoding at a mean `context`, with one prompt chunk that follows `start` tokens."""
+        tokens = np.asarray(prompt_tokens, dtype=float)
+        base = self.linear_seconds(sequences, tokens, np.minimum(1.0, tokens))
+        group = np.ceil(np.asarray(sequences, dtype=float) / self.groups)
+        pairs = tokens * (np.asarray(start, dtype=float) + tokens / 2)
+        return base + self.read_seconds(group, context) + self.pair_seconds(tokens, pairs)
 
-    def linear_seconds(self, sequences: Array, prompt_tokens: Array, prompts: Array) -> Array:
+    def linear_seconds(self, sequences: Numbers, prompt_tokens: Numbers, prompts: Numbers) -> Array:
         """All of a step but its attention over contexts; `prompts` chunks of `prompt_tokens` together.
 
         A pipeline of pp stages runs pp groups of sequences one after another: a turn of all of them takes pp stages.
         """
-        decode = np.ceil(sequences / self.groups) * self.tokens_checked
-        busiest = np.ceil(prompts / self.groups)
-        share = np.where(prompts > 0, prompt_tokens / np.maximum(prompts, 1) * busiest, 0.0) / self.cp
-        lone, mixed = decode / self.pp, np.clip(prompts, 1, self.pp)
-        total = sequences * self.tokens_checked
-        plain = self.tables(lone, total / self.pp, sequences)
-        if not np.any(prompt_tokens > 0):
-            return plain * (1 + self.draft) + self._host(sequences, prompt_tokens)
-        loaded = self.tables(lone + share / mixed, (total / self.pp) + prompt_tokens / mixed, sequences + prompts)
-        turn = ((self.pp - mixed) * plain + mixed * loaded) / self.pp
-        return np.where(prompt_tokens > 0, turn, plain) * (1 + self.draft) + self._host(sequences, prompt_tokens)
+        held, tokens, chunks = (np.asarray(each, dtype=float) for each in (sequences, prompt_tokens, prompts))
+        decode = np.ceil(held / self.groups) * self.tokens_checked
+        busiest = np.ceil(chunks / self.groups)
+        share = np.where(chunks > 0, tokens / np.maximum(chunks, 1) * busiest, 0.0) / self.cp
+        lone, mixed = decode / self.pp, np.clip(chunks, 1, self.pp)
+        total = held * self.tokens_checked / self.pp
+        turn = np.maximum(self.tables(lone, total, held), self.decode_launch_s)
+        if np.any(tokens > 0):
+            loaded = self.tables(lone + share / mixed, total + tokens / mixed, held + chunks)
+            loaded = np.maximum(loaded, self.launch_s)
+            turn = np.where(tokens > 0, ((self.pp - mixed) * turn + mixed * loaded) / self.pp, turn)
+        host = self.step_s + self.sequence_s * np.ceil(held / self.groups) + self.token_s * tokens
+        return np.asarray(turn * (1 + self.draft) + host + np.where(tokens > 0, self.prefill_s, 0.0), dtype=float)
 
-    def read_seconds(self, sequences: Array | float, context: Array | float) -> Array:
-        """Decode attention of `sequences` of one group at a mean context."""
-        return np.asarray(
-            sum(
-                each.read_s * np.asarray(sequences) * np.minimum(context, each.window or 1e30) for each in self.contexts
-            ),
-            dtype=float,
-        ) * (1 + self.draft)
+    def read_seconds(self, sequences: Numbers, context: Numbers) -> Array:
+        """Decode attention of `sequences` of one group at a mean context; pp stages read their layers' part at once."""
+        held = np.asarray(sequences, dtype=float)
+        seconds = sum(each.read_s * held * np.minimum(context, each.window or 1e30) for each in self.contexts)
+        return np.asarray(seconds, dtype=float) * (1 + self.draft) / self.pp
 
-    def pair_seconds(self, tokens: Array, pairs: Array) -> Array:
+    def pair_seconds(self, tokens: Numbers, pairs: Numbers) -> Array:
         """Prefill attention of a chunk with that many query-key pairs; a window limits the pairs of each query."""
-        return np.asarray(
-            sum(each.pair_s * np.minimum(pairs, tokens * (each.window or 1e30)) for each in self.contexts),
-            dtype=float,
-        )
+        queries = np.asarray(tokens, dtype=float)
+        seconds = sum(each.pair_s * np.minimum(pairs, queries * (each.window or 1e30)) for each in self.contexts)
+        return np.asarray(seconds, dtype=float) / self.pp
 
-    def _host(self, sequences: Array, prompt_tokens: Array) -> Array:
-        loaded = prompt_tokens > 0
-        return (
-            self.step_s
-            + self.sequence_s * sequences
-            + self.token_s * prompt_tokens
-            + np.where(loaded, self.prefill_s, 0)
-        )
-
-    def tables(self, own: Array, stage: Array, sequences: Array) -> Array:
-        return (
-            _look_up(own, self.own_s) + _look_up(stage, self.stage_s) + _look_up(sequences / self.groups, self.head_s)
-        )
+    def tables(self, own: Numbers, stage: Numbers, sequences: Numbers) -> Array:
+        """Kernels and transfers by tokens of a group, tokens of the stage, and sequences."""
+        head = np.asarray(sequences, dtype=float) / self.groups
+        return _look_up(own, self.own_s) + _look_up(stage, self.stage_s) + _look_up(head, self.head_s)
 
 
 def step_cost(
@@ -165,29 +155,33 @@ def cost_of_shapes(
 ) -> StepCost:
     """The same from shapes already derived."""
     engine, kernels = machine.engine, machine.kernels
-    own = _product_seconds(shapes.own, machine, quantization) * engine.gemm + _small_seconds(shapes, machine)
+    own = _product_seconds(shapes.own, machine, quantization) + _small_seconds(shapes, machine)
     own += _attention_start_seconds(shapes, machine)
     own += shapes.reduces * _reduce(machine, shapes, layout.tp)
-    stage = _product_seconds(shapes.shared, machine, quantization) * engine.gemm
-    stage += _expert_seconds(shapes, machine, layout, quantization) * engine.expert
+    stage = _product_seconds(shapes.shared, machine, quantization) + _expert_seconds(
+        shapes, machine, layout, quantization
+    )
     stage += _stage_transfers(shapes, machine, layout)
     if layout.cp > 1:
         own += shapes.layers * machine.fabric.seconds("all_gather", TOKEN_GRID * shapes.hidden * 2, layout.cp)
     imbalance = shapes.stage_imbalance
     sends = (layout.pp - 1) * _send(machine, shapes, layout) if layout.pp > 1 else np.zeros_like(TOKEN_GRID)
     scan = shapes.scan_bytes_per_sequence / (machine.fabric.accelerator.memory_bytes_per_s * kernels.memory)
+    host = host_factor(machine.fabric.accelerator.name)
     drafted = speculation.draft_tokens if speculation else 0
     return StepCost(
-        own_s=(own + shapes.layers * engine.layer_s) * imbalance + sends,
+        own_s=own * imbalance + sends,
         stage_s=stage * imbalance,
         head_s=_product_seconds(shapes.head, machine, quantization) + TOKEN_GRID * scan,
         contexts=_context_costs(shapes, machine, quantization, imbalance),
-        step_s=engine.step_s,
-        sequence_s=engine.sequence_s,
-        prefill_s=engine.prefill_s,
+        launch_s=_kernel_count(shapes) * engine.launch_s * host,
+        decode_launch_s=0.0 if engine.graphs else _kernel_count(shapes) * engine.launch_s * host,
+        step_s=engine.step_s * host,
+        sequence_s=engine.sequence_s * host,
+        prefill_s=engine.prefill_s * host,
         token_s=engine.token_s,
         request_s=engine.request_s,
-        fill_s=(layout.pp - 1) / layout.pp,
+        fill=layout.pp - 1,
         groups=layout.attn_dp,
         pp=layout.pp,
         cp=layout.cp,
@@ -197,10 +191,19 @@ def cost_of_shapes(
     )
 
 
-def _look_up(tokens: Array, table: Array) -> Array:
+def _kernel_count(shapes: ReplicaShapes) -> float:
+    """Kernels a step launches: products (with what narrows their input), small ones, attention, reductions, experts."""
+    products = float(sum((1 + group.narrow) @ group.count for group in (shapes.own, shapes.shared)))
+    attention = sum(2 * each.layers for each in shapes.attention)
+    experts = sum(8 * each.layers for each in shapes.experts)
+    return products + shapes.kernels + attention + experts + shapes.reduces + shapes.stage_reduces
+
+
+def _look_up(tokens: Numbers, table: Array) -> Array:
     """Linear between the grid's points, and beyond its last by the last slope."""
-    found = np.interp(tokens, TOKEN_GRID, table)
-    over = np.maximum(tokens - TOKEN_GRID[-1], 0.0)
+    at = np.asarray(tokens, dtype=float)
+    found = np.interp(at, TOKEN_GRID, table)
+    over = np.maximum(at - TOKEN_GRID[-1], 0.0)
     slope = (table[-1] - table[-2]) / (TOKEN_GRID[-1] - TOKEN_GRID[-2])
     return np.asarray(found + over * slope, dtype=float)
 
@@ -218,7 +221,7 @@ def _product_seconds(products: Products, machine: Machine, quantization: Quantiz
     bytes_ = weights * products.weight_bytes + tokens * 2 * (products.k + products.n)
     compute = 2 * tokens * weights / rate
     memory = bytes_ / (device.memory_bytes_per_s * kernels.memory)
-    each = np.where(tokens > 0, start + np.hypot(compute, memory), 0.0)
+    each = np.where(tokens > 0, start * machine.engine.start + np.hypot(compute, memory) * machine.engine.gemm, 0.0)
     return np.asarray(each @ products.count, dtype=float)
 
 
@@ -226,12 +229,13 @@ def _small_seconds(shapes: ReplicaShapes, machine: Machine) -> Array:
     kernels, device = machine.kernels, machine.fabric.accelerator
     scan = shapes.scan_flops / (machine.peak("bf16")[0] * 0.1)
     moved = shapes.elementwise_bytes / (device.memory_bytes_per_s * kernels.memory)
-    return np.where(TOKEN_GRID > 0, shapes.kernels * kernels.kernel_s + TOKEN_GRID * (moved + scan), 0.0)
+    started = shapes.kernels * kernels.kernel_s * machine.engine.start
+    return np.where(TOKEN_GRID > 0, started + TOKEN_GRID * (moved + scan), 0.0)
 
 
 def _attention_start_seconds(shapes: ReplicaShapes, machine: Machine) -> Array:
     layers = sum(each.layers for each in shapes.attention)
-    return np.where(TOKEN_GRID > 0, layers * machine.kernels.attention_start_s * machine.engine.attention, 0.0)
+    return np.where(TOKEN_GRID > 0, layers * machine.kernels.attention_start_s * machine.engine.start, 0.0)
 
 
 def _context_costs(
@@ -245,9 +249,11 @@ def _context_costs(
         read = each.cache_elements * quantization.cache_bytes / (device.memory_bytes_per_s * share)
         work = each.decode_flops / (peak * kernels.decode_attention_compute)
         pair = each.pair_flops / (peak * kernels.prefill_attention)
-        sums = found.setdefault(each.window, [0.0, 0.0])
-        sums[0] += each.layers * float(np.hypot(read, work)) * imbalance * machine.engine.attention
-        sums[1] += each.layers * pair * imbalance * machine.engine.attention
+        engine = machine.engine
+        slower = engine.read * (engine.grouped if each.grouped else 1.0)
+        sums = found.setdefault(each.window if engine.windows else None, [0.0, 0.0])
+        sums[0] += each.layers * float(np.hypot(read, work)) * imbalance * slower
+        sums[1] += each.layers * pair * imbalance * engine.attention
     return tuple(ContextCost(window=window, read_s=read, pair_s=pair) for window, (read, pair) in found.items())
 
 
@@ -274,14 +280,17 @@ def _one_expert_layer(each: ExpertClass, machine: Machine, layout: Layout, quant
     compute = rows * each.flops / (peak * kernels.expert_compute[format_])
     moved = busy * each.weights * quantization.expert_bytes + routed * 2 * (2 * each.hidden + 3 * each.inner)
     memory = moved / (device.memory_bytes_per_s * kernels.expert_memory)
-    return np.where(tokens > 0, kernels.expert_start_s + np.hypot(compute, memory), 0.0)
+    started = kernels.expert_start_s * machine.engine.start
+    work = np.hypot(compute * machine.engine.expert_work, memory * machine.engine.expert)
+    return np.where(tokens > 0, started + work, 0.0)
 
 
 def _reduce(machine: Machine, shapes: ReplicaShapes, ranks: int) -> Array:
     if ranks == 1:
         return np.zeros_like(TOKEN_GRID)
     size = TOKEN_GRID * shapes.hidden * 2
-    seconds = machine.fabric.all_reduce_seconds(size, ranks, machine.kernels.small_reduce_s)
+    start = machine.kernels.small_reduce_s * machine.engine.start
+    seconds = machine.fabric.all_reduce_seconds(size, ranks, start, machine.kernels.library_reduce)
     return np.where(TOKEN_GRID > 0, seconds * machine.engine.reduce, 0.0)
 
 

@@ -1,0 +1,91 @@
+"""What one worker really carries within the targets: by simulation, not by formula."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..workload.serving import Load, Targets
+from .pools import Phase
+from .problem import Problem
+from .simulation import Deployment, Outcome, Pool, simulate
+from .workers import WorkerType
+
+REQUESTS = 400
+STEADY_SHARE = 0.9
+PRECISION = 0.03
+
+
+def capacity(problem: Problem, worker: WorkerType, phase: Phase, expected: float) -> float:
+    """Highest Poisson rate one worker carries within the targets, to 3 %; 0 when it misses them at any rate.
+
+    A prefill worker must meet TTFT, a decode worker TPOT. Without a target on waiting, a rate counts as carried while
+    the requests of its second half wait no longer than twice those of its first.
+    """
+    if expected <= 0:
+        return 0.0
+    targets = phase_targets(problem.job.targets, phase)
+    low, high = 0.0, 0.0
+    rate = expected
+    for _ in range(12):
+        if _carries(problem, worker, phase, targets, rate):
+            low = rate
+            if high:
+                break
+            rate *= 1.12
+        else:
+            high = rate
+            if low:
+                break
+            rate *= 0.8
+    if not low:
+        return 0.0
+    while high and high / low > 1 + PRECISION:
+        middle = (low * high) ** 0.5
+        if _carries(problem, worker, phase, targets, middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def phase_targets(targets: Targets, phase: Phase) -> Targets:
+    """The targets a worker of one phase answers for."""
+    if phase == "prefill":
+        return replace_targets(targets, tpot_s=None, e2e_s=None)
+    if phase == "decode":
+        return replace_targets(targets, ttft_s=None, e2e_s=None)
+    return targets
+
+
+def replace_targets(targets: Targets, **changes: float | None) -> Targets:
+    """The targets with some of them changed."""
+    values = {"ttft_s": targets.ttft_s, "tpot_s": targets.tpot_s, "e2e_s": targets.e2e_s} | changes
+    return Targets(percentile=targets.percentile, **values)
+
+
+def run_alone(problem: Problem, worker: WorkerType, phase: Phase, rate: float) -> Outcome:
+    """One worker of one phase under Poisson arrivals."""
+    load = problem.job.load
+    sampled = Load(
+        lengths=load.lengths, rate_per_s=rate, spread=load.spread, cached=load.cached, seed=problem.job.seed
+    ).sample(REQUESTS)
+    pool = Pool(worker.table, worker.schedule, 1)
+    problem.simulated += 1
+    if phase == "aggregated":
+        return simulate(Deployment(aggregated=(pool,)), sampled)
+    if phase == "prefill":
+        sampled = replace(sampled, output_tokens=sampled.output_tokens * 0 + 1)
+        return simulate(Deployment(aggregated=(pool,)), sampled)
+    return simulate(Deployment(decode=(pool,)), sampled)
+
+
+def _carries(problem: Problem, worker: WorkerType, phase: Phase, targets: Targets, rate: float) -> bool:
+    outcome = run_alone(problem, worker, phase, rate)
+    return outcome.meets(targets) and steady(outcome)
+
+
+def steady(outcome: Outcome) -> bool:
+    """Whether waiting does not grow: the later half of the requests waits at most twice as long as the earlier."""
+    half = len(outcome.ttft_s) // 2
+    first, second = float(outcome.ttft_s[:half].mean()), float(outcome.ttft_s[half:].mean())
+    return second <= 2 * first + 0.05

@@ -1,0 +1,309 @@
+"""The best deployment for a closed loop: so many requests always in hand, as published benchmarks run it.
+
+Copies share the requests evenly, so the closed form gives every deployment's throughput and latencies at once; the
+most promising are simulated in turn until no other can beat the best of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import Infeasible
+from .deployments import PoolOf, Proposal, deployment, hand_over
+from .open_loop import Found, nearest_target, value_of
+from .pools import Phase
+from .problem import Problem
+from .simulation import Outcome, simulate
+from .steady import Lengths, prefill_seconds, steady_state
+from .workers import WorkerType, decode_rate, hand_grid, most_prefill_rate, prefill_rate
+
+TRIES = 10
+MARGIN = 1.05
+KEPT = 6
+MOST_REQUESTS = 6000
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the closed form says of a deployment at the job's concurrency."""
+
+    proposal: Proposal
+    ttft_s: float
+    tpot_s: float
+    tokens_per_s: float
+
+    def meets(self, problem: Problem) -> bool:
+        """Whether the means meet the targets, with a margin for the closed form's error."""
+        limits = problem.job.targets.limits()
+        e2e = self.ttft_s + self.tpot_s * (problem.setting.lengths.osl - 1)
+        values = {"ttft": self.ttft_s, "tpot": self.tpot_s, "e2e": e2e}
+        return all(values[name] <= limit * MARGIN for name, limit in limits.items())
+
+
+def search_concurrency(problem: Problem) -> Found:
+    """The best deployment for the job's concurrency. Raises Infeasible with the nearest attainable targets."""
+    users = problem.job.load.concurrency or 1
+    expected = [*_aggregated(problem, users), *_disaggregated(problem, users)]
+    rising = problem.job.goal == "throughput"
+    good = [each for each in expected if each.meets(problem)]
+    ranked = sorted(good, key=lambda each: (_score(problem, each), each.proposal.devices, each.proposal.label()))
+    bound = _bound(problem, users)
+    best: Found | None = None
+    lost: list[tuple[str, float, str]] = []
+    for tries, each in enumerate(ranked):
+        limit = _score(problem, each) - 0.1 * abs(_score(problem, each))
+        if best is not None and limit >= (-best.value if rising else best.value):
+            break
+        if tries >= TRIES:
+            break
+        outcome = run(problem, each.proposal, users)
+        value = value_of(problem, each.proposal, outcome)
+        better = best is None or (value > best.value if rising else value < best.value)
+        if not outcome.meets(problem.job.targets):
+            lost.append((each.proposal.label(), value, "misses a target"))
+        elif better:
+            if best is not None:
+                lost.append((best.proposal.label(), best.value, "another does better"))
+            best = Found(each.proposal, outcome, value, bound, len(expected), len(good))
+        else:
+            lost.append((each.proposal.label(), value, "another does better"))
+    if best is None:
+        raise Infeasible(_nearest(problem, expected, users))
+    reached = max(bound, best.value) if rising else min(bound, best.value)
+    return replace(best, bound=reached, alternatives=tuple(lost[:5]))
+
+
+def run(problem: Problem, proposal: Proposal, users: int) -> Outcome:
+    """A deployment in a closed loop of that many requests."""
+    problem.simulated += 1
+    joined = deployment(proposal, problem.setting, problem.topology)
+    rounds = max(2, min(problem.job.load.rounds, MOST_REQUESTS // users))
+    if problem.trace is not None:
+        return simulate(joined, problem.trace, users)
+    return simulate(joined, problem.job.load.sample(users * rounds), users)
+
+
+def _score(problem: Problem, each: Expectation) -> float:
+    """Lower is better."""
+    goal = problem.job.goal
+    if goal == "throughput":
+        return -each.tokens_per_s
+    if goal == "latency":
+        return each.ttft_s + each.tpot_s * (problem.setting.lengths.osl - 1)
+    if goal == "energy":
+        return (each.proposal.watts(1.0) or np.inf) / each.tokens_per_s
+    if goal == "cost":
+        return each.proposal.usd_per_hour() or np.inf
+    return float(each.proposal.devices)
+
+
+def _aggregated(problem: Problem, users: int) -> list[Expectation]:
+    """Equal copies on as many devices as there are (any number, where fewer may be better), and mixes of two kinds.
+
+    A mix fills what equal copies leave over; requests go where fewest are in hand, so every worker holds the same.
+    """
+    if problem.job.mode not in ("auto", "aggregated"):
+        return []
+    fewer = problem.job.goal in ("gpus", "cost", "energy", "latency")
+    found: list[Expectation] = []
+    lone: list[tuple[float, WorkerType]] = []
+    for worker in problem.types:
+        most = problem.supply[problem.kinds.index(worker.kind)] // worker.devices
+        numbers = range(1, most + 1) if fewer else range(most, most - 1, -1)
+        for number in numbers:
+            if number:
+                found.append(_expect(problem, ((worker, number),), users))
+        if most:
+            lone.append((found[-1].tokens_per_s / max(found[-1].proposal.devices, 1), worker))
+    if not fewer:
+        found += _mixes(problem, lone, users)
+    return found
+
+
+def _mixes(problem: Problem, lone: Sequence[tuple[float, WorkerType]], users: int) -> list[Expectation]:
+    best = [worker for _, worker in sorted(lone, key=lambda each: (-each[0], each[1].label()))[: 2 * KEPT]]
+    found: list[Expectation] = []
+    for first in best:
+        supply = problem.supply[problem.kinds.index(first.kind)]
+        for second in best:
+            if second is first:
+                continue
+            other = problem.supply[problem.kinds.index(second.kind)]
+            same = second.kind is first.kind
+            for number in range(1, supply // first.devices + 1):
+                rest = other - number * first.devices if same else other
+                count = rest // second.devices
+                if count > 0 and (not same or rest - count * second.devices < min(first.devices, second.devices)):
+                    found.append(_expect(problem, ((first, number), (second, count)), users))
+    return found
+
+
+def _expect(problem: Problem, parts: Sequence[tuple[WorkerType, int]], users: int) -> Expectation:
+    lengths = problem.setting.lengths
+    each = max(users / sum(number for _, number in parts), 1.0)
+    active = min(1.0, users / sum(number for _, number in parts))
+    rates, ttft, tpot = 0.0, 0.0, 0.0
+    for worker, number in parts:
+        found = steady_state(
+            worker.cost, worker.schedule, lengths, np.array([each]), rounds=float(problem.job.load.rounds)
+        )
+        share = float(found.requests_per_s[0]) * number * active
+        rates += share
+        ttft += share * float(found.ttft_s[0])
+        tpot += share * float(found.tpot_s[0])
+    pools = tuple(PoolOf(worker, "aggregated", number) for worker, number in parts)
+    return Expectation(Proposal(pools), ttft / rates, tpot / rates, rates * lengths.osl)
+
+
+def _disaggregated(problem: Problem, users: int) -> list[Expectation]:
+    """Every split of the devices between the best prefill and the best decode workers."""
+    lengths, targets = problem.setting.lengths, problem.job.targets
+    if problem.job.mode not in ("auto", "disaggregated") or lengths.osl <= 1:
+        return []
+    prefills = _best(problem, [(prefill_rate(worker, lengths, targets), worker) for worker in problem.types])
+    decodes = _best(problem, [(decode_rate(worker, lengths, targets), worker) for worker in problem.types])
+    fewer = problem.job.goal in ("gpus", "cost", "energy")
+    found: list[Expectation] = []
+    for prefill in prefills:
+        for decode in decodes:
+            exposed = hand_over(problem.setting, problem.topology, prefill, decode).exposed_s
+            curve = _decode_curve(decode, lengths)
+            same = prefill.kind is decode.kind
+            supply = problem.supply[problem.kinds.index(prefill.kind)]
+            other = problem.supply[problem.kinds.index(decode.kind)]
+            for number in range(1, supply // prefill.devices + 1):
+                rest = other - number * prefill.devices if same else other
+                most = rest // decode.devices
+                for count in range(1, most + 1) if fewer else ((most,) if most > 0 else ()):
+                    parts = ((prefill, number), (decode, count))
+                    found.append(_expect_split(problem, parts, curve, exposed, users))
+    return found
+
+
+def _best(problem: Problem, rated: Sequence[tuple[float, WorkerType]]) -> list[WorkerType]:
+    """The best by rate per device, and the best of every number of devices."""
+    ranked = sorted((each for each in rated if each[0] > 0), key=lambda each: -each[0] / each[1].devices)
+    kept = [worker for _, worker in ranked[:KEPT]]
+    sizes: set[tuple[int, int]] = set()
+    for _, worker in ranked:
+        key = (worker.kind.index, worker.devices)
+        if key not in sizes and len(kept) < 2 * KEPT:
+            sizes.add(key)
+            kept += [worker] if worker not in kept else []
+    return kept
+
+
+def _decode_curve(worker: WorkerType, lengths: Lengths) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    grid = hand_grid(worker)
+    held = lengths.isl + (lengths.osl if worker.schedule.reserve_output else lengths.osl / 2)
+    grid = grid[: max(1, int((grid * held <= worker.schedule.cache_tokens).sum()))]
+    return grid, worker.cost.decode_seconds(grid, lengths.context) / worker.cost.tokens_per_step
+
+
+def _expect_split(
+    problem: Problem,
+    parts: tuple[tuple[WorkerType, int], tuple[WorkerType, int]],
+    curve: tuple[NDArray[np.float64], NDArray[np.float64]],
+    exposed_s: float,
+    users: int,
+) -> Expectation:
+    """Little's law around the loop: users = rate · (TTFT + hand-over + decode), decoders at one point of `curve`."""
+    (prefill, first), (decode, second) = parts
+    lengths = problem.setting.lengths
+    grid, step = curve
+    decoding = step * (lengths.osl - 1)
+    capacity = prefill_rate(prefill, lengths, problem.job.targets) * first / 0.95
+    rate = np.minimum(second * grid / decoding, 0.97 * capacity)
+    busy = rate / capacity if capacity > 0 else np.ones_like(grid)
+    lone = float(prefill_seconds(prefill.cost, prefill.schedule, lengths)) * (1 + prefill.cost.fill)
+    ttft = lone + prefill.cost.request_s + exposed_s + lone * busy / (2 * np.maximum(1 - busy, 0.03))
+    inside = rate * (ttft + decoding)
+    at = int(np.clip(np.searchsorted(inside, users), 0, len(grid) - 1))
+    overflow = max(0.0, users / inside[at] - 1) * (ttft[at] + decoding[at])
+    pools = (PoolOf(prefill, _phase(0), first), PoolOf(decode, _phase(1), second))
+    cycle = ttft[at] + overflow + decoding[at]
+    tokens = min(users / cycle, rate[at]) * lengths.osl
+    return Expectation(Proposal(pools), float(ttft[at] + overflow), float(step[at]), float(tokens))
+
+
+def _phase(place: int) -> Phase:
+    phases: tuple[Phase, Phase] = ("prefill", "decode")
+    return phases[place]
+
+
+def _bound(problem: Problem, users: int) -> float:
+    """What no deployment of these workers can beat: for throughput see `throughput_bound`, otherwise the value of the
+    smallest worker, or of the fastest one alone."""
+    lengths, goal = problem.setting.lengths, problem.job.goal
+    if goal == "throughput":
+        return throughput_bound(problem, users) * lengths.osl
+    if goal == "latency":
+        lone = [
+            float(worker.cost.decode_seconds(1.0, lengths.context)) / worker.cost.tokens_per_step
+            for worker in problem.types
+        ]
+        return min(lone) * max(lengths.osl - 1, 0)
+    if goal == "gpus":
+        return float(min(worker.devices for worker in problem.types))
+    if goal == "cost":
+        return min((worker.kind.usd_per_hour or 0.0) * worker.devices for worker in problem.types)
+    return 0.0
+
+
+def throughput_bound(problem: Problem, users: int) -> float:
+    """More requests per second than any mix of workers brings with that many requests in hand.
+
+    A worker w that decodes n requests yields r = n / ((osl − 1) · step_w(n)) while it decodes; every request also
+    takes at least q device-seconds of prefill and t seconds in it. So rates are bounded by the linear program
+    max Σ a r with Σ a d + q Σ a r ≤ devices and Σ a n + t Σ a r ≤ users, and that by its dual: for every price μ of a
+    request in hand, λ(μ) · devices + μ · users with λ(μ) = max (r (1 − μ t) − μ n) / (d + q r).
+    """
+    lengths, targets = problem.setting.lengths, problem.job.targets
+    limit = targets.limits().get("tpot", np.inf)
+    rates, hands, devices = [], [], []
+    for worker in problem.types:
+        grid = hand_grid(worker, users)
+        step = worker.cost.decode_seconds(grid, lengths.context) / worker.cost.tokens_per_step
+        good = step <= limit
+        rates.append(grid[good] / (step[good] * max(lengths.osl - 1, 1e-3)))
+        hands.append(grid[good])
+        devices.append(np.full(int(good.sum()), float(worker.devices)))
+    r, n, d = np.concatenate(rates), np.concatenate(hands), np.concatenate(devices)
+    if not r.size:
+        return 0.0
+    q = min(worker.devices / most_prefill_rate(worker, lengths) for worker in problem.types)
+    t = min(
+        float(prefill_seconds(worker.cost, worker.schedule, lengths)) * (1 + worker.cost.fill)
+        for worker in problem.types
+    )
+    supply = sum(problem.supply)
+    prices = np.concatenate([[0.0], np.geomspace(1e-4, 1.0, 160) * float((r / n).max())])
+    price = prices[:, None]
+    per_device = ((r * (1 - price * t) - price * n) / (d + q * r)).max(axis=1)
+    return float((np.maximum(per_device, 0.0) * supply + prices * users).min())
+
+
+def _nearest(problem: Problem, expected: Sequence[Expectation], users: int) -> str:
+    """The targets that the deployment nearest to them reaches at this concurrency."""
+    limits = problem.job.targets.limits()
+    if not expected:
+        return nearest_target(problem)
+
+    def distance(each: Expectation) -> float:
+        e2e = each.ttft_s + each.tpot_s * (problem.setting.lengths.osl - 1)
+        values = {"ttft": each.ttft_s, "tpot": each.tpot_s, "e2e": e2e}
+        return max((values[name] / limit for name, limit in limits.items()), default=0.0)
+
+    nearest = min(expected, key=distance)
+    outcome = run(problem, nearest.proposal, users)
+    at = problem.job.targets.percentile
+    asked = ", ".join(f"{name} {limit * 1e3:g} ms" for name, limit in limits.items())
+    reached = ", ".join(f"{name} {outcome.percentile(name, at) * 1e3:.3g} ms" for name in limits)
+    return (
+        f"{problem.model.name} on {problem.topology.name}: {asked} at p{at:g} cannot be met with {users} requests in "
+        f"hand; the nearest attainable is {reached} with {nearest.proposal.label()}"
+    )

@@ -1,0 +1,155 @@
+"""Plan or estimate a serving deployment: the public functions of this room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from shardwright.models import ModelGraph
+from shardwright.topologies import Topology
+
+from ..costs.serving.shapes import check_layout
+from ..errors import Infeasible, InputError, input_errors
+from ..plan.base import Input
+from ..plan.serving import Hour, ServingPlan
+from ..workload.serving import LengthBin, Load, ServingJob, Trace
+from ..workload.serving_layout import Layout, LayoutConstraints
+from .closed_loop import run as run_closed
+from .closed_loop import search_concurrency
+from .deployments import PoolOf, Proposal
+from .open_loop import Choice, Found, search_rate, value_of
+from .open_loop import run as run_open
+from .placement import Placement, place
+from .pools import Option, Phase, fewest
+from .problem import Problem, problem_of
+from .readback import plan_of
+from .resilience import node_loss
+
+TRACE_BINS = 256
+
+
+def plan_serving(
+    model: ModelGraph,
+    topology: Topology,
+    job: ServingJob,
+    *,
+    trace: Trace | None = None,
+    hours: Sequence[tuple[str, float]] = (),
+    inputs: tuple[Input, ...] = (),
+) -> ServingPlan:
+    """The best deployment of a model for a load, its targets met in simulation.
+
+    With `hours` the pools are sized for the busiest hour and scaled for every other. Raises Infeasible with the
+    nearest attainable target or rate when no deployment meets the targets, InputError for what contradicts itself.
+    """
+    with input_errors():
+        problem = problem_of(model, topology, job, trace)
+        if job.mode in ("shared", "afd"):
+            from .modes import search_mode
+
+            found = search_mode(problem)
+        else:
+            found = search_concurrency(problem) if job.load.concurrency is not None else search_rate(problem)
+        placement = _placed(problem, found.proposal)
+        loss = node_loss(problem, found.proposal, placement) if not found.proposal.shared else None
+        schedule = _hours(problem, found, hours) if hours else ()
+        return plan_of(problem, found, placement, inputs, (loss, schedule))
+
+
+def estimate_serving(
+    model: ModelGraph,
+    topology: Topology,
+    job: ServingJob,
+    layouts: Sequence[tuple[str, Layout, int]],
+    *,
+    trace: Trace | None = None,
+    inputs: tuple[Input, ...] = (),
+) -> ServingPlan:
+    """What one given deployment sees of a load: (phase, layout, workers) for every pool, phases as in PoolPlan.
+
+    Nothing is searched and targets may be missed; `targets_met` says so. Raises InputError when a layout does not fit
+    the model or the cluster, Infeasible when it does not fit in memory.
+    """
+    with input_errors():
+        total = sum(layout.devices * workers for _, layout, workers in layouts)
+        if not layouts or total > topology.n_devices:
+            raise InputError(f"layouts need {total} devices but {topology.name} has {topology.n_devices}")
+        for phase, layout, workers in layouts:
+            if phase not in ("aggregated", "prefill", "decode") or workers < 1:
+                raise InputError(f"phase must be aggregated, prefill or decode with at least 1 worker, got {phase!r}")
+            check_layout(model, layout)
+        pools: list[PoolOf] = []
+        problem: Problem | None = None
+        for phase, layout, workers in layouts:
+            problem = problem_of(model, topology, only(job, layout), trace)
+            exact = [each for each in problem.types if each.layout == layout]
+            if not exact:
+                raise Infeasible(f"layout {layout.label()} of {model.name} does not fit in memory")
+            pools.append(PoolOf(exact[0], "aggregated" if phase == "aggregated" else _phase(phase), workers))
+        assert problem is not None
+        proposal = Proposal(tuple(pools))
+        load = job.load
+        outcome = (
+            run_closed(problem, proposal, load.concurrency)
+            if load.concurrency is not None
+            else run_open(problem, proposal, load.rate_per_s or 0.0)
+        )
+        value = value_of(problem, proposal, outcome)
+        found = Found(proposal, outcome, value, value, 1, 1)
+        return plan_of(problem, found, _placed(problem, proposal), inputs, (None, ()))
+
+
+def load_of_trace(trace: Trace, concurrency: int | None = None) -> Load:
+    """A load with the trace's mean rate (or a concurrency) and its lengths, thinned to 256 requests."""
+    at = np.unique(np.linspace(0, len(trace) - 1, min(TRACE_BINS, len(trace))).astype(int))
+    bins = tuple(LengthBin(isl=int(trace.prompt_tokens[i]), osl=int(trace.output_tokens[i])) for i in at)
+    cached = float(trace.cached_tokens.sum() / trace.prompt_tokens.sum())
+    if concurrency is not None:
+        return Load(lengths=bins, concurrency=concurrency, cached=min(cached, 0.99))
+    rate = trace.rate_per_s
+    if not np.isfinite(rate):
+        raise InputError(f"trace {trace.name}: all requests arrive at once; give a concurrency or a rate")
+    return Load(lengths=bins, rate_per_s=rate, cached=min(cached, 0.99))
+
+
+def _phase(name: str) -> Phase:
+    return "prefill" if name == "prefill" else "decode"
+
+
+def only(job: ServingJob, layout: Layout) -> ServingJob:
+    """The job held to one layout."""
+    degrees = {name: (getattr(layout, name),) for name in ("tp", "pp", "attn_dp", "cp", "ep", "moe_tp")}
+    return msgspec.structs.replace(job, constraints=LayoutConstraints(**degrees))
+
+
+def _placed(problem: Problem, proposal: Proposal) -> Placement:
+    pools = [pool for pool in proposal.pools if not (proposal.shared and pool.phase == "decode")]
+    workers = [pool.worker for pool in pools for _ in range(pool.workers)]
+    found = place(problem.topology, workers)
+    if found is None:
+        raise Infeasible(
+            f"{proposal.label()} cannot be placed on {problem.topology.name}: its scale-up domains are too small"
+        )
+    if proposal.shared:
+        return Placement(found.devices * 2)
+    return found
+
+
+def _hours(problem: Problem, found: Found, hours: Sequence[tuple[str, float]]) -> tuple[Hour, ...]:
+    """The fewest workers of the plan's own kinds for every hour's rate."""
+    choices = [Choice(pool.worker, pool.phase, pool.rate, pool.rate) for pool in found.proposal.pools]
+    options: list[Option] = [choice.option() for choice in choices]
+    supply = [0] * len(problem.kinds)
+    for pool in found.proposal.pools:
+        supply[problem.kinds.index(pool.worker.kind)] += pool.workers * pool.worker.devices
+    rows: list[Hour] = []
+    for name, rate in hours:
+        counts = fewest(options, supply, rate) if rate > 0 else None
+        met = counts is not None or rate <= 0
+        workers = counts.workers if counts is not None else tuple(pool.workers for pool in found.proposal.pools)
+        workers = workers if rate > 0 else tuple(0 for _ in workers)
+        devices = sum(number * pool.worker.devices for number, pool in zip(workers, found.proposal.pools, strict=True))
+        rows.append(Hour(hour=name, rate_per_s=rate, workers=workers, devices=devices, targets_met=met))
+    return tuple(rows)

@@ -1,0 +1,140 @@
+"""The problem of a serving job: its cluster, its worker types, and what the search has assumed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from shardwright.models import ModelGraph
+from shardwright.topologies import Topology
+
+from ..costs.serving.coefficients import engine, kernels
+from ..costs.serving.communication import fabric
+from ..errors import Infeasible, InputError
+from ..workload.serving import ServingJob, Trace
+from ..workload.serving_layout import quantization
+from .space import layouts
+from .steady import Lengths
+from .workers import Kind, Setting, WorkerType, worker_type
+
+
+@dataclass
+class Problem:
+    """Everything a search needs; `refused` counts layouts that do not fit in memory."""
+
+    model: ModelGraph
+    topology: Topology
+    job: ServingJob
+    trace: Trace | None
+    setting: Setting
+    kinds: tuple[Kind, ...]
+    types: tuple[WorkerType, ...]
+    refused: int
+    assumptions: tuple[str, ...]
+    simulated: int = field(default=0)
+
+    @property
+    def supply(self) -> list[int]:
+        """Devices of every kind that may be used."""
+        most = self.job.most_devices
+        return [kind.devices if most is None else min(kind.devices, most) for kind in self.kinds]
+
+
+def problem_of(model: ModelGraph, topology: Topology, job: ServingJob, trace: Trace | None) -> Problem:
+    """Read the cluster and build every legal worker.
+
+    Raises InputError for what contradicts itself, Infeasible when no layout fits in memory.
+    """
+    check_lengths(model, job, trace)
+    known, noted = engine(job.engine, job.engine_version)
+    kinds, more = _kinds(topology, job)
+    load = job.load
+    lengths = Lengths(load.mean_isl, load.mean_osl, load.mean_isl * load.cached)
+    longest = load.longest if trace is None else int((trace.prompt_tokens + trace.output_tokens).max())
+    setting = Setting(
+        model=model,
+        quantization=quantization(job.quantization),
+        engine=known,
+        speculation=job.speculation,
+        lengths=lengths,
+        longest=longest,
+    )
+    found: list[WorkerType] = []
+    refused = 0
+    for kind in kinds:
+        most = kind.devices if job.most_devices is None else min(kind.devices, job.most_devices)
+        for layout in layouts(model, kind.fabric, most, lengths.isl, job.constraints):
+            worker = worker_type(setting, kind, layout)
+            if worker is None:
+                refused += 1
+            else:
+                found.append(worker)
+    if not found:
+        raise Infeasible(_why_nothing_fits(setting, kinds, refused))
+    notes = (*noted, *more, *model.assumptions, *_format_notes(setting, kinds))
+    return Problem(model, topology, job, trace, setting, kinds, tuple(found), refused, notes)
+
+
+def check_lengths(model: ModelGraph, job: ServingJob, trace: Trace | None) -> None:
+    """Raise InputError when a request is longer than the model's context."""
+    most = model.max_positions
+    if most is None:
+        return
+    if trace is not None:
+        from ..workload.serving_traces import check_context
+
+        check_context(trace, most, model.name)
+    elif job.load.longest > most:
+        worst = max(job.load.lengths, key=lambda each: each.isl + each.osl)
+        raise InputError(
+            f"load: {worst.isl} prompt and {worst.osl} output tokens are more than the {most} of the context of "
+            f"{model.name}"
+        )
+
+
+def _kinds(topology: Topology, job: ServingJob) -> tuple[tuple[Kind, ...], tuple[str, ...]]:
+    kinds: list[Kind] = []
+    notes: list[str] = []
+    for index, device in enumerate(topology.accelerators):
+        count = int((topology.device_accelerator == index).sum())
+        if not count:
+            continue
+        figures, assumed = kernels(device.architecture, device.name)
+        notes += assumed
+        if job.goal == "cost" and device.usd_per_hour is None:
+            raise InputError(f"objective cost needs usd_per_hour of {device.name}, which the topology does not give")
+        if job.goal == "energy" and device.tdp_watts is None:
+            raise InputError(f"objective energy needs tdp_watts of {device.name}, which the topology does not give")
+        kinds.append(Kind(index, fabric(topology, index), count, figures, device.usd_per_hour, device.tdp_watts))
+    return tuple(kinds), tuple(notes)
+
+
+def _format_notes(setting: Setting, kinds: tuple[Kind, ...]) -> tuple[str, ...]:
+    wanted = {setting.quantization.compute, setting.quantization.expert_compute} - {"bf16"}
+    notes = []
+    for kind in kinds:
+        peaks = kind.fabric.accelerator.peak_flops
+        missing = sorted(each for each in wanted if each not in peaks)
+        if missing:
+            name = kind.fabric.accelerator.name
+            notes.append(f"{name} has no {' or '.join(missing)} products: weights are widened and computed in bf16")
+    return tuple(notes)
+
+
+def _why_nothing_fits(setting: Setting, kinds: tuple[Kind, ...], refused: int) -> str:
+    name = setting.model.name
+    if not refused:
+        return f"{name}: no legal layout on {sum(kind.devices for kind in kinds)} devices under the constraints given"
+    from ..costs.serving.shapes import replica_shapes
+    from ..workload.serving_layout import Layout
+
+    weights = replica_shapes(setting.model, Layout(), setting.quantization).weight_bytes
+    held = sum(kind.devices * kind.fabric.accelerator.memory_bytes for kind in kinds)
+    share = setting.engine.memory_fraction
+    need = int(np.ceil(1.1 * weights / (share * max(kind.fabric.accelerator.memory_bytes for kind in kinds))))
+    return (
+        f"{name}: {weights / 1e9:.0f} GB of {setting.quantization.name} weights and the cache of a request of "
+        f"{setting.longest} tokens do not fit in {held / 1e9:.0f} GB of device memory in any of {refused} layouts; "
+        f"the nearest change is about {need} devices of the largest kind, or narrower weights"
+    )

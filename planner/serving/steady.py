@@ -1,0 +1,129 @@
+"""Steady state of continuous batching in closed form: what a search filters with before it simulates.
+
+One worker with n requests in hand spends, for every request, osl decode steps shared by all n and one prefill of its
+own. A request therefore sees (n − 1) prefills of others between its own tokens: TPOT = d(n) + (n − 1) p / osl, with d
+the time of a decode step and p what a prompt adds to the steps that carry it. TTFT is p, half a step, and the wait for
+prompts in front of it, those of an M/D/1 queue at the utilization of prefill (Kleinrock 1975, section 5.6), never more
+than the others' prompts. The busier prefill is, the more prompts share a step, down to the cost of full budgets. A
+closed loop that starts with all its requests at once adds half of the first round's
+prompts, over the rounds it runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..costs.serving.step import StepCost
+from .schedule import Schedule
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Mean prompt and output tokens of a request, and how many of the prompt are found in the prefix cache."""
+
+    isl: float
+    osl: float
+    cached: float = 0.0
+
+    @property
+    def context(self) -> float:
+        """Mean context of a decode step."""
+        return self.isl + self.osl / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """Means of one worker, by requests in hand."""
+
+    concurrency: Array
+    running: Array
+    ttft_s: Array
+    tpot_s: Array
+    requests_per_s: Array
+    prefill_s: Array
+    step_s: Array
+
+    def e2e_s(self, osl: float) -> Array:
+        """Mean time from arrival to the last token."""
+        return self.ttft_s + self.tpot_s * max(osl - 1, 0)
+
+
+def prefill_seconds(cost: StepCost, schedule: Schedule, lengths: Lengths, beside: Array | float = 0.0) -> Array:
+    """What one prompt adds to the steps that carry it, `beside` that many decodes."""
+    beside = np.asarray(beside, dtype=float)
+    tokens = max(lengths.isl - lengths.cached, 1.0)
+    mixed = beside if schedule.policy == "mixed" else np.zeros_like(beside)
+    budget = max(schedule.token_budget / cost.groups, 1.0)
+    chunks = 1.0 if schedule.whole_prompts else np.ceil(tokens / budget)
+    # Prompts of different groups run beside each other; the busiest group has one.
+    loaded = cost.linear_seconds(mixed, np.full_like(beside, tokens / chunks), np.ones_like(beside))
+    plain = np.where(mixed > 0, cost.linear_seconds(mixed, np.zeros_like(beside), np.zeros_like(beside)), 0.0)
+    pairs = tokens * (lengths.cached + tokens / 2)
+    return np.asarray(chunks * (loaded - plain) + cost.pair_seconds(np.float64(tokens), np.float64(pairs)), dtype=float)
+
+
+def batched_prefill_seconds(cost: StepCost, schedule: Schedule, lengths: Lengths) -> float:
+    """Time per prompt when the budget of every step is full: the reciprocal of a prefill worker's capacity."""
+    tokens = max(lengths.isl - lengths.cached, 1.0)
+    together = max(1.0, np.floor(schedule.token_budget / tokens))
+    if together == 1.0:
+        lone = float(prefill_seconds(cost, schedule, lengths))
+        return lone / min(cost.groups * cost.pp, max(1.0, schedule.token_budget / tokens * cost.pp))
+    pairs = tokens * (lengths.cached + tokens / 2)
+    seconds = cost.linear_seconds(np.float64(0), np.float64(tokens * together), np.float64(together))
+    busiest = np.ceil(together / cost.groups)
+    return float((seconds + busiest * cost.pair_seconds(np.float64(tokens), np.float64(pairs))) / together)
+
+
+def steady_state(
+    cost: StepCost, schedule: Schedule, lengths: Lengths, concurrency: Array, rounds: float = np.inf
+) -> Steady:
+    """Means at every number of requests in hand; what the cache cannot hold waits."""
+    n = np.asarray(concurrency, dtype=float)
+    held = lengths.isl + (lengths.osl if schedule.reserve_output else lengths.osl / 2)
+    most = max(1.0, min(schedule.max_sequences, schedule.cache_tokens / held))
+    running = np.minimum(n, most)
+    step = cost.decode_seconds(running, lengths.context)
+    prefill = prefill_seconds(cost, schedule, lengths, running)
+    osl = max(lengths.osl, 1.0)
+    decode = np.maximum(osl - 1, 1e-9) / cost.tokens_per_step * step
+    together = np.minimum(batched_prefill_seconds(cost, schedule, lengths), prefill)
+    each, busy = prefill, np.zeros_like(n)
+    for _ in range(4):
+        shared = each * np.maximum(running - 1, 0.0) if osl > 1 else np.zeros_like(n)
+        busy = np.clip(running * each / (decode + shared + prefill), 0.0, 0.95)
+        each = prefill + (together - prefill) * busy
+    tpot = (decode + shared) / max(osl - 1, 1.0)
+    fill = cost.fill * prefill
+    lone = prefill + fill + cost.request_s + np.where(running > 1, step / 2, 0.0) + step * (schedule.policy == "mixed")
+    wait = np.minimum(busy * each / (2 * (1 - busy)), np.maximum(running - 1, 0) * each / 2)
+    burst = np.maximum(running - 1, 0) * together / 2 / rounds
+    ttft = lone + wait + burst
+    cycle = ttft + decode + shared
+    queue = np.maximum(n / running - 1, 0.0) * cycle
+    return Steady(
+        concurrency=n,
+        running=running,
+        ttft_s=ttft + queue,
+        tpot_s=tpot,
+        requests_per_s=running / cycle,
+        prefill_s=prefill,
+        step_s=step,
+    )
+
+
+def open_state(cost: StepCost, schedule: Schedule, lengths: Lengths, rate_per_s: float) -> Steady | None:
+    """Means of one worker under Poisson arrivals: as many requests in hand as Little's law asks; None if it drowns."""
+    grid = np.unique(np.rint(np.geomspace(1, max(schedule.max_sequences, 2), 48)))
+    found = steady_state(cost, schedule, lengths, grid)
+    held = found.concurrency <= found.running
+    rates = found.requests_per_s[held]
+    if not rates.size or rate_per_s > rates.max():
+        return None
+    at = float(np.interp(rate_per_s, np.maximum.accumulate(rates), grid[held]))
+    return steady_state(cost, schedule, lengths, np.array([min(at, rate_per_s * found.e2e_s(lengths.osl)[0] + at)]))
