@@ -13,19 +13,26 @@ from .errors import InputError
 Recompute = Literal["none", "selective", "full"]
 RecomputeModule = Literal["core_attention", "norm", "activation", "mla_up", "mlp", "experts"]
 Schedule = Literal["1f1b", "interleaved", "gpipe", "zb-h1", "zb-v", "dualpipe"]
-ContextComm = Literal["p2p", "all_gather", "a2a"]
+ContextComm = Literal["p2p", "all_gather", "a2a", "a2a+p2p"]
+Offload = Literal["none", "cpu", "nvme"]
+ExpertOverlap = Literal["none", "shared", "microbatch"]
 Axis = Literal["tp", "cp", "dp_shard", "dp_replicate", "pp", "ep", "etp", "edp"]
 
 RECOMPUTES: tuple[Recompute, ...] = ("none", "selective", "full")
 RECOMPUTE_MODULES: tuple[RecomputeModule, ...] = ("core_attention", "norm", "activation", "mla_up", "mlp", "experts")
 SCHEDULES: tuple[Schedule, ...] = ("1f1b", "interleaved", "gpipe", "zb-h1", "zb-v", "dualpipe")
-CONTEXT_COMMS: tuple[ContextComm, ...] = ("p2p", "all_gather", "a2a")
+CONTEXT_COMMS: tuple[ContextComm, ...] = ("p2p", "all_gather", "a2a", "a2a+p2p")
+OFFLOADS: tuple[Offload, ...] = ("none", "cpu", "nvme")
+EXPERT_OVERLAPS: tuple[ExpertOverlap, ...] = ("none", "shared", "microbatch")
 
 DEGREES = ("tp", "cp", "pp", "vpp", "dp_replicate", "dp_shard", "ep", "etp", "mbs")
 
 
 class Constraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Values a strategy must take; None or an empty tuple leaves a degree free."""
+    """Values a strategy must take; None or an empty tuple leaves a degree free.
+
+    The techniques from `cp_comm` on stay at their defaults unless they are named here or in `job.explore`.
+    """
 
     tp: tuple[int, ...] = ()
     cp: tuple[int, ...] = ()
@@ -41,9 +48,16 @@ class Constraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     recompute: tuple[Recompute, ...] = ()
     schedule: tuple[Schedule, ...] = ()
     cp_comm: tuple[ContextComm, ...] = ()
+    weight_shard: tuple[int, ...] = ()
+    gradient_shard: tuple[int, ...] = ()
+    offload_optimizer: tuple[Offload, ...] = ()
+    offload_activations: tuple[Offload, ...] = ()
+    tp_overlap: bool | None = None
+    ep_overlap: tuple[ExpertOverlap, ...] = ()
+    sync_period: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in DEGREES:
+        for name in (*DEGREES, "weight_shard", "gradient_shard", "sync_period"):
             for value in getattr(self, name):
                 if value < 1:
                     raise InputError(f"constraints.{name} must be at least 1 but got {value}")
@@ -61,7 +75,15 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     is the number of layers per virtual stage that `recompute="full"` applies to (None: all); `recompute_modules` is
     what `recompute="selective"` recomputes. `stage_layers` gives the layers of every virtual stage in chain order
     (None: equal, or balanced against embedding and head when the layers do not divide). `cp_comm` is how context
-    ranks exchange keys and values. With vpp above 1 the schedule "1f1b" means interleaved 1F1B and is stored so.
+    ranks exchange keys and values; "a2a+p2p" swaps heads inside as large a group as the kv heads allow and passes
+    rings between groups.
+
+    `weight_shard` and `gradient_shard` are the ranks that divide weights (ZeRO 3) and gradients (from ZeRO 2 on) when
+    fewer than the cp × dp_shard that divide the optimizer states (None: the same): ZeRO++'s secondary partition, MiCS,
+    and partitions of three levels. `offload_…` moves states or activations off the device. `tp_overlap` fuses
+    tensor-parallel transfers into products; `ep_overlap` hides expert dispatch under the shared expert or under
+    another micro-batch. With `sync_period` above 1 the dp_replicate ranks average only every so many steps (DiLoCo).
+    With vpp above 1 the schedule "1f1b" means interleaved 1F1B and is stored so.
 
     Raises InputError when the degrees contradict each other.
     """
@@ -83,6 +105,13 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     schedule: Schedule = "1f1b"
     stage_layers: tuple[int, ...] | None = None
     cp_comm: ContextComm = "p2p"
+    weight_shard: int | None = None
+    gradient_shard: int | None = None
+    offload_optimizer: Offload = "none"
+    offload_activations: Offload = "none"
+    tp_overlap: bool = False
+    ep_overlap: ExpertOverlap = "none"
+    sync_period: int = 1
 
     def __post_init__(self) -> None:
         for name in DEGREES:
@@ -113,6 +142,10 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             )
         if self.recompute_modules and self.recompute != "selective":
             raise InputError(f"strategy.recompute_modules needs recompute selective but got {self.recompute}")
+        for name in ("weight_shard", "gradient_shard", "sync_period"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"strategy.{name} must be at least 1 but got {value}")
         chunks = self.virtual_stages
         if self.stage_layers is not None and (len(self.stage_layers) != chunks or min(self.stage_layers) < 0):
             raise InputError(
@@ -163,9 +196,23 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             parts.append("recompute:" + ("+".join(self.recompute_modules) or "selective"))
         elif self.recompute == "full":
             parts.append("recompute:full" + ("" if self.recompute_layers is None else f":{self.recompute_layers}"))
+        parts += self._techniques()
         if self.stage_layers is not None and len(set(self.stage_layers)) > 1:
             parts.append("uneven")
         return " ".join(parts)
+
+    def _techniques(self) -> list[str]:
+        shards = [("weights", self.weight_shard), ("gradients", self.gradient_shard)]
+        parts = [f"{name}/{ranks}" for name, ranks in shards if ranks is not None]
+        offloads = [("optimizer", self.offload_optimizer), ("activations", self.offload_activations)]
+        parts += [f"{name}@{tier}" for name, tier in offloads if tier != "none"]
+        if self.tp_overlap:
+            parts.append("tp-overlap")
+        if self.ep_overlap != "none":
+            parts.append(f"ep-overlap:{self.ep_overlap}")
+        if self.sync_period > 1:
+            parts.append(f"sync:{self.sync_period}")
+        return parts
 
     def rank_groups(self, axis: Axis) -> NDArray[np.int64]:
         """Ranks of every group of an axis, one group a row, shape [groups, degree].

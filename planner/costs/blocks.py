@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.models import Attention, Block, Elementwise, Embedding, Experts, ModelGraph
+from shardwright.models import Attention, Block, Elementwise, Embedding, Experts, ModelGraph, Operator
 
 from ..strategy import RECOMPUTE_MODULES
-from .communication import BlockTransfers, block_transfers
+from .communication import BlockTransfers, Cover, block_transfers, dispatch_seconds
 from .compute import Device, OperatorTimes, operator_times
 from .keys import BlockKeys, Floats
 from .memory import block_parameters, dispatch_features, input_bytes, saved_bytes
@@ -56,7 +57,7 @@ def block_costs(
     transfers: list[BlockTransfers] = []
     for block in blocks:
         times = [operator_times(op, keys, device) for op in block.operators]
-        moved = block_transfers(block, keys, network, device.coefficients.framework, _attention_s(block, times))
+        moved = block_transfers(block, keys, network, device.coefficients.framework, _cover(block, times, keys))
         transfers.append(moved)
         forward = _issued(block, _total(times, "forward", keys) + moved.forward, device)
         to_weight = np.zeros(len(keys)) if device.frozen else _total(times, "backward_weight", keys)
@@ -95,8 +96,7 @@ def selective_costs(
         times = [operator_times(op, keys, device) for i, op in enumerate(block.operators) if i in again]
         total = _total(times, "forward", keys)
         if any(isinstance(op, Experts) and i in again for i, op in enumerate(block.operators)):
-            zero = (np.zeros(len(keys)), np.zeros(len(keys)))
-            total = total + block_transfers(block, keys, network, device.coefficients.framework, zero).ep_forward
+            total = total + dispatch_seconds(block, keys, network, device.coefficients.framework)
         if "activation" in modules:
             total = total + _expert_activation_s(block, keys, device)
         again_s.append(total)
@@ -122,10 +122,19 @@ def _expert_activation_s(block: Block, keys: BlockKeys, device: Device) -> Float
     return total
 
 
-def _attention_s(block: Block, times: list[OperatorTimes]) -> tuple[Floats, Floats]:
-    pairs = [t for op, t in zip(block.operators, times, strict=True) if isinstance(op, Attention)]
-    zero = np.zeros_like(times[0].forward)
-    return sum((t.forward for t in pairs), zero), sum((t.backward_input for t in pairs), zero)
+def _cover(block: Block, times: list[OperatorTimes], keys: BlockKeys) -> Cover:
+    """Compute under which transfers may hide."""
+
+    def spent(chosen: Callable[[Operator], bool]) -> tuple[Floats, Floats]:
+        part = [each for op, each in zip(block.operators, times, strict=True) if chosen(op)]
+        backward = _total(part, "backward_input", keys) + _total(part, "backward_weight", keys)
+        return _total(part, "forward", keys), backward
+
+    return Cover(
+        attention_s=spent(lambda op: isinstance(op, Attention)),
+        shared_s=spent(lambda op: op.name.startswith("shared_")),
+        block_s=spent(lambda op: True),
+    )
 
 
 def _total(times: list[OperatorTimes], name: str, keys: BlockKeys) -> Floats:

@@ -56,6 +56,9 @@ class Framework(_Record, frozen=True):
     attention, `ep` under expert compute, `grad` under the last backward, `param` under the first forward, `pp` behind
     other micro-batches; `hidden_cost` is the share of a hidden data-parallel transfer that still slows the compute it
     hides under, by taking processors and memory bandwidth from it. Byte counts are per element unless said otherwise.
+    Strategies that fuse tensor-parallel transfers into products hide `fused_tp_overlap` of them (FLUX, Chang et al.
+    2024; T3, Pati et al. 2024); those that pair micro-batches hide expert dispatch under `pair_overlap` of a block
+    (DeepSeek-V3 report, section 3.2.1).
     With `weights_by_broadcast` every rank in turn sends the weights it updated, instead of one all-gather.
     `tp_stop_s` is lost at every tensor-parallel collective while streams wait for each other.
     The host takes `host_operator_s` to issue the forward of one operator and `host_experts_s` more to route, permute
@@ -77,6 +80,8 @@ class Framework(_Record, frozen=True):
     loss_traffic_bytes: float = 20.0
     cast_traffic_bytes: float = 5.0
     tp_overlap: float = 0.0
+    fused_tp_overlap: float = 0.85
+    pair_overlap: float = 0.8
     tp_stop_s: float = 0.0
     cp_overlap: float = 0.8
     ep_overlap: float = 0.0

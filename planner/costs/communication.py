@@ -62,21 +62,47 @@ def tensor_features(block: Block) -> tuple[list[int], list[int]]:
     return gathered, reduced
 
 
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """Compute of one block that transfers may hide under, forward and backward: attention, the shared expert, and
+    everything."""
+
+    attention_s: tuple[Floats, Floats]
+    shared_s: tuple[Floats, Floats]
+    block_s: tuple[Floats, Floats]
+
+
 def block_transfers(
-    block: Block, keys: BlockKeys, network: Network, framework: Framework, attention_s: tuple[Floats, Floats]
+    block: Block, keys: BlockKeys, network: Network, framework: Framework, cover: Cover
 ) -> BlockTransfers:
-    """Exposed transfers of one block; `attention_s` is its attention's compute, under which the cp ring hides."""
+    """Exposed transfers of one block."""
     tp_forward, tp_backward = _tensor(block, keys, network, framework)
-    cp_forward, cp_backward = _context(block, keys, network, framework, attention_s)
-    ep = _expert(block, keys, network, framework)
-    return BlockTransfers(tp_forward, tp_backward, cp_forward, cp_backward, ep, ep)
+    cp_forward, cp_backward = _context(block, keys, network, framework, cover.attention_s)
+    ep = dispatch_seconds(block, keys, network, framework)
+    ep_forward, ep_backward = (_dispatch_shown(ep, keys, framework, cover, way) for way in (0, 1))
+    return BlockTransfers(tp_forward, tp_backward, cp_forward, cp_backward, ep_forward, ep_backward)
+
+
+def _dispatch_shown(dispatch_s: Floats, keys: BlockKeys, framework: Framework, cover: Cover, way: int) -> Floats:
+    """What of expert dispatch the shared expert, or another micro-batch's pass through the block, does not hide."""
+    shown = np.choose(
+        keys.ep_overlap,
+        [
+            dispatch_s,
+            np.maximum(dispatch_s - cover.shared_s[way], 0.0),
+            np.maximum(dispatch_s - framework.pair_overlap * cover.block_s[way], 0.0),
+        ],
+    )
+    result: Floats = shown + framework.hidden_cost * (dispatch_s - shown)
+    return result
 
 
 def _tensor(block: Block, keys: BlockKeys, network: Network, framework: Framework) -> tuple[Floats, Floats]:
     """All-reduce without sp, all-gather and reduce-scatter with it (Korthikanti et al. 2022, section 4.2.2)."""
     groups = groups_of(np.ones(len(keys), np.int64), keys.tp, network.domain)
     gathered, reduced = tensor_features(block)
-    exposed = 1 - framework.tp_overlap
+    fused = np.where(keys.tp_overlap == 1, framework.fused_tp_overlap, 0.0)
+    exposed = 1 - np.maximum(framework.tp_overlap, fused)
     stop = np.where(keys.tp > 1, framework.tp_stop_s, 0.0)
 
     def total(op: str, features: list[int]) -> Floats:
@@ -110,7 +136,8 @@ def _context(
 
     p2p: a ring of cp - 1 steps under attention, twice the volume backward (Liu et al. 2023, "Ring Attention").
     all_gather: K and V gathered before attention, their gradients reduce-scattered after (Llama 3 report, section
-    3.3.2). a2a: heads for tokens around attention (Jacobs et al. 2023, "DeepSpeed Ulysses").
+    3.3.2). a2a: heads for tokens around attention (Jacobs et al. 2023, "DeepSpeed Ulysses"). a2a+p2p: heads swapped
+    inside groups, rings between them (Fang et al. 2024, "USP").
     """
     zero: Floats = np.zeros(len(keys))
     attention = [op for op in block.operators if isinstance(op, Attention)]
@@ -131,6 +158,7 @@ def _context(
             "p2p": (np.maximum(ring - hidden[0], 0), np.maximum(2 * ring - hidden[1], 0)),
             "all_gather": (gather, gather + scatter),
             "a2a": (swap, swap),
+            "a2a+p2p": _hierarchical(op, keys, network, (kv_bytes, keys.tokens * (kv + query) * 2.0), hidden),
         }
         order = [choices[name] for name in CONTEXT_COMMS]
         forward = forward + np.choose(keys.cp_comm, [each[0] for each in order])
@@ -138,7 +166,19 @@ def _context(
     return forward, backward
 
 
-def _expert(block: Block, keys: BlockKeys, network: Network, framework: Framework) -> Floats:
+def _hierarchical(
+    op: Attention, keys: BlockKeys, network: Network, sizes: tuple[Floats, Floats], hidden: list[Floats]
+) -> tuple[Floats, Floats]:
+    """Heads swapped inside groups as large as the kv heads of a tp rank allow, and a ring over the groups."""
+    kv_bytes, swapped_bytes = sizes
+    inner = np.gcd(keys.cp, np.maximum(op.kv_heads // keys.tp, 1))
+    swap = network.seconds("all_to_all", swapped_bytes, groups_of(keys.tp, inner, network.domain))
+    steps = keys.cp // inner - 1
+    ring = steps * network.ring_step_seconds(kv_bytes, groups_of(keys.tp * inner, keys.cp // inner, network.domain))
+    return swap + np.maximum(ring - hidden[0], 0), swap + np.maximum(2 * ring - hidden[1], 0)
+
+
+def dispatch_seconds(block: Block, keys: BlockKeys, network: Network, framework: Framework) -> Floats:
     """Dispatch and combine: two all-to-alls over ep each way, and a gather and scatter over etp."""
     total: Floats = np.zeros(len(keys))
     for op in block.operators:

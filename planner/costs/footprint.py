@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
+from ..strategy import EXPERT_OVERLAPS
 from .compute import Device
 from .keys import Floats
 from .memory import StateBytes
 from .rows import Rows
 from .sharding import state_memory
 
+PAIRED = EXPERT_OVERLAPS.index("microbatch")
 CATEGORIES = ("weights", "gradients", "optimizer", "activations", "logits", "temporary", "allocator", "context")
 
 SOURCES = {
@@ -26,8 +30,18 @@ SOURCES = {
 }
 
 
-def device_memory(rows: Rows, device: Device, states: StateBytes, is_head: Floats) -> Floats:
-    """Bytes by category, [rows, stages, CATEGORIES]; the sum over categories is what the device must hold."""
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes on the device by category, [rows, stages, CATEGORIES], whose sum it must hold; and bytes of optimizer
+    states and activations that were moved off it, [rows, stages]."""
+
+    device: Floats
+    moved_optimizer: Floats
+    moved_activations: Floats
+
+
+def device_memory(rows: Rows, device: Device, states: StateBytes, is_head: Floats) -> Footprint:
+    """Bytes of every row and stage."""
     framework = device.coefficients.framework
     stages, costs = rows.stages, rows.costs
     dense = rows.by_stage(stages.count, rows.dense_parameters())
@@ -36,12 +50,30 @@ def device_memory(rows: Rows, device: Device, states: StateBytes, is_head: Float
     body = rows.saved_bytes * (1 - is_head)
     activations = rows.by_stage(stages.live, body)
     activations = activations + rows.by_stage(stages.live_inputs, rows.gathered(costs.input_bytes))
+    paired = (rows.table.ep_overlap == PAIRED)[:, None]
+    if paired.any():  # the micro-batch whose compute hides another's dispatch
+        activations = activations + np.where(paired, rows.by_stage(stages.count - stages.again, body), 0.0)
+    zero = np.zeros_like(optimizer)
+    moved_optimizer = np.where((rows.table.offload_optimizer > 0)[:, None], optimizer, zero)
+    moved_activations = zero
+    if np.any(rows.table.offload_activations):
+        window = np.minimum(activations, _two_layers(rows, body))
+        moved_activations = np.where((rows.table.offload_activations > 0)[:, None], activations - window, zero)
+    optimizer, activations = optimizer - moved_optimizer, activations - moved_activations
     logits = rows.by_stage(stages.live, rows.saved_bytes * is_head)
     temporary = _temporary(rows, device, states, body)
     allocated = weights + gradients + optimizer + activations + logits + temporary
     slack = allocated * framework.allocator_fraction
     context = np.broadcast_to(framework.context_bytes, allocated.shape)
-    return np.stack([weights, gradients, optimizer, activations, logits, temporary, slack, context], axis=2)
+    held = np.stack([weights, gradients, optimizer, activations, logits, temporary, slack, context], axis=2)
+    return Footprint(held, moved_optimizer, moved_activations)
+
+
+def _two_layers(rows: Rows, body: Floats) -> Floats:
+    """Activations that stay while a layer's are on their way out or in: its own and the next one's."""
+    present = rows.stages.count[rows.pipeline] > 0
+    result: Floats = 2 * (present * body[:, None, :]).max(axis=2)
+    return result
 
 
 def _temporary(rows: Rows, device: Device, states: StateBytes, body: Floats) -> Floats:

@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class BlockKeys:
-    """Distinct (tp, sp, cp, mbs, ep, etp, cp_comm), one entry each, with the token counts that follow.
+    """Distinct (tp, sp, cp, mbs, ep, etp, cp_comm, tp_overlap, ep_overlap), one entry each, and their token counts.
 
     `sequence` is the length of one sequence. `tokens` are those of a micro-batch on one cp rank; `own_tokens` those
     that a tp rank alone works on where tp does not divide the features: tokens / tp under sp, all of them without.
@@ -27,6 +27,8 @@ class BlockKeys:
     ep: Ints
     etp: Ints
     cp_comm: Ints
+    tp_overlap: Ints
+    ep_overlap: Ints
     sequence: int
     tokens: Floats
     own_tokens: Floats
@@ -43,9 +45,11 @@ class BlockKeys:
 
 def block_keys(table: StrategyTable, sequence: int) -> tuple[BlockKeys, NDArray[np.int64]]:
     """The distinct keys of a table, and for every row the position of its key."""
-    columns = (table.tp, table.sp, table.cp, table.mbs, table.ep, table.etp, table.cp_comm)
+    names = ("tp", "sp", "cp", "mbs", "ep", "etp", "cp_comm", "tp_overlap", "ep_overlap")
+    columns = [table.column(name) for name in names]
     first, inverse = row_codes(columns)
-    tp, sp, cp, mbs, ep, etp, cp_comm = (column[first] for column in columns)
+    distinct = {name: column[first] for name, column in zip(names, columns, strict=True)}
+    tp, mbs, cp = distinct["tp"], distinct["mbs"], distinct["cp"]
     tokens = mbs * sequence / cp
-    own = np.where(sp == 1, tokens / tp, tokens)
-    return BlockKeys(tp, sp, cp, mbs, ep, etp, cp_comm, sequence, tokens, own), inverse
+    own = np.where(distinct["sp"] == 1, tokens / tp, tokens)
+    return BlockKeys(**distinct, sequence=sequence, tokens=tokens, own_tokens=own), inverse

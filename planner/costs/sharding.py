@@ -11,7 +11,7 @@ from .coefficients import Framework
 from .compute import Device
 from .keys import Floats
 from .memory import StateBytes
-from .network import Groups, Network, groups_of
+from .network import Network, groups_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,34 +35,49 @@ class ShardingTime:
 
 
 @dataclass(frozen=True, slots=True)
-class ShardGroups:
-    """Groups over which the states of one kind of parameter are divided, and over which they are replicated."""
+class Partition:
+    """Ranks over which one kind of parameter is divided, neighbours first: weights, gradients and optimizer states,
+    each level dividing the next, and the replicas beyond. `stride` is the distance between neighbours."""
 
-    shard: Groups
-    replicate: Groups
-
-
-def dense_groups(table: StrategyTable, domain: int) -> ShardGroups:
-    """cp × dp_shard ranks share the states; under ZeRO 0 every cp × dp rank is a replica."""
-    shard = np.where(table.zero == 0, 1, table.cp * table.dp_shard)
-    return _groups(table.tp, shard, table.cp * table.dp // shard, domain)
+    stride: Ints
+    weights: Ints
+    gradients: Ints
+    states: Ints
+    replicas: Ints
 
 
-def expert_groups(table: StrategyTable, domain: int) -> ShardGroups:
+def dense_partition(table: StrategyTable) -> Partition:
+    """cp × dp_shard ranks divide the states of dense parameters; under ZeRO 0 every cp × dp rank is a replica."""
+    states = np.where(table.zero == 0, 1, table.cp * table.dp_shard)
+    return _partition(table, table.tp, states, table.cp * table.dp // states)
+
+
+def expert_partition(table: StrategyTable) -> Partition:
     """The same for experts, whose replicas are the edp ranks."""
-    shard = np.where(table.zero == 0, 1, np.maximum(table.edp // table.dp_replicate, 1))
-    return _groups(table.ep * table.etp, shard, table.edp // shard, domain)
+    states = np.where(table.zero == 0, 1, np.maximum(table.edp // table.dp_replicate, 1))
+    return _partition(table, table.ep * table.etp, states, table.edp // states)
 
 
-def _groups(stride: Ints, shard: Ints, replicate: Ints, domain: int) -> ShardGroups:
-    return ShardGroups(groups_of(stride, shard, domain), groups_of(stride * shard, replicate, domain))
+def _partition(table: StrategyTable, stride: Ints, states: Ints, replicas: Ints) -> Partition:
+    """A smaller partition of weights or gradients keeps its share of the states' ranks."""
+    ranks = table.cp * table.dp_shard
+
+    def divided(column: Ints, stage: int) -> Ints:
+        copies = np.where(column == 0, 1, ranks // np.maximum(column, 1))
+        return np.where(table.zero >= stage, np.maximum(states // copies, 1), 1)
+
+    return Partition(stride, divided(table.weight_shard, 3), divided(table.gradient_shard, 2), states, replicas)
 
 
 @dataclass(frozen=True, slots=True)
 class _Transfers:
+    """Seconds of one reduction and one gathering, of what follows once per step, and of averaging replicas."""
+
     reduce_s: Floats
-    replicate_s: Floats
+    finish_s: Floats
+    average_s: Floats
     gather_s: Floats
+    renew_s: Floats
     messages: Floats
 
 
@@ -75,57 +90,67 @@ def sharding_time(
     What hides does so under the compute of the last backward (gradients) and the first forward (weights), or of every
     micro-batch from ZeRO 2 on; one message of it never hides. An interleaved pipeline does pp micro-batches on one
     virtual stage before the next, so that all but one virtual stage's transfers have pp micro-batches to hide under
-    (Narayanan et al. 2021, section 2.2).
+    (Narayanan et al. 2021, section 2.2). Partitions over fewer ranks than the states' (ZeRO++, Wang et al. 2023; MiCS,
+    Zhang et al. 2022) finish the reduction and renew the weights once per step. Replicas that average every
+    `sync_period` steps (DiLoCo, Douillard et al. 2023) pay that share of the averaging.
     """
     framework = device.coefficients.framework
-    parts = [
-        _transfers(dense_groups(table, network.domain), load.dense_parameters, load, table.zero, network, device),
-        _transfers(expert_groups(table, network.domain), load.expert_parameters, load, table.zero, network, device),
-    ]
-    reduce_s = sum((part.reduce_s for part in parts), np.zeros(len(table)))
-    replicate_s = sum((part.replicate_s for part in parts), np.zeros(len(table)))
-    gather_s = sum((part.gather_s for part in parts), np.zeros(len(table)))
-    messages = parts[0].messages
+    dense = _transfers(table, dense_partition(table), load.dense_parameters, load, network, device)
+    expert = _transfers(table, expert_partition(table), load.expert_parameters, load, network, device)
     rounds = np.minimum(table.pp, microbatches)
     window = np.where(table.zero <= 1, 1 + (rounds - 1) * (1 - 1 / table.vpp), 1.0)
     backward = framework.grad_overlap * load.backward_s * window
     forward = framework.param_overlap * load.forward_s * window
 
     def exposed(seconds: Floats, window: Floats) -> Floats:
-        shown = np.maximum(seconds - window, seconds / messages)
+        shown = np.maximum(seconds - window, seconds / dense.messages)
         result: Floats = shown + framework.hidden_cost * (seconds - shown)
         return result
 
-    every = microbatches.astype(np.float64)
-    once = exposed(reduce_s + replicate_s, backward)
-    each = every * exposed(reduce_s, backward) + exposed(replicate_s, backward)
-    whole = every * exposed(reduce_s + gather_s, backward) + exposed(replicate_s, backward)
-    gradients = np.select([table.zero <= 1, table.zero == 2], [once, each], whole)
-    weights = np.select(
-        [table.zero == 0, table.zero <= 2],
-        [np.zeros(len(table)), exposed(gather_s, forward)],
-        every * exposed(gather_s, forward),
+    every = np.where(table.zero <= 1, 1, microbatches)
+    reduce_s, gather_s = dense.reduce_s + expert.reduce_s, dense.gather_s + expert.gather_s
+    average_s = dense.average_s + expert.average_s
+    last = dense.finish_s + expert.finish_s + np.where(table.sync_period == 1, average_s, 0.0)
+    again = np.where(table.zero == 3, gather_s, 0.0)
+    gradients = np.where(
+        table.zero <= 1,
+        exposed(reduce_s + last, backward),
+        every * exposed(reduce_s + again, backward) + exposed(last, backward),
     )
+    gradients = gradients + np.where(table.sync_period > 1, average_s / table.sync_period, 0.0)
+    gathers = np.where(table.zero == 3, microbatches, 1)
+    weights = gathers * exposed(gather_s, forward) + exposed(dense.renew_s + expert.renew_s, forward)
     local = local_parameters(table, load.dense_parameters, load.expert_parameters)
     return ShardingTime(gradients, weights, local * states.touched / device.effective_memory_bytes_per_s)
 
 
 def _transfers(
-    groups: ShardGroups, parameters: Floats, load: StageLoad, zero: Ints, network: Network, device: Device
+    table: StrategyTable, part: Partition, parameters: Floats, load: StageLoad, network: Network, device: Device
 ) -> _Transfers:
-    framework = device.coefficients.framework
+    framework, zero = device.coefficients.framework, table.zero
     size = parameters * (0.0 if device.frozen else framework.gradient_comm_bytes)
-    buckets = np.ceil(size / bucket_bytes(groups.shard.degree * groups.replicate.degree, framework))
+    buckets = np.ceil(size / bucket_bytes(part.states * part.replicas, framework))
     messages = np.maximum(np.where(zero == 3, np.maximum(load.layers, buckets), buckets), 1.0)
-    degree = groups.shard.degree
-    reduce_s = messages * network.seconds("reduce_scatter", size / messages, groups.shard)
+
+    def seconds(op: str, whole: Floats, stride: Ints, degree: Ints) -> Floats:
+        return messages * network.seconds(op, whole / messages, groups_of(stride, degree, network.domain))
+
+    reduced = np.where(zero >= 2, part.gradients, part.states)
+    gathered = np.where(zero == 3, part.weights, part.states)
     updated = np.where((zero < 3) & device.frozen, 0.0, parameters * 2.0)
-    gather_s = messages * network.seconds("all_gather", updated / messages, groups.shard)
+    gather_s = seconds("all_gather", updated, part.stride, gathered)
     if framework.weights_by_broadcast:
-        in_turn = degree * network.seconds("broadcast", updated / degree, groups.shard)
+        group = groups_of(part.stride, gathered, network.domain)
+        in_turn = gathered * network.seconds("broadcast", updated / gathered, group)
         gather_s = np.where(zero < 3, np.maximum(gather_s, in_turn), gather_s)
-    replicate_s = messages * network.seconds("all_reduce", size / degree / messages, groups.replicate)
-    return _Transfers(reduce_s, replicate_s, gather_s, messages)
+    return _Transfers(
+        reduce_s=seconds("reduce_scatter", size, part.stride, reduced),
+        finish_s=seconds("reduce_scatter", size / reduced, part.stride * reduced, part.states // reduced),
+        average_s=seconds("all_reduce", size / part.states, part.stride * part.states, part.replicas),
+        gather_s=gather_s,
+        renew_s=seconds("all_gather", updated / gathered, part.stride * gathered, part.states // gathered),
+        messages=messages,
+    )
 
 
 def bucket_bytes(ranks: Ints, framework: Framework) -> Floats:
@@ -137,28 +162,25 @@ def bucket_bytes(ranks: Ints, framework: Framework) -> Floats:
 
 def local_parameters(table: StrategyTable, dense: Floats, expert: Floats) -> Floats:
     """Parameters whose optimizer states one rank updates."""
-    dense_shard, expert_shard = shards(table)
-    return np.where(table.zero == 0, dense + expert, dense / dense_shard + expert / expert_shard)
-
-
-def shards(table: StrategyTable) -> tuple[Ints, Ints]:
-    """Ranks that divide the states of dense and of expert parameters from ZeRO 1 on."""
-    return table.cp * table.dp_shard, np.maximum(table.edp // table.dp_replicate, 1)
+    return dense / dense_partition(table).states + expert / expert_partition(table).states
 
 
 def state_memory(
     table: StrategyTable, dense: Floats, expert: Floats, states: StateBytes
 ) -> tuple[Floats, Floats, Floats]:
     """Bytes of weights, gradients and optimizer states on a rank holding those parameters; the arrays may have
-    trailing stage axes."""
-    dense_shard, expert_shard = shards(table)
+    trailing stage axes. Replicas that average every many steps keep the weights and the momentum of the last average
+    in 32 bits as well (DiLoCo, section 2)."""
+    parts = (dense_partition(table), expert_partition(table))
     extra = (slice(None), *(None,) * (dense.ndim - 1))
+    outer = np.where(table.sync_period > 1, 8.0, 0.0)[extra]
 
-    def divided(per_parameter: float, stage: int) -> Floats:
-        on = (table.zero >= stage)[extra]
-        result: Floats = per_parameter * (
-            dense / np.where(on, dense_shard[extra], 1) + expert / np.where(on, expert_shard[extra], 1)
-        )
+    def divided(per_parameter: float | Floats, by: tuple[Ints, Ints]) -> Floats:
+        result: Floats = per_parameter * (dense / by[0][extra] + expert / by[1][extra])
         return result
 
-    return divided(states.weights, 3), divided(states.gradients, 2), divided(states.optimizer, 1)
+    return (
+        divided(states.weights, (parts[0].weights, parts[1].weights)),
+        divided(states.gradients, (parts[0].gradients, parts[1].gradients)),
+        divided(states.optimizer + outer, (parts[0].states, parts[1].states)),
+    )

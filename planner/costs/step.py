@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shardwright.models import ModelGraph
 from shardwright.topologies import Collectives, Topology
@@ -15,13 +16,14 @@ from ..workload.training import TrainingJob
 from .blocks import BlockCosts, block_costs, selective_costs
 from .coefficients import coefficients
 from .compute import Device, device_of
-from .footprint import device_memory
+from .footprint import Footprint, device_memory
 from .keys import BlockKeys, Floats, block_keys
 from .memory import StateBytes, state_bytes
 from .network import MappedNetwork, Network
+from .offload import Tiers, tiers_of
 from .pipeline import PipelineLoad, PipelineTime, pipeline_time
 from .rows import DUALPIPE, SELECTIVE, Rows
-from .sharding import ShardingTime, StageLoad, sharding_time
+from .sharding import ShardingTime, StageLoad, local_parameters, sharding_time
 from .stages import Chain, chain, chunk_layers, stage_table
 
 
@@ -29,9 +31,10 @@ from .stages import Chain, chain, chunk_layers, stage_table
 class StepCosts:
     """Arrays over strategies: seconds of a step and bytes on the fullest device, with their parts.
 
-    `memory` is [strategies, stages, footprint.CATEGORIES]; `step_s` is the pipeline, the exposed data-parallel
-    transfers, the optimizer and the fixed time per step. `slowest` and `fullest` say which of the stages looked at
-    takes longest and holds most. `busy_s` is what the mean device computes and transfers for its micro-batches.
+    Memory is infinite where a tier cannot take what was moved to it. `step_s` is the pipeline, the exposed
+    data-parallel transfers, the optimizer and the fixed time per step. `slowest` and `fullest` say which of the stages
+    looked at takes longest and holds most. `busy_s` is what the mean device computes and transfers for its
+    micro-batches.
     """
 
     step_s: Floats
@@ -40,7 +43,7 @@ class StepCosts:
     pipeline: PipelineTime
     sharding: ShardingTime
     fixed_s: float
-    memory: Floats
+    footprint: Footprint
     slowest: Ints
     fullest: Ints
 
@@ -59,6 +62,7 @@ class TrainingCosts:
         self.device: Device = slowest_device(topology, job)
         self.states: StateBytes = state_bytes(job, self.device)
         self.network: Network = Network(Collectives(topology), topology.n_devices // topology.n_domains)
+        self.tiers: Tiers = tiers_of(topology, job)
         self.chain: Chain = chain(model, job.sequence_length)
         self.is_head: Floats = np.array([float(block.role == "head") for block in self.chain.blocks])
 
@@ -109,9 +113,13 @@ class TrainingCosts:
             backward_s=backward[each, slowest],
         )
         sharding = sharding_time(table, load, rows.microbatches, self.network, self.device, self.states)
+        local = local_parameters(table, load.dense_parameters, load.expert_parameters)
+        optimizer_s = self.tiers.optimizer_s(table.offload_optimizer, local, self.states, sharding.optimizer_s)
+        sharding = replace(sharding, optimizer_s=optimizer_s)
         fixed = self.device.coefficients.framework.step_s
-        memory = device_memory(rows, self.device, self.states, self.is_head)
-        held = memory.sum(axis=2)
+        footprint = device_memory(rows, self.device, self.states, self.is_head)
+        held = footprint.device.sum(axis=2)
+        held = np.where(self._tiers_hold(table, footprint), held, np.inf)
         return StepCosts(
             step_s=time.seconds + sharding.gradients_s + sharding.weights_s + sharding.optimizer_s + fixed,
             busy_s=rows.microbatches * pipeline_load.total_s / table.pp,
@@ -119,7 +127,7 @@ class TrainingCosts:
             pipeline=time,
             sharding=sharding,
             fixed_s=fixed,
-            memory=memory,
+            footprint=footprint,
             slowest=slowest,
             fullest=np.argmax(held, axis=1),
         )
@@ -130,7 +138,23 @@ class TrainingCosts:
         forward_s = rows.gathered(costs.forward_s)
         forward = rows.by_stage(stages.count, forward_s)
         backward = rows.by_stage(stages.count, rows.gathered(costs.backward_s) + rows.again_s)
-        return forward, backward + rows.by_stage(stages.again, forward_s)
+        backward = backward + rows.by_stage(stages.again, forward_s)
+        if not np.any(rows.table.offload_activations):
+            return forward, backward
+        moved = rows.by_stage(stages.count - stages.again, rows.saved_bytes * (1 - self.is_head))
+        moving_s = moved / self.tiers.rate(rows.table.offload_activations)[:, None]
+        return np.maximum(forward, moving_s), np.maximum(backward, moving_s)
+
+    def _tiers_hold(self, table: StrategyTable, footprint: Footprint) -> NDArray[np.bool_]:
+        """Which rows and stages move no more to a tier than it has room for, [strategies, stages]."""
+        if not (np.any(table.offload_optimizer) or np.any(table.offload_activations)):
+            return np.ones(footprint.moved_optimizer.shape, bool)
+        return self.tiers.fits(
+            table.offload_optimizer[:, None],
+            footprint.moved_optimizer,
+            table.offload_activations[:, None],
+            footprint.moved_activations,
+        )
 
     def _load(self, rows: Rows, forward_s: Floats, stage_s: Floats, slowest: Ints) -> PipelineLoad:
         table, costs, stages = rows.table, rows.costs, rows.stages

@@ -32,11 +32,13 @@ class VirtualStage(_Record, frozen=True):
 
 
 class StageMemory(_Record, frozen=True):
-    """Bytes on every device of one pipeline rank, by category; their sum is `total_bytes`."""
+    """Bytes on every device of one pipeline rank, by category; their sum is `total_bytes`. `moved_bytes` are those it
+    keeps elsewhere, by tier."""
 
     pipeline_rank: int
     categories: dict[str, int]
     total_bytes: int
+    moved_bytes: dict[str, int] = {}
 
 
 class Campaign(_Record, frozen=True):

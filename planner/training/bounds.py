@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,7 +34,7 @@ def node_floors(space: Space, nodes: Nodes, costs: TrainingCosts) -> Measures:
     _, hops = costs.hops(table)
     framework = costs.device.coefficients.framework
     fill = (total - share) / _largest_vpp(space, nodes, microbatches) + 2 * hops
-    bubble_free = {"zb-h1", "zb-v", "dualpipe"} & set(space.constraints.schedule)
+    bubble_free = {"zb-h1", "zb-v", "dualpipe"} & set(space.scope.constraints.schedule)
     if bubble_free:
         fill = np.zeros(len(nodes))
     dense = rows.over_all(rows.stages.total, rows.dense_parameters()) / nodes.pp
@@ -41,8 +43,11 @@ def node_floors(space: Space, nodes: Nodes, costs: TrainingCosts) -> Measures:
     edp = np.maximum(nodes.tp * nodes.cp * nodes.dp // (nodes.ep * nodes.etp), 1).astype(np.float64)
     updated = dense / shard + expert / edp
     optimizer = updated * costs.states.touched / costs.device.effective_memory_bytes_per_s
+    states = costs.states
+    if space.choices.may_offload():
+        optimizer, states = np.zeros(len(nodes)), replace(states, optimizer=0.0)
     seconds = microbatches * share + np.where(nodes.pp > 1, fill, 0.0) + optimizer + framework.step_s
-    held = state_floor(dense, expert, shard, edp, nodes.pp == 1, costs.states)
+    held = state_floor(dense, expert, shard, edp, nodes.pp == 1, states)
     held = (held + framework.workspace_bytes) * (1 + framework.allocator_fraction) + framework.context_bytes
     return Measures(seconds * ROUNDING, microbatches * share * ROUNDING, held * ROUNDING)
 
@@ -52,6 +57,6 @@ def _largest_vpp(space: Space, nodes: Nodes, microbatches: NDArray[np.int64]) ->
     interleaved = SCHEDULES.index("interleaved")
     largest: dict[int, int] = {}
     for pp in np.unique(nodes.pp).tolist():
-        largest[pp] = max((vpp for vpp, code, _ in space.pipelines(pp) if code == interleaved), default=1)
+        largest[pp] = max((vpp for vpp, code, _ in space.choices.pipelines(pp) if code == interleaved), default=1)
     per_node = np.array([largest[pp] for pp in nodes.pp.tolist()], dtype=np.float64)
     return np.where(microbatches % nodes.pp == 0, per_node, 1.0)

@@ -67,7 +67,7 @@ def _given(constraints: Constraints) -> list[str]:
 
 
 def _again(context: Context, space: Space, constraints: Constraints) -> Space:
-    return Space(space.chain, space.facts, constraints, scores_saved=space.scores_saved)
+    return Space(space.chain, space.facts, replace(space.scope, constraints=constraints))
 
 
 def _legal_change(context: Context, space: Space) -> str:
@@ -80,7 +80,7 @@ def _legal_change(context: Context, space: Space) -> str:
             return f"dropping the constraint on {name} would make {relaxed.count(nodes)} legal"
     for factor in (2, 4, 8, 16, 32, 64):
         larger = msgspec.structs.replace(job, gbs=job.gbs * factor)
-        wider = Space(space.chain, facts(context.model, larger, devices), job.constraints)
+        wider = Space(space.chain, facts(context.model, larger, devices), space.scope)
         nodes = wider.nodes()
         if len(nodes) and wider.count(nodes):
             return (

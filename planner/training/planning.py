@@ -20,6 +20,7 @@ from ..workload.legality import facts, violations
 from ..workload.strategy_table import BALANCED, StrategyTable, table_of
 from ..workload.training import TrainingJob
 from .alternatives import alternatives
+from .choices import Scope
 from .infeasible import infeasible
 from .objectives import objective_values
 from .readback import Context, read_back
@@ -111,7 +112,8 @@ def _context(model: ModelGraph, topology: Topology, job: TrainingJob, inputs: It
 def _space(context: Context) -> Space:
     given = facts(context.model, context.job, context.topology.n_devices)
     scores = context.costs.device.coefficients.framework.attention_kernel == "unfused"
-    return Space(context.costs.chain, given, context.job.constraints, scores_saved=scores)
+    scope = Scope(context.job.constraints, context.job.explore, context.costs.network.domain, scores)
+    return Space(context.costs.chain, given, scope)
 
 
 def _explicit(table: StrategyTable, context: Context) -> Strategy:

@@ -65,7 +65,7 @@ def read_back(
     return TrainingPlan(
         inputs=context.inputs,
         optimality=optimality,
-        assumptions=(*notes, *assumptions(context)),
+        assumptions=(*notes, *assumptions(context, strategy)),
         alternatives=alternatives,
         provenance=provenance(context),
         model=context.model.name,
@@ -122,11 +122,23 @@ def virtual_stages(context: Context, table: StrategyTable) -> tuple[VirtualStage
 def stage_memory(context: Context, table: StrategyTable) -> tuple[StageMemory, ...]:
     """Bytes per device of every pipeline rank."""
     costs = context.costs
-    memory = costs.step(costs.rows(table, every_stage=True)).memory[0]
+    footprint = costs.step(costs.rows(table, every_stage=True)).footprint
+    strategy = table.row(0)
     result = []
-    for rank, values in enumerate(memory):
+    for rank, values in enumerate(footprint.device[0]):
         categories = {name: round(value) for name, value in zip(CATEGORIES, values.tolist(), strict=True)}
-        result.append(StageMemory(pipeline_rank=rank, categories=categories, total_bytes=sum(categories.values())))
+        moved: dict[str, int] = {}
+        for tier, size in (
+            (strategy.offload_optimizer, footprint.moved_optimizer[0, rank]),
+            (strategy.offload_activations, footprint.moved_activations[0, rank]),
+        ):
+            if tier != "none":
+                moved[tier] = moved.get(tier, 0) + round(float(size))
+        result.append(
+            StageMemory(
+                pipeline_rank=rank, categories=categories, total_bytes=sum(categories.values()), moved_bytes=moved
+            )
+        )
     return tuple(result)
 
 
@@ -180,7 +192,7 @@ def forward_flops_per_token(model: ModelGraph, sequence: int) -> float:
     return total
 
 
-def assumptions(context: Context) -> tuple[str, ...]:
+def assumptions(context: Context, strategy: Strategy) -> tuple[str, ...]:
     """What the plan took for granted."""
     costs, job = context.costs, context.job
     framework = costs.device.coefficients.framework
@@ -192,6 +204,10 @@ def assumptions(context: Context) -> tuple[str, ...]:
         notes.append("schedules 1f1b and interleaved were considered; others only when job.constraints.schedule asks")
     if framework.attention_kernel == "flash":
         notes.append("attention runs in a fused kernel that keeps no scores")
+    if any(tier != "none" for tier in (strategy.offload_optimizer, strategy.offload_activations)):
+        notes += costs.tiers.assumptions
+    if strategy.sync_period > 1:
+        notes.append(f"averaging replicas every {strategy.sync_period} steps changes the optimization (DiLoCo)")
     if framework.expert_imbalance == 1.0 and has_experts(context.model):
         notes.append("tokens are spread evenly over the experts")
     return tuple(dict.fromkeys(notes))

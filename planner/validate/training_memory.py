@@ -18,8 +18,9 @@ def expected_state_bytes(plan: TrainingPlan, model: ModelGraph, pipeline_rank: i
     """Least and most bytes per category on one device of a pipeline rank.
 
     ZeRO divides optimizer states (1), gradients (2) and weights (3) over cp × dp_shard ranks, and those of experts
-    over what remains of edp (Rajbhandari et al. 2020, section 5). Low-precision training may keep further copies of a
-    weight, up to two bytes a parameter.
+    over what remains of edp (Rajbhandari et al. 2020, section 5), or over the smaller partitions that the strategy
+    names. Replicas that average every many steps keep 8 bytes of their last average (DiLoCo). Low-precision training
+    may keep further copies of a weight, up to two bytes a parameter.
     """
     strategy, job = plan.strategy, plan.job
     dense, expert = 0.0, 0.0
@@ -29,28 +30,34 @@ def expected_state_bytes(plan: TrainingPlan, model: ModelGraph, pipeline_rank: i
     shards = strategy.cp * strategy.dp_shard
     expert_shards = max(strategy.edp // strategy.dp_replicate, 1)
 
+    smaller = {3: strategy.weight_shard, 2: strategy.gradient_shard}
+
     def held(level: int) -> float:
-        return dense / shards + expert / expert_shards if strategy.zero >= level else dense + expert
+        if strategy.zero < level:
+            return dense + expert
+        ranks = smaller.get(level) or shards
+        return dense / ranks + expert / max(expert_shards // (shards // ranks), 1)
 
     if job.precision == "fp32":
         weight, gradient, optimizer = 4.0, 4.0, float(_MOMENT_BYTES.get(job.optimizer, job.moment_bytes))
     else:
         weight, gradient = 2.0, float(job.gradient_bytes)
         optimizer = float(job.master_weight_bytes + _MOMENT_BYTES.get(job.optimizer, job.moment_bytes))
+    outer = 8.0 if strategy.sync_period > 1 else 0.0
     copies = _MOST_COPIES_BYTES if job.precision in ("fp8", "fp4") else 0.0
     if job.trained != "all":
         return {"weights": (weight * held(3), (weight + copies) * held(3))}
     return {
         "weights": (weight * held(3), (weight + copies) * held(3)),
         "gradients": (gradient * held(2),) * 2,
-        "optimizer": (optimizer * held(1),) * 2,
+        "optimizer": (0.0 if strategy.offload_optimizer != "none" else (optimizer + outer) * held(1),) * 2,
     }
 
 
 def _blocks(plan: TrainingPlan, model: ModelGraph, pipeline_rank: int) -> Iterator[Block]:
     layers = model.layer_blocks()
     for stage in plan.stages:
-        if stage.pipeline_rank == pipeline_rank:
+        if pipeline_rank in (stage.pipeline_rank, stage.copy_on):
             yield from layers[stage.first_layer : stage.first_layer + stage.layers]
             yield from _ends(stage, model)
 

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from shardwright.models import Attention, Experts, Linear, ModelGraph, Scan
 
-from ..strategy import CONTEXT_COMMS, RECOMPUTE_MODULES, RECOMPUTES, SCHEDULES, Schedule, Strategy
+from ..strategy import (
+    CONTEXT_COMMS,
+    EXPERT_OVERLAPS,
+    OFFLOADS,
+    RECOMPUTE_MODULES,
+    RECOMPUTES,
+    SCHEDULES,
+    Schedule,
+    Strategy,
+)
 from .strategy_table import ALL_LAYERS, BALANCED, CUSTOM, EVEN, Ints, StrategyTable, module_bits, table_of
 from .training import TrainingJob
 
@@ -41,6 +50,8 @@ class Facts:
     expert_widths: tuple[int, ...]
     scans: bool
     latent: bool
+    shared_expert: bool
+    tiers: tuple[str, ...]
     modules: tuple[str, ...]
 
 
@@ -83,6 +94,8 @@ def facts(model: ModelGraph, job: TrainingJob, devices: int) -> Facts:
         ),
         scans=any(isinstance(op, Scan) for op in operators),
         latent=latent,
+        shared_expert=any(name.startswith("shared_") for name in names),
+        tiers=("cpu", "nvme") if job.nvme_tier is not None else ("cpu",),
         modules=tuple(name for name in RECOMPUTE_MODULES if present[name]),
     )
 
@@ -121,6 +134,35 @@ def _schedule(t: StrategyTable, name: Schedule) -> Mask:
 
 def _microbatches(t: StrategyTable, f: Facts) -> Ints:
     result: Ints = f.gbs // np.maximum(t.mbs * t.dp, 1)
+    return result
+
+
+def _inner_context(t: StrategyTable, f: Facts) -> Ints:
+    """Context ranks that swap heads in "a2a+p2p": as many as the kv heads of a tp rank allow."""
+    inner = t.cp
+    for count in f.kv_heads:
+        inner = np.gcd(inner, np.maximum(count // t.tp, 1))
+    return inner
+
+
+def _partition(t: StrategyTable, column: Ints, zero: int) -> Mask:
+    """A partition over fewer ranks than the states' divides those, and exists from a ZeRO stage on."""
+    ranks = t.cp * t.dp_shard
+    result: Mask = (column == 0) | ((t.zero >= zero) & (ranks % np.maximum(column, 1) == 0))
+    return result
+
+
+def _tier_given(column: Ints, f: Facts) -> Mask:
+    result: Mask = (column != OFFLOADS.index("nvme")) | ("nvme" in f.tiers)
+    return result
+
+
+def _expert_overlap(t: StrategyTable, f: Facts) -> Mask:
+    shared = (t.ep_overlap != EXPERT_OVERLAPS.index("shared")) | f.shared_expert
+    paired = (t.ep_overlap != EXPERT_OVERLAPS.index("microbatch")) | (
+        (_microbatches(t, f) >= 2) & ((t.pp == 1) | (t.vpp > 1) | _schedule(t, "dualpipe"))
+    )
+    result: Mask = (t.ep_overlap == 0) | ((t.ep > 1) & shared & paired)
     return result
 
 
@@ -183,6 +225,18 @@ RULES: tuple[Rule, ...] = (
         lambda s, f: (
             f"cp_comm a2a needs attention and kv heads {_list((*f.heads, *f.kv_heads))} to be multiples of "
             f"tp × cp = {s.tp * s.cp}"
+        ),
+    ),
+    Rule(
+        "context groups",
+        lambda t, f: (
+            (t.cp == 1)
+            | (t.cp_comm != CONTEXT_COMMS.index("a2a+p2p"))
+            | ((_inner_context(t, f) > 1) & (_inner_context(t, f) < t.cp))
+        ),
+        lambda s, f: (
+            f"cp_comm a2a+p2p needs a part of cp {s.cp} between 1 and cp that divides the kv heads "
+            f"{_list(f.kv_heads)} of a tp rank (tp {s.tp})"
         ),
     ),
     Rule(
@@ -260,6 +314,41 @@ RULES: tuple[Rule, ...] = (
         lambda s, f: f"experts with tp {s.tp} need sp, so that every rank dispatches its own tokens",
     ),
     Rule(
+        "weight partition",
+        lambda t, f: _partition(t, t.weight_shard, 3),
+        lambda s, f: f"weight_shard {s.weight_shard} needs zero 3 and must divide cp × dp_shard = {s.cp * s.dp_shard}",
+    ),
+    Rule(
+        "gradient partition",
+        lambda t, f: _partition(t, t.gradient_shard, 2),
+        lambda s, f: (
+            f"gradient_shard {s.gradient_shard} needs zero 2 or 3 and must divide cp × dp_shard = {s.cp * s.dp_shard}"
+        ),
+    ),
+    Rule(
+        "tiers",
+        lambda t, f: _tier_given(t.offload_optimizer, f) & _tier_given(t.offload_activations, f),
+        lambda s, f: "offload to nvme needs job.nvme_tier",
+    ),
+    Rule(
+        "tp overlap",
+        lambda t, f: (t.tp_overlap == 0) | (t.tp > 1),
+        lambda s, f: f"tp_overlap needs tp of at least 2 but got tp {s.tp}",
+    ),
+    Rule(
+        "expert overlap",
+        _expert_overlap,
+        lambda s, f: (
+            f"ep_overlap {s.ep_overlap} needs ep above 1 and "
+            + ("a shared expert" if s.ep_overlap == "shared" else "two micro-batches, and vpp above 1 with a pipeline")
+        ),
+    ),
+    Rule(
+        "synchronization",
+        lambda t, f: (t.sync_period == 1) | (t.dp_replicate > 1),
+        lambda s, f: f"sync_period {s.sync_period} needs dp_replicate of at least 2 but got {s.dp_replicate}",
+    ),
+    Rule(
         "recompute modules",
         _modules_fit,
         lambda s, f: f"recompute_modules must be among {_list(f.modules)} for this model",
@@ -281,11 +370,12 @@ def _list(values: tuple[object, ...]) -> str:
     return ", ".join(str(each) for each in values) or "none"
 
 
-def legal(table: StrategyTable, given: Facts) -> Mask:
-    """Which rows keep every rule."""
+def legal(table: StrategyTable, given: Facts, undecided: tuple[str, ...] = ()) -> Mask:
+    """Which rows keep every rule but those named as undecided."""
     result: Mask = np.ones(len(table), bool)
     for rule in RULES:
-        result &= rule.holds(table, given)
+        if rule.name not in undecided:
+            result &= rule.holds(table, given)
     return result
 
 

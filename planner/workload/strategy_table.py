@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..strategy import CONTEXT_COMMS, DEGREES, RECOMPUTE_MODULES, RECOMPUTES, SCHEDULES, Strategy
+from ..strategy import (
+    CONTEXT_COMMS,
+    DEGREES,
+    EXPERT_OVERLAPS,
+    OFFLOADS,
+    RECOMPUTE_MODULES,
+    RECOMPUTES,
+    SCHEDULES,
+    Strategy,
+)
 
 Ints = NDArray[np.int64]
 
@@ -22,10 +31,17 @@ FIELDS = (
     "schedule",
     "cp_comm",
     "layout",
+    "weight_shard",
+    "gradient_shard",
+    "offload_optimizer",
+    "offload_activations",
+    "tp_overlap",
+    "ep_overlap",
+    "sync_period",
 )
 ALL_LAYERS = 1 << 30
 EVEN, BALANCED, CUSTOM = 0, 1, 2
-_DEFAULTS = dict.fromkeys((*DEGREES, "zero"), 1) | {"recompute_layers": ALL_LAYERS}
+_DEFAULTS = dict.fromkeys((*DEGREES, "zero", "sync_period"), 1) | {"recompute_layers": ALL_LAYERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +50,7 @@ class StrategyTable:
 
     Words are stored as positions: `recompute` in RECOMPUTES, `schedule` in SCHEDULES, `cp_comm` in CONTEXT_COMMS, and
     `recompute_modules` as a bit per member of RECOMPUTE_MODULES. `recompute_layers` of ALL_LAYERS means all. `layout`
-    is EVEN, BALANCED, or CUSTOM + i for `custom_layouts[i]`.
+    is EVEN, BALANCED, or CUSTOM + i for `custom_layouts[i]`. A `weight_shard` or `gradient_shard` of 0 means all.
     """
 
     tp: Ints
@@ -54,6 +70,13 @@ class StrategyTable:
     schedule: Ints
     cp_comm: Ints
     layout: Ints
+    weight_shard: Ints
+    gradient_shard: Ints
+    offload_optimizer: Ints
+    offload_activations: Ints
+    tp_overlap: Ints
+    ep_overlap: Ints
+    sync_period: Ints
     custom_layouts: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
@@ -105,6 +128,13 @@ class StrategyTable:
             schedule=SCHEDULES[value["schedule"]],
             cp_comm=CONTEXT_COMMS[value["cp_comm"]],
             stage_layers=self.custom_layouts[layout - CUSTOM] if layout >= CUSTOM else None,
+            weight_shard=value["weight_shard"] or None,
+            gradient_shard=value["gradient_shard"] or None,
+            offload_optimizer=OFFLOADS[value["offload_optimizer"]],
+            offload_activations=OFFLOADS[value["offload_activations"]],
+            tp_overlap=bool(value["tp_overlap"]),
+            ep_overlap=EXPERT_OVERLAPS[value["ep_overlap"]],
+            sync_period=value["sync_period"],
         )
 
 
@@ -145,6 +175,13 @@ def table_of(strategies: Sequence[Strategy], layers: int) -> StrategyTable:
                 SCHEDULES.index(each.schedule),
                 CONTEXT_COMMS.index(each.cp_comm),
                 layout,
+                each.weight_shard or 0,
+                each.gradient_shard or 0,
+                OFFLOADS.index(each.offload_optimizer),
+                OFFLOADS.index(each.offload_activations),
+                int(each.tp_overlap),
+                EXPERT_OVERLAPS.index(each.ep_overlap),
+                each.sync_period,
             ]
         )
     grid = np.array(rows, dtype=np.int64).reshape(len(rows), len(FIELDS))

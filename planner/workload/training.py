@@ -15,6 +15,27 @@ Objective = Literal["step_s", "usd", "energy_j", "peak_memory_bytes"]
 Optimizer = Literal["adam", "adam8bit", "sgd", "sgd-momentum", "muon"]
 
 
+Technique = Literal["context", "partition", "offload", "tp_overlap", "expert_overlap", "low_communication"]
+
+
+class Tier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Memory beyond the device, as one device sees its share: bytes, bytes per second each way, and bytes per second
+    at which the host updates optimizer states there.
+
+    Raises InputError when a figure is not positive.
+    """
+
+    bytes_per_device: float
+    bytes_per_s: float
+    update_bytes_per_s: float = 25e9
+
+    def __post_init__(self) -> None:
+        for name in ("bytes_per_device", "bytes_per_s", "update_bytes_per_s"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"tier.{name} must be a positive number but got {value}")
+
+
 class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One pretraining job: global batch in sequences, sequence length in tokens, number formats, degree constraints.
 
@@ -23,7 +44,10 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     the device's memory that a plan must leave free. With `trained` adapters (LoRA) the base weights are frozen: no
     weight gradients, no optimizer states and no gradient transfers are counted, and the adapters as nothing.
     `objective` is what a plan minimizes, per step, among strategies whose step takes at most `time_limit_s`.
-    `usd_per_device_hour` overrides the catalog's price.
+    `usd_per_device_hour` overrides the catalog's price. `explore` names techniques to try beside the usual ones: other
+    exchanges of context ranks, partitions of weights and gradients over fewer ranks, offload to `cpu_tier` and
+    `nvme_tier`, fused tensor-parallel overlap, hidden expert dispatch, and averaging replicas every many steps, which
+    changes the optimization as well as its speed.
 
     Raises InputError when a count is not positive.
     """
@@ -42,6 +66,9 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     objective: Objective = "step_s"
     time_limit_s: float | None = None
     usd_per_device_hour: float | None = None
+    explore: tuple[Technique, ...] = ()
+    cpu_tier: Tier | None = None
+    nvme_tier: Tier | None = None
     constraints: Constraints = Constraints()
 
     def __post_init__(self) -> None:

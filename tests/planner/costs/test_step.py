@@ -55,8 +55,8 @@ def test_more_sharding_never_needs_more_memory():
 
 
 def test_sharded_weights_weigh_a_sixteenth():
-    weights = cost(dp_shard=16, zero=3).memory[0, 0, 0]
-    assert weights == pytest.approx(cost(dp_shard=16, zero=0).memory[0, 0, 0] / 16)
+    weights = cost(dp_shard=16, zero=3).footprint.device[0, 0, 0]
+    assert weights == pytest.approx(cost(dp_shard=16, zero=0).footprint.device[0, 0, 0] / 16)
 
 
 def test_recompute_costs_time_in_proportion_to_its_layers():

@@ -11,6 +11,7 @@ from shardwright.models import TransformerShape, transformer
 from shardwright.planner.costs.step import TrainingCosts
 from shardwright.planner.strategy import Constraints
 from shardwright.planner.training.bounds import node_floors
+from shardwright.planner.training.choices import Scope
 from shardwright.planner.training.objectives import rates
 from shardwright.planner.training.search import Goal, evaluated, search
 from shardwright.planner.training.space import Space
@@ -59,7 +60,8 @@ def instance(sizes, constraints=None):
         constraints=constraints or Constraints(),
     )
     costs = TrainingCosts(model, topology, job)
-    space = Space(costs.chain, facts(model, job, topology.n_devices), job.constraints)
+    scope = Scope(job.constraints, job.explore, costs.network.domain)
+    space = Space(costs.chain, facts(model, job, topology.n_devices), scope)
     return space, costs
 
 

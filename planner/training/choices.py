@@ -1,0 +1,213 @@
+"""The values every field of a strategy may take in a search: by default, by constraint, and where asked to explore."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..costs.stages import Chain, layouts_of
+from ..strategy import CONTEXT_COMMS, EXPERT_OVERLAPS, OFFLOADS, RECOMPUTES, SCHEDULES, Constraints, Schedule
+from ..workload.legality import Facts
+from ..workload.strategy_table import ALL_LAYERS, Ints, module_bits
+from ..workload.training import Technique
+
+DEFAULT_SCHEDULES: tuple[Schedule, ...] = ("1f1b", "interleaved")
+LAYER_COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 96)
+SYNC_PERIODS = (1, 100)
+DOMAIN = -1  # a partition over the ranks of one scale-up domain, resolved when tp and cp are known
+LEAF_FIELDS = (
+    "dp_replicate",
+    "dp_shard",
+    "zero",
+    "weight_shard",
+    "gradient_shard",
+    "sync_period",
+    "vpp",
+    "schedule",
+    "layout",
+    "recompute",
+    "recompute_layers",
+    "recompute_modules",
+    "offload_optimizer",
+    "offload_activations",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a search may try: the job's constraints and techniques, devices per scale-up domain, and whether attention
+    keeps its scores for backward, so that recomputing it alone frees memory."""
+
+    constraints: Constraints
+    explore: tuple[Technique, ...] = ()
+    domain: int = 8
+    scores_saved: bool = False
+
+
+@functools.lru_cache(maxsize=4096)
+def divisors(number: int) -> tuple[int, ...]:
+    """All divisors, ascending."""
+    low = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
+    return tuple(sorted({*low, *(number // d for d in low)}))
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Values per field for a model, a job's facts and a scope."""
+
+    chain: Chain
+    facts: Facts
+    scope: Scope
+
+    def of_nodes(self, tp: Ints) -> tuple[Sequence[int], ...]:
+        """Values of sp, ep, etp, cp_comm, tp_overlap and ep_overlap."""
+        f, c = self.facts, self.scope.constraints
+        fused = (0, 1) if "tp_overlap" in self.scope.explore else (0,)
+        return (
+            (1, 0) if not f.experts or c.sp is not None or 1 in tp else (1,),
+            self.kept("ep", _common_divisors(f.experts)),
+            self.kept("etp", _expert_tensor(tp, f, bool(c.etp))),
+            self._words("cp_comm", CONTEXT_COMMS, "context"),
+            fused if c.tp_overlap is None else (int(c.tp_overlap),),
+            self._words("ep_overlap", EXPERT_OVERLAPS, "expert_overlap"),
+        )
+
+    def of_leaves(self, pp: int, dp: int, sharded_cp: bool, whole_rounds: bool) -> Ints:
+        """Every leaf choice, one a row, in LEAF_FIELDS; `whole_rounds` says that pp divides the micro-batches, as
+        interleaving needs."""
+        shards = self._shardings(pp, dp, sharded_cp)
+        offloads = [
+            (states, activations)
+            for states in self._tiers("offload_optimizer")
+            for activations in self._tiers("offload_activations")
+        ]
+        rows = []
+        for vpp, schedule, layout in self.pipelines(pp):
+            if vpp > 1 and not whole_rounds:
+                continue
+            per_chunk = -(-self.facts.layers // (pp * vpp))
+            for recompute, layers, bits in self._recomputes(per_chunk):
+                for offload in offloads:
+                    rows += [(*shard, vpp, schedule, layout, recompute, layers, bits, *offload) for shard in shards]
+        return np.array(rows, np.int64).reshape(len(rows), len(LEAF_FIELDS))
+
+    def _shardings(self, pp: int, dp: int, sharded_cp: bool) -> list[tuple[int, ...]]:
+        """(dp_replicate, dp_shard, zero, weight_shard, gradient_shard, sync_period): nothing sharded, or each way to
+        shard over part of dp."""
+        result: list[tuple[int, ...]] = []
+        stages = self.kept("zero", (0, 1, 2, 3))
+        for zero in stages:
+            if zero == 0:
+                options = [(dp, 1)]
+            elif zero >= 2 and pp > 1:
+                continue
+            else:
+                options = [(dp // shard, shard) for shard in divisors(dp) if shard > 1 or sharded_cp or 0 not in stages]
+            for replicate, shard in options:
+                if self._allows("dp_replicate", replicate) and self._allows("dp_shard", shard):
+                    periods = self._numbers("sync_period", SYNC_PERIODS, "low_communication", 1)
+                    result += [
+                        (replicate, shard, zero, *partition, period)
+                        for partition in self._partitions(zero)
+                        for period in (periods if replicate > 1 else (1,))
+                    ]
+        return result
+
+    def _partitions(self, zero: int) -> list[tuple[int, int]]:
+        """(weight_shard, gradient_shard): all ranks, a domain for weights (ZeRO++), or a domain for both (MiCS)."""
+        weights = self._numbers("weight_shard", (0, DOMAIN), "partition", 0) if zero == 3 else (0,)
+        gradients = self._numbers("gradient_shard", (0, DOMAIN), "partition", 0) if zero >= 2 else (0,)
+        return [(w, g) for w in weights for g in gradients]
+
+    def pipelines(self, pp: int) -> list[tuple[int, int, int]]:
+        """(vpp, schedule, layout). A vpp must divide the layers, counting the embedding and the head as one each or
+        not at all; without interleaving any balanced layout goes."""
+        result = []
+        layers = self.facts.layers
+        for schedule in self.scope.constraints.schedule or DEFAULT_SCHEDULES:
+            options: Sequence[int] = (1,)
+            if schedule == "interleaved":
+                counts = range(2, (layers + 2) // pp + 1) if pp > 1 else range(0)
+                options = [vpp for vpp in counts if any((layers + k) % (pp * vpp) == 0 for k in (0, 1, 2))]
+            for vpp in options:
+                if self._allows("vpp", vpp):
+                    layouts = layouts_of(self.chain, schedule, pp, vpp)
+                    result += [(vpp, SCHEDULES.index(schedule), layout) for layout in layouts]
+        return result
+
+    def _recomputes(self, per_chunk: int) -> list[tuple[int, int, int]]:
+        """(recompute, recompute_layers, recompute_modules): nothing, each useful set of modules, or whole layers."""
+        result = []
+        for name in self.kept("recompute", RECOMPUTES):
+            code = RECOMPUTES.index(name)
+            if name == "none":
+                result.append((code, ALL_LAYERS, 0))
+            elif name == "selective":
+                result += [(code, ALL_LAYERS, bits) for bits in self.module_sets()]
+            else:
+                counts = [n for n in LAYER_COUNTS if n < per_chunk]
+                result += [(code, n, 0) for n in (*counts, ALL_LAYERS)]
+        return result
+
+    def module_sets(self) -> tuple[int, ...]:
+        """Sets of recompute modules worth trying: from the cheapest per byte freed to the whole of an MLP."""
+        have = set(self.facts.modules)
+        wanted: list[tuple[str, ...]] = [("core_attention",)] if self.scope.scores_saved else []
+        wanted.append(("norm",))
+        if "experts" in have:
+            wanted += [("activation",), ("norm", "activation"), ("norm", "experts")]
+        else:
+            wanted += [("mlp",), ("norm", "mlp")]
+        if "mla_up" in have:
+            wanted += [("mla_up",), ("mla_up", "mlp"), ("mla_up", "norm", "activation"), ("mla_up", "norm", "experts")]
+        sets = [module_bits(each) for each in wanted if set(each) <= have]
+        return tuple(dict.fromkeys(sets))
+
+    def kept(self, name: str, values: Sequence[Any]) -> list[Any]:
+        """Those of the values that a constraint leaves."""
+        wanted = getattr(self.scope.constraints, name)
+        return [value for value in values if not wanted or value in wanted]
+
+    def _allows(self, name: str, value: int) -> bool:
+        wanted = getattr(self.scope.constraints, name)
+        return not wanted or value in wanted
+
+    def _numbers(self, name: str, explored: Sequence[int], technique: Technique, default: int) -> Sequence[int]:
+        """A constraint's values, those to explore, or the default alone."""
+        wanted: Sequence[int] = getattr(self.scope.constraints, name)
+        if wanted:
+            return wanted
+        return explored if technique in self.scope.explore else (default,)
+
+    def _words(self, name: str, words: Sequence[str], technique: Technique) -> Sequence[int]:
+        """Positions of a constraint's words, of all to explore, or of the first alone."""
+        wanted: Sequence[str] = getattr(self.scope.constraints, name)
+        if wanted:
+            return [words.index(word) for word in wanted]
+        return range(len(words)) if technique in self.scope.explore else (0,)
+
+    def may_offload(self) -> bool:
+        """Whether some leaf keeps its optimizer states off the device."""
+        return any(self._tiers("offload_optimizer"))
+
+    def _tiers(self, name: str) -> Sequence[int]:
+        known = ("none", *self.facts.tiers)
+        return [code for code in self._words(name, OFFLOADS, "offload") if OFFLOADS[code] in known]
+
+
+def _common_divisors(counts: tuple[int, ...]) -> tuple[int, ...]:
+    if not counts:
+        return (1,)
+    return tuple(d for d in divisors(counts[0]) if all(count % d == 0 for count in counts))
+
+
+def _expert_tensor(tp: Ints, f: Facts, constrained: bool) -> tuple[int, ...]:
+    """Experts whole or divided as attention is (Megatron-LM's default); other degrees when a constraint names them."""
+    if not f.experts:
+        return (1,)
+    degrees = np.unique(tp).tolist()
+    return tuple(sorted({1, *degrees, *(d for each in degrees for d in divisors(each) if constrained)}))
