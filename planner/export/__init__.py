@@ -16,7 +16,19 @@ if TYPE_CHECKING:
 __all__ = ["Context", "Export", "Exporter", "export_plan", "exporter", "list_exporters"]
 
 ENTRY_POINT_GROUP = "shardwright.exporters"
-_BUILT_IN = {"megatron": ".megatron:Megatron"}
+_BUILT_IN = {
+    "accelerate": ".accelerate:Accelerate",
+    "deepspeed": ".deepspeed:DeepSpeed",
+    "jobset": ".kubernetes:JobSet",
+    "megatron": ".megatron:Megatron",
+    "megatron-bridge": ".megatron_bridge:MegatronBridge",
+    "openmpi": ".openmpi:OpenMpi",
+    "skypilot": ".skypilot:SkyPilot",
+    "slurm": ".slurm:Slurm",
+    "torchrun": ".torchrun:Torchrun",
+    "torchtitan": ".torchtitan:Torchtitan",
+    "trainjob": ".kubernetes:TrainJob",
+}
 
 
 def list_exporters() -> tuple[str, ...]:

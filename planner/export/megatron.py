@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 from shardwright.models.launch import launch_facts
 
 from ..errors import InputError
-from ..plan.training import TrainingPlan
 from .base import Context, Export
+from .folder import plan_file, readme, start_scripts
+from .hosts import Host, hosts, pipeline_before_data, refuse_techniques, training_plan
 from .megatron_model import Arguments, model_arguments
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ _MODULES = {
     "experts": "moe",
 }
 _SHARDING = {2: "optim_grads", 3: "optim_grads_params"}
+_NOTES = (
+    "data and checkpoints are yours to add (--data-path, --save, --lr …); the tokenizer stands as NullTokenizer of the "
+    "right size",
+)
 
 
 class Megatron:
@@ -38,59 +43,100 @@ class Megatron:
     validated_with = "megatron-core 0.19.2"
 
     def __call__(self, context: Context) -> Export:
-        """Arguments that rebuild the plan's model, degrees, batch and memory options."""
-        plan, model = context.plan, context.model
-        assert isinstance(plan, TrainingPlan)
+        """Arguments that rebuild the plan's model, degrees, batch and memory options, and a start script a host."""
+        plan, model = training_plan(context), context.model
         assert model is not None
         document = next(record.document for record in plan.inputs if record.role == "model")
         facts = launch_facts(document if isinstance(document, dict) else {})
         strategy, job = plan.strategy, plan.job
+        mixture = "experts" in _operator_names(context)
+        ordered, order_arguments = _ordered(context, mixture)
         arguments = [
             *model_arguments(model, facts, job.sequence_length),
-            *parallel_arguments(strategy, plan.virtual_stages()),
+            *parallel_arguments(strategy, plan.virtual_stages(), mixture),
+            *order_arguments,
             *batch_arguments(strategy, job),
-            *memory_arguments(strategy, bool(any(op == "experts" for op in _operator_names(context)))),
+            *memory_arguments(strategy, mixture),
             *precision_arguments(job),
         ]
-        lines = [" ".join(shlex.quote(word) for word in argument) for argument in arguments]
-        hosts = _hosts(context, plan)
-        return Export(
-            text="\n".join(lines) + "\n",
-            files={"megatron_arguments.txt": "\n".join(lines) + "\n", "hosts.txt": "\n".join(hosts) + "\n"},
-            cannot_express=(
-                "Megatron numbers ranks along tp, cp, ep/dp, pp: start the nodes in the order of hosts.txt",
-                "data and checkpoints are yours to add (--data-path, --save, --lr …); the tokenizer stands as "
-                "NullTokenizer of the right size",
-            ),
+        text = "".join(" ".join(shlex.quote(word) for word in argument) + "\n" for argument in arguments)
+        steps = (
+            "Copy this folder to every host.",
+            "On each host of the table, in Megatron-LM's folder, run `sh PATH/node-N.sh`, N being its order; "
+            "--data-path, --save, --lr and the like may follow.",
         )
+        files = {
+            "megatron_arguments.txt": text,
+            "hosts.txt": "".join(json.dumps(host.name) + "\n" for host in ordered),
+            **start_scripts(context, ordered, [("pretrain_gpt.py",), *arguments], connections(strategy)),
+            **plan_file(context),
+            "README.md": readme("Start with Megatron-LM", steps, ordered, _NOTES),
+        }
+        return Export(text=text, files=files, cannot_express=_NOTES)
 
 
-def parallel_arguments(strategy: Strategy, virtual_stages: Iterable[tuple[int, str]]) -> Arguments:
+def parallel_arguments(
+    strategy: Strategy, virtual_stages: Iterable[tuple[int, str]], mixture: bool = False
+) -> Arguments:
     """Degrees, and the pipeline layout where stages are uneven.
 
     `virtual_stages` gives, in chain order, each virtual stage's number of layers and what else it holds: E embedding,
     m MTP modules, L loss. Raises InputError for a schedule that Megatron-LM does not have.
     """
-    if strategy.schedule not in ("1f1b", "interleaved"):
-        raise InputError(f"export: megatron has no {strategy.schedule} schedule; constrain schedule to 1f1b")
+    supported_schedule(strategy, "megatron")
     found: Arguments = [("--tensor-model-parallel-size", str(strategy.tp))]
     if strategy.sp:
         found += [("--sequence-parallel",)]
     found += [("--pipeline-model-parallel-size", str(strategy.pp))]
     stages = list(virtual_stages)
-    if strategy.pp > 1 and (len({layers for layers, _ in stages}) > 1 or any("m" in extra for _, extra in stages)):
-        found += [("--pipeline-model-parallel-layout", "|".join(_layout(layers, extra) for layers, extra in stages))]
+    if needs_layout(strategy, stages):
+        found += [("--pipeline-model-parallel-layout", layout(stages))]
     elif strategy.vpp > 1:
         found += [("--num-virtual-stages-per-pipeline-rank", str(strategy.vpp))]
     found += [("--context-parallel-size", str(strategy.cp))]
     if strategy.cp > 1:
         found += [("--cp-comm-type", strategy.cp_comm)]
-    if strategy.ep > 1 or strategy.etp > 1:
+    if mixture:
         found += [
             ("--expert-model-parallel-size", str(strategy.ep)),
             ("--expert-tensor-parallel-size", str(strategy.etp)),
         ]
     return found
+
+
+def supported_schedule(strategy: Strategy, launcher: str) -> None:
+    """Raises InputError for a schedule or technique that is not exported to Megatron."""
+    refuse_techniques(strategy, launcher)
+    if strategy.schedule not in ("1f1b", "interleaved"):
+        raise InputError(f"export: {launcher} has no {strategy.schedule} schedule; constrain schedule to 1f1b")
+
+
+def supported_optimizer(job: TrainingJob, launcher: str) -> None:
+    """Raises InputError for an optimizer that Megatron does not shard."""
+    if job.optimizer not in ("adam", "sgd", "sgd-momentum"):
+        raise InputError(f"export: {launcher} with sharded states has no optimizer {job.optimizer}; use adam or sgd")
+
+
+def needs_layout(strategy: Strategy, stages: list[tuple[int, str]]) -> bool:
+    """Whether stages differ in layers or hold modules that only a layout can place."""
+    return strategy.pp > 1 and (len({layers for layers, _ in stages}) > 1 or any("m" in extra for _, extra in stages))
+
+
+def layout(stages: list[tuple[int, str]]) -> str:
+    """Megatron's pipeline layout: the letters of every virtual stage, in chain order."""
+    return "|".join(_layout(layers, extra) for layers, extra in stages)
+
+
+def connections(strategy: Strategy) -> dict[str, str]:
+    """The environment Megatron asks for: one hardware queue orders its overlapped transfers, which FSDP must not."""
+    return {} if strategy.zero in _SHARDING else {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+
+
+def memory_modules(context: Context) -> tuple[str, ...]:
+    """Megatron's names of the modules that the plan recomputes."""
+    strategy = training_plan(context).strategy
+    found = memory_arguments(strategy, "experts" in _operator_names(context))
+    return found[-1][1:]
 
 
 def _layout(layers: int, extra: str) -> str:
@@ -118,8 +164,7 @@ def batch_arguments(strategy: Strategy, job: TrainingJob) -> Arguments:
         found += [("--overlap-grad-reduce",)]
     if strategy.zero and strategy.dp_replicate > 1:
         found += [("--num-distributed-optimizer-instances", str(strategy.dp_replicate))]
-    if job.optimizer not in ("adam", "sgd", "sgd-momentum"):
-        raise InputError(f"export: megatron with sharded states has no optimizer {job.optimizer}; use adam or sgd")
+    supported_optimizer(job, "megatron")
     found += [("--optimizer", job.optimizer.removesuffix("-momentum"))]
     if job.optimizer == "sgd":
         found += [("--sgd-momentum", "0.0")]
@@ -155,18 +200,21 @@ def precision_arguments(job: TrainingJob) -> Arguments:
     return formats[job.precision]
 
 
-def _operator_names(context: Context) -> Iterable[str]:
+def _operator_names(context: Context) -> set[str]:
     assert context.model is not None
-    return chain.from_iterable((op.name for op in block.operators) for block in context.model.layer_blocks())
+    return {operator.name for block in context.model.layer_blocks() for operator in block.operators}
 
 
-def _hosts(context: Context, plan: TrainingPlan) -> list[str]:
-    """Node names in rank order. Raises InputError when a node's ranks are not consecutive."""
-    topology = context.topology
-    assert topology is not None
-    nodes = [int(topology.device_node[device]) for device in plan.rank_to_device]
-    order = list(dict.fromkeys(nodes))
-    changes = sum(a != b for a, b in pairwise(nodes))
-    if changes != len(order) - 1:
-        raise InputError("export: megatron numbers ranks node by node, but this plan gives a node scattered ranks")
-    return [topology.node_names[node] for node in order]
+def _ordered(context: Context, mixture: bool) -> tuple[tuple[Host, ...], Arguments]:
+    """Hosts in rank order, and the argument that chooses the order of ranks.
+
+    Where the plan scatters a node's ranks, Megatron's other order (pipeline before data) may gather them.
+    """
+    strategy = training_plan(context).strategy
+    try:
+        return hosts(context, Megatron.name), []
+    except InputError:
+        other = pipeline_before_data(strategy)
+        if strategy.zero in _SHARDING or (mixture and strategy.ep * strategy.etp != strategy.tp * strategy.cp):
+            raise
+        return hosts(context, Megatron.name, other), [("--use-tp-pp-dp-mapping",)]

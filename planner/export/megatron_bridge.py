@@ -1,0 +1,108 @@
+"""Megatron-Bridge: overrides, in Hydra's form, of one of its recipes."""
+
+from __future__ import annotations
+
+import shlex
+
+from ..errors import InputError
+from .base import Context, Export
+from .folder import plan_file, readme, start_scripts
+from .hosts import hosts, training_plan
+from .megatron import connections, layout, memory_modules, needs_layout, supported_optimizer, supported_schedule
+
+_SHARDING = {2: "optim_grads", 3: "optim_grads_params"}
+_MIXED = {"bf16": "bf16_mixed", "fp16": "fp16_mixed", "fp8": "bf16_with_fp8_current_scaling_mixed"}
+
+
+class MegatronBridge:
+    """NVIDIA's Megatron-Bridge: what comes after the recipe on the command line of its training script."""
+
+    name = "megatron-bridge"
+    kinds = ("training",)
+    validated_with = "megatron-bridge 0.6.2"
+
+    def __call__(self, context: Context) -> Export:
+        """Overrides and a start script for every host that takes the recipe script first."""
+        ordered = hosts(context, self.name)
+        found = overrides(context)
+        scripts = start_scripts(context, ordered, environment=connections(training_plan(context).strategy))
+        words = " ".join(shlex.quote(word) for word in found)
+        scripts = {name: text.rstrip("\n") + f" \\\n  {words}\n" for name, text in scripts.items()}
+        notes = ("the model is the recipe's: choose the recipe of the plan's model", "data, tokenizer and checkpoints")
+        steps = (
+            "Copy this folder to every host.",
+            "On each host of the table run `sh node-N.sh RECIPE_SCRIPT OPTIONS`, N being its order; the script "
+            "must pass what follows to process_config_with_overrides.",
+        )
+        text = "".join(f"{word}\n" for word in found)
+        files = {
+            "overrides.txt": text,
+            **scripts,
+            **plan_file(context),
+            "README.md": readme("Start with Megatron-Bridge", steps, ordered, notes),
+        }
+        return Export(text=text, files=files, cannot_express=notes)
+
+
+def overrides(context: Context) -> list[str]:
+    """Overrides of a recipe's ConfigContainer. Raises InputError for what Megatron cannot run."""
+    plan = training_plan(context)
+    strategy, job = plan.strategy, plan.job
+    supported_schedule(strategy, MegatronBridge.name)
+    supported_optimizer(job, MegatronBridge.name)
+    if job.precision not in _MIXED:
+        raise InputError(f"export: megatron-bridge has no mixed precision {job.precision}; use {', '.join(_MIXED)}")
+    values: dict[str, object] = {
+        "model.tensor_model_parallel_size": strategy.tp,
+        "model.sequence_parallel": strategy.sp,
+        "model.pipeline_model_parallel_size": strategy.pp,
+        "model.virtual_pipeline_model_parallel_size": strategy.vpp if strategy.vpp > 1 else None,
+        "model.context_parallel_size": strategy.cp,
+        "model.expert_model_parallel_size": strategy.ep,
+        "model.expert_tensor_parallel_size": strategy.etp,
+        "model.seq_length": job.sequence_length,
+        "dataset.seq_length": job.sequence_length,
+        "train.micro_batch_size": strategy.mbs,
+        "train.global_batch_size": job.gbs,
+        "ddp.use_distributed_optimizer": strategy.zero > 0,
+        "optimizer.use_distributed_optimizer": strategy.zero > 0,
+        "mixed_precision": _MIXED[job.precision],
+    }
+    if strategy.cp > 1:
+        values["model.cp_comm_type"] = strategy.cp_comm
+    stages = list(plan.virtual_stages())
+    if needs_layout(strategy, stages):
+        values["model.pipeline_model_parallel_layout"] = layout(stages)
+    if strategy.zero in _SHARDING:
+        values["dist.use_megatron_fsdp"] = True
+        values["ddp.use_megatron_fsdp"] = True
+        values["ddp.data_parallel_sharding_strategy"] = _SHARDING[strategy.zero]
+    if strategy.zero and strategy.dp_replicate > 1:
+        values["ddp.num_distributed_optimizer_instances"] = strategy.dp_replicate
+    values.update(_recomputation(context))
+    return [f"{key}={_hydra(value)}" for key, value in values.items()]
+
+
+def _recomputation(context: Context) -> dict[str, object]:
+    strategy = training_plan(context).strategy
+    if strategy.recompute == "none":
+        return {"model.recompute_granularity": None, "model.recompute_method": None, "model.recompute_num_layers": None}
+    if strategy.recompute == "full":
+        block = strategy.recompute_layers is not None
+        return {
+            "model.recompute_granularity": "full",
+            "model.recompute_method": "block" if block else "uniform",
+            "model.recompute_num_layers": strategy.recompute_layers or 1,
+        }
+    return {"model.recompute_granularity": "selective", "model.recompute_modules": list(memory_modules(context))}
+
+
+def _hydra(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ",".join(map(str, value)) + "]"
+    text = str(value)
+    return text if text.replace("_", "").isalnum() else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

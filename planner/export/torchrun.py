@@ -1,0 +1,31 @@
+"""torchrun: one command a host, with static rendezvous."""
+
+from __future__ import annotations
+
+from .base import Context, Export
+from .folder import plan_file, readme, start_scripts
+from .hosts import hosts
+
+_NOTES = (
+    "torchrun only starts ranks: the program must build the plan's groups itself, from SHARDWRIGHT_PLAN or options",
+)
+
+
+class Torchrun:
+    """PyTorch's launcher. Its c10d rendezvous ignores the node rank, so the static one is used."""
+
+    name = "torchrun"
+    kinds = ("training",)
+    validated_with = "torch 2.13.0"
+
+    def __call__(self, context: Context) -> Export:
+        """A start script for every host, which takes the program and its arguments."""
+        ordered = hosts(context, self.name)
+        scripts = start_scripts(context, ordered)
+        steps = (
+            "Copy this folder to every host.",
+            "On each host of the table run `sh node-N.sh PROGRAM ARGUMENTS`, N being its order; all wait for order 0.",
+            "MASTER_ADDR and MASTER_PORT replace the name and port of order 0 where hosts reach it by another.",
+        )
+        files = {**scripts, **plan_file(context), "README.md": readme("Start with torchrun", steps, ordered, _NOTES)}
+        return Export(text="\n".join(scripts.values()), files=files, cannot_express=_NOTES)
