@@ -115,3 +115,87 @@ def _solution(best: list[Ranked[T]], remaining: float, stopped: bool, seconds: f
     bound = min(value, remaining)
     status = Status.OPTIMAL if bound >= value else Status.FEASIBLE
     return Solution(status, best[0].point, value, bound, seconds, work)
+
+
+@dataclass(frozen=True, slots=True)
+class Compromise(Generic[T]):
+    """A point that no other beats in one value without losing in the other."""
+
+    point: T
+    first: float
+    second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Front(Generic[T]):
+    """All compromises between two values, ascending in the first; `proven` unless stopped early."""
+
+    points: tuple[Compromise[T], ...]
+    proven: bool
+    expanded: int
+    evaluated: int
+
+
+@dataclass(frozen=True, slots=True)
+class PairLeaves(Generic[T]):
+    """Points found by expanding nodes: both values of each, shape [points, 2], infinite when infeasible."""
+
+    values: NDArray[np.float64]
+    point: Callable[[int], T]
+
+
+def pareto_front(
+    bounds: NDArray[np.float64],
+    expand: Callable[[NDArray[np.int64]], PairLeaves[T]],
+    *,
+    batch: int = 64,
+    stop: Stop | None = None,
+) -> Front[T]:
+    """Every compromise between two values to minimize; equal ones are represented by the first found.
+
+    `bounds[i]` holds a lower bound on either value of every point of node i; a node whose bounds some point already
+    reaches in both is left out.
+    """
+    order = np.lexsort((bounds[:, 1], bounds[:, 0]))
+    order = order[np.isfinite(bounds[order]).all(axis=1)]
+    progress = Progress()
+    front = np.zeros((0, 2))
+    points: list[T] = []
+    done = expanded = 0
+    stopped = False
+    while done < len(order) and not stopped:
+        nodes = order[done : done + batch]
+        done += len(nodes)
+        nodes = nodes[~_beaten(bounds[nodes], front)]
+        if not len(nodes):
+            continue
+        leaves = expand(nodes)
+        expanded += len(nodes)
+        progress.work += len(leaves.values)
+        front, points = _joined(front, points, leaves)
+        stopped = stop is not None and done < len(order) and stop(progress)
+        batch *= 2
+    made = (Compromise(point, float(a), float(b)) for point, (a, b) in zip(points, front, strict=True))
+    return Front(tuple(made), not stopped, expanded, progress.work)
+
+
+def _beaten(values: NDArray[np.float64], front: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which pairs some front point reaches in both values; the front ascends in the first and descends in the
+    second."""
+    if not len(front):
+        return np.zeros(len(values), bool)
+    last = np.searchsorted(front[:, 0], values[:, 0], side="right") - 1
+    result: NDArray[np.bool_] = (last >= 0) & (front[np.maximum(last, 0), 1] <= values[:, 1])
+    return result
+
+
+def _joined(front: NDArray[np.float64], points: list[T], leaves: PairLeaves[T]) -> tuple[NDArray[np.float64], list[T]]:
+    """The front of what was known and what is new; among equals the known ones stay."""
+    new = np.flatnonzero(np.isfinite(leaves.values).all(axis=1) & ~_beaten(leaves.values, front))
+    values = np.concatenate([front, leaves.values[new]])
+    age = np.arange(len(values))
+    order = np.lexsort((age, values[:, 1], values[:, 0]))
+    best_before = np.concatenate([[np.inf], np.minimum.accumulate(values[order, 1])[:-1]])
+    kept = order[values[order, 1] < best_before]
+    made = [points[i] if i < len(points) else leaves.point(int(new[i - len(points)])) for i in kept]
+    return values[kept], made

@@ -9,6 +9,7 @@ import msgspec
 from ..strategy import Strategy
 from ..workload.training import TrainingJob
 from .base import PlanBase, Term
+from .frontier import Robustness
 
 Part = Literal["embedding", "head", "mtp"]
 _LETTERS: dict[Part, str] = {"embedding": "E", "mtp": "m", "head": "L"}
@@ -88,6 +89,7 @@ class TrainingPlan(PlanBase, frozen=True, tag="training"):
     prediction: Prediction
     breakdown: tuple[Term, ...]
     links: tuple[Term, ...] = ()
+    robustness: Robustness | None = None
 
     def virtual_stages(self) -> tuple[tuple[int, str], ...]:
         """For every virtual stage in chain order, its layers and letters for what else it holds: E embedding, m one

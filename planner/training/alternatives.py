@@ -7,10 +7,12 @@ from ..costs.step import TrainingCosts
 from ..plan.base import Alternative, Term
 from .search import Found, Search
 
+ALTERNATIVES = 5
+
 
 def alternatives(costs: TrainingCosts, found: Search) -> tuple[Alternative, ...]:
     """The best strategies of other shapes, best first, each with the terms that make it slower than the winner."""
-    best, *others = found.outcome.best
+    best, *others = found.outcome.best[: ALTERNATIVES + 1]
     reference = _terms(costs, best.point)
     result = []
     for other in others:

@@ -19,11 +19,12 @@ from ..strategy import Strategy
 from ..workload.legality import facts, violations
 from ..workload.strategy_table import BALANCED, StrategyTable, table_of
 from ..workload.training import TrainingJob
-from .alternatives import alternatives
+from .alternatives import ALTERNATIVES
 from .choices import Scope
 from .infeasible import infeasible
 from .objectives import objective_values
 from .readback import Context, read_back
+from .robustness import CONSIDERED
 from .search import Search, evaluated, search
 from .space import Space
 
@@ -36,10 +37,11 @@ def plan_training(
     Raises InputError when the cost model lacks a figure, Infeasible with the binding constraint and the nearest
     feasible change, and LimitReached when `stop` ends the search before anything feasible was found.
     """
-    context = _context(model, topology, job, inputs)
-    space = _space(context)
+    context = context_of(model, topology, job, inputs)
+    space = space_of(context)
     with input_errors():
-        found = search(space, context.costs, context.goal, stop=stop)
+        keep = CONSIDERED if job.robustness_samples else ALTERNATIVES + 1
+        found = search(space, context.costs, context.goal, keep=keep, stop=stop)
     solution = found.outcome.solution
     if solution.status is Status.LIMIT:
         raise LimitReached(f"stopped after {solution.work} strategies without one that fits: allow more work")
@@ -49,9 +51,9 @@ def plan_training(
     return read_back(
         context,
         best.table,
-        strategy=_explicit(best.table, context),
+        strategy=explicit(best.table, context),
         optimality=_optimality(context, space, found),
-        alternatives=alternatives(context.costs, found),
+        found=found,
     )
 
 
@@ -68,7 +70,7 @@ def estimate_training(
     Raises InputError with the reason when the strategy is not legal. A strategy that does not fit in memory is
     estimated all the same, and `assumptions` says by how much it exceeds.
     """
-    context = _context(model, topology, job, inputs)
+    context = context_of(model, topology, job, inputs)
     strategy = with_default_modules(strategy, context.costs)
     broken = violations(strategy, facts(model, job, topology.n_devices))
     if broken:
@@ -91,7 +93,7 @@ def estimate_training(
         feasible=int(excess <= 0),
         work=1,
     )
-    strategy = strategy if strategy.stage_layers else _explicit(table, context)
+    strategy = strategy if strategy.stage_layers else explicit(table, context)
     return read_back(context, table, strategy=strategy, optimality=optimality, notes=notes)
 
 
@@ -103,20 +105,22 @@ def with_default_modules(strategy: Strategy, costs: TrainingCosts) -> Strategy:
     return msgspec.structs.replace(strategy, recompute_modules=("core_attention",))
 
 
-def _context(model: ModelGraph, topology: Topology, job: TrainingJob, inputs: Iterable[Input]) -> Context:
+def context_of(model: ModelGraph, topology: Topology, job: TrainingJob, inputs: Iterable[Input] = ()) -> Context:
+    """What a plan is made for, with its cost model. Raises InputError when a figure is missing."""
     with input_errors():
         costs = TrainingCosts(model, topology, job)
     return Context(model=model, topology=topology, job=job, inputs=tuple(inputs), costs=costs)
 
 
-def _space(context: Context) -> Space:
+def space_of(context: Context) -> Space:
+    """The strategies a job may use."""
     given = facts(context.model, context.job, context.topology.n_devices)
     scores = context.costs.device.coefficients.framework.attention_kernel == "unfused"
     scope = Scope(context.job.constraints, context.job.explore, context.costs.network.domain, scores)
     return Space(context.costs.chain, given, scope)
 
 
-def _explicit(table: StrategyTable, context: Context) -> Strategy:
+def explicit(table: StrategyTable, context: Context) -> Strategy:
     """The row with the layers of every virtual stage written out where they are not equal."""
     strategy = table.row(0)
     if int(table.layout[0]) != BALANCED:

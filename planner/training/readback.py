@@ -17,13 +17,16 @@ from ..costs.breakdown import breakdown
 from ..costs.footprint import CATEGORIES, SOURCES
 from ..costs.stages import placed
 from ..costs.step import StepCosts, TrainingCosts
-from ..plan.base import Alternative, Input, Optimality, Provenance
+from ..plan.base import Input, Optimality, Provenance
+from ..plan.frontier import Robustness
 from ..plan.training import Campaign, Part, Prediction, StageMemory, TrainingPlan, VirtualStage
 from ..strategy import Axis, Strategy
 from ..workload.strategy_table import Ints, StrategyTable
-from ..workload.training import TrainingJob
+from ..workload.training import Objective, TrainingJob
+from .alternatives import alternatives
 from .objectives import Measures, energy_j, rates
-from .search import Goal
+from .robustness import robustness
+from .search import Goal, Search
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,13 @@ class Context:
     @property
     def goal(self) -> Goal:
         """What to minimize within which limits."""
+        return self.goal_of(self.job.objective)
+
+    def goal_of(self, objective: Objective) -> Goal:
+        """Another objective within the same limits."""
         limit = math.inf if self.job.time_limit_s is None else self.job.time_limit_s
         given = rates(self.topology, self.job, self.costs)
-        return Goal(self.job.objective, self.usable_bytes, limit, given)
+        return Goal(objective, self.usable_bytes, limit, given)
 
     @property
     def usable_bytes(self) -> float:
@@ -55,7 +62,7 @@ def read_back(
     *,
     strategy: Strategy,
     optimality: Optimality,
-    alternatives: tuple[Alternative, ...] = (),
+    found: Search | None = None,
     notes: Iterable[str] = (),
 ) -> TrainingPlan:
     """The plan of a table's only row."""
@@ -66,7 +73,7 @@ def read_back(
         inputs=context.inputs,
         optimality=optimality,
         assumptions=(*notes, *assumptions(context, strategy)),
-        alternatives=alternatives,
+        alternatives=() if found is None else alternatives(costs, found),
         provenance=provenance(context),
         model=context.model.name,
         cluster=context.topology.name,
@@ -80,7 +87,15 @@ def read_back(
         memory_sources=SOURCES,
         prediction=prediction(context, step),
         breakdown=breakdown(costs, rows, step),
+        robustness=_robustness(context, found),
     )
+
+
+def _robustness(context: Context, found: Search | None) -> Robustness | None:
+    samples = context.job.robustness_samples
+    if found is None or not samples:
+        return None
+    return robustness(context.costs, tuple(each.point for each in found.outcome.best), samples=samples)
 
 
 def rank_groups(strategy: Strategy) -> dict[str, tuple[tuple[int, ...], ...]]:

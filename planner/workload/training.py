@@ -47,7 +47,8 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     `usd_per_device_hour` overrides the catalog's price. `explore` names techniques to try beside the usual ones: other
     exchanges of context ranks, partitions of weights and gradients over fewer ranks, offload to `cpu_tier` and
     `nvme_tier`, fused tensor-parallel overlap, hidden expert dispatch, and averaging replicas every many steps, which
-    changes the optimization as well as its speed.
+    changes the optimization as well as its speed. With `robustness_samples` the plan says how it fares when bandwidths
+    are other than thought, over that many samples.
 
     Raises InputError when a count is not positive.
     """
@@ -67,6 +68,7 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     time_limit_s: float | None = None
     usd_per_device_hour: float | None = None
     explore: tuple[Technique, ...] = ()
+    robustness_samples: int = 0
     cpu_tier: Tier | None = None
     nvme_tier: Tier | None = None
     constraints: Constraints = Constraints()
@@ -76,7 +78,7 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             value = getattr(self, name)
             if value < 1:
                 raise InputError(f"job.{name} must be at least 1 but got {value}")
-        for name in ("master_weight_bytes", "moment_bytes", "gradient_bytes"):
+        for name in ("master_weight_bytes", "moment_bytes", "gradient_bytes", "robustness_samples"):
             if getattr(self, name) < 0:
                 raise InputError(f"job.{name} must not be negative but got {getattr(self, name)}")
         if not 0 <= self.memory_margin < 1:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardwright.solvers import Gap, Status, Work
-from shardwright.solvers.enumeration import Leaves, branch_and_bound
+from shardwright.solvers.enumeration import Leaves, PairLeaves, branch_and_bound, pareto_front
 
 VALUES = st.one_of(st.floats(0, 10, width=16), st.just(np.inf))
 GROUPS = st.lists(st.lists(VALUES, max_size=6), max_size=30)
@@ -74,3 +74,38 @@ def test_stopping_without_any_feasible_point_is_a_limit():
     solution = branch_and_bound(bounds, expand, batch=1, stop=Work(1)).solution
     assert solution.status is Status.LIMIT
     assert solution.point is None
+
+
+PAIRS = st.lists(st.lists(st.tuples(VALUES, VALUES), max_size=5), max_size=25)
+
+
+def pair_tree(groups, slack):
+    bounds = np.array([[min((pair[k] for pair in group), default=np.inf) - slack for k in (0, 1)] for group in groups])
+
+    def expand(nodes):
+        pairs = [(pair, (n, i)) for n in nodes.tolist() for i, pair in enumerate(groups[n])]
+        values = np.array([pair for pair, _ in pairs]).reshape(len(pairs), 2)
+        return PairLeaves(values, lambda i: pairs[i][1])
+
+    return bounds.reshape(len(groups), 2), expand
+
+
+@settings(derandomize=True, max_examples=200)
+@given(PAIRS, st.floats(0, 3), st.integers(1, 4))
+def test_the_front_equals_brute_force(groups, slack, batch):
+    bounds, expand = pair_tree(groups, slack)
+    found = pareto_front(bounds, expand, batch=batch)
+    finite = {pair for group in groups for pair in group if np.isfinite(pair).all()}
+    expected = sorted((a, b) for a, b in finite if not any((c <= a and d <= b) and (c, d) != (a, b) for c, d in finite))
+    assert [(each.first, each.second) for each in found.points] == expected
+    assert found.proven
+    for each in found.points:
+        node, i = each.point
+        assert groups[node][i] == (each.first, each.second)
+
+
+def test_a_front_stopped_early_is_not_proven():
+    bounds, expand = pair_tree([[(1.0, 5.0)], [(2.0, 4.0)], [(3.0, 3.0)]], 0.0)
+    found = pareto_front(bounds, expand, batch=1, stop=Work(1))
+    assert not found.proven
+    assert len(found.points) == 1

@@ -144,7 +144,7 @@ def test_offload_lets_a_model_fit_that_did_not():
 
 
 def test_a_wider_space_equals_brute_force():
-    from shardwright.planner.training.planning import _context, _space
+    from shardwright.planner.training.planning import context_of, space_of
     from shardwright.planner.training.search import evaluated, search
 
     job = TrainingJob(
@@ -153,8 +153,8 @@ def test_a_wider_space_equals_brute_force():
         explore=("context", "partition", "offload", "tp_overlap", "low_communication"),
         constraints=Constraints(mbs=(1, 2), recompute=("none", "full"), sp=True),
     )
-    context = _context(LLAMA, TWO_NODES, job, ())
-    space = _space(context)
+    context = context_of(LLAMA, TWO_NODES, job)
+    space = space_of(context)
     nodes = space.nodes()
     table, _ = space.leaves(nodes, np.arange(len(nodes)))
     values = context.goal.values(evaluated(context.costs, table))

@@ -1,0 +1,58 @@
+"""What a choice between two objectives looks like, and how safe a plan is when links are not what they seemed."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..strategy import Strategy
+from ..workload.training import Objective
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class FrontierPoint(_Record, frozen=True):
+    """A strategy on a cluster that none beats in one objective without losing in the other; both per step."""
+
+    cluster: str
+    strategy: Strategy
+    label: str
+    first: float
+    second: float
+
+
+class Frontier(_Record, frozen=True):
+    """All compromises between two objectives, ascending in the first. `proven` says that the whole space of every
+    cluster was searched or bounded away."""
+
+    model: str
+    objectives: tuple[Objective, Objective]
+    points: tuple[FrontierPoint, ...]
+    proven: bool
+    candidates: int
+    work: int
+
+
+class Rival(_Record, frozen=True):
+    """A strategy that was best in some of the samples."""
+
+    label: str
+    wins: int
+
+
+class Robustness(_Record, frozen=True):
+    """The regret of a plan when every bandwidth is off by up to `spread`, over seeded samples.
+
+    Regret is how much longer the plan's step takes than that of the best of the `rivals_considered` strategies, as a
+    share. `best_in` counts the samples in which the plan stays best.
+    """
+
+    samples: int
+    spread: float
+    seed: int
+    rivals_considered: int
+    best_in: int
+    mean_regret: float
+    worst_regret: float
+    rivals: tuple[Rival, ...] = ()
