@@ -100,6 +100,7 @@ class _Work:
         self.problem = problem
         self.owner = start.owner
         self.guarded = bool(np.any(copies(start.owner, problem.items) > 1))
+        self.scale: float
         self.link_cost = problem.link_cost.astype(np.float32)
         self.reverse_cost = np.ascontiguousarray(self.link_cost.T)
         self.held = _held(start, problem) if self.guarded else np.zeros((1, 1, 1), dtype=np.int8)

@@ -101,7 +101,7 @@ def symmetries(problem: PlacementProblem) -> list[tuple[int, ...]]:
 def _keys(states: Ints, devices: int) -> Ints:
     """One integer per state, in lexicographic order of the states."""
     powers = devices ** np.arange(states.shape[1] - 1, -1, -1, dtype=np.int64)
-    return states @ powers
+    return np.asarray(states @ powers, dtype=np.int64)
 
 
 def _orbits(states: Ints, problem: PlacementProblem) -> tuple[Ints, Ints]:

@@ -53,12 +53,12 @@ class PlacementProblem:
     @property
     def layers(self) -> int:
         """Number of layers."""
-        return self.loads.shape[1]
+        return int(self.loads.shape[1])
 
     @property
     def items(self) -> int:
         """Number of items in each layer."""
-        return self.loads.shape[2]
+        return int(self.loads.shape[2])
 
     @property
     def per_fair_share(self) -> Floats:

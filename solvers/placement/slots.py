@@ -78,7 +78,7 @@ def nearest_split(problem: PlacementProblem, placement: SlotPlacement, layer: in
     ordered = cost[:, order]
     nearest = ordered <= np.minimum.reduceat(ordered, starts, axis=1)[:, group] + 1e-12
     split = nearest / np.add.reduceat(nearest, starts, axis=1, dtype=np.float64)[:, group]
-    out = np.empty_like(cost)
+    out: Floats = np.empty(cost.shape)
     out[:, order] = split
     return out
 
@@ -120,7 +120,8 @@ def copy_share(weight: Floats, owner: Ints, items: int) -> Floats:
     """Each slot's part of its item's weight; even among copies when the item has none."""
     total = np.bincount(owner + 1, weight, items + 1)[owner + 1]
     count = np.bincount(owner + 1, minlength=items + 1)[owner + 1]
-    return np.where(total > 0, weight / np.where(total > 0, total, 1.0), 1.0 / count) * (owner >= 0)
+    share = np.where(total > 0, weight / np.where(total > 0, total, 1.0), 1.0 / count) * (owner >= 0)
+    return np.asarray(share, dtype=np.float64)
 
 
 def followed_score(problem: PlacementProblem, placement: SlotPlacement) -> Score:

@@ -84,7 +84,7 @@ def add_side_cost(
 
 
 @inlined
-def _hinge_change(slots: Slots, state: State, layer: int, first: int, second: int) -> float:
+def _hinge_change(slots: Slots, state: State, layer: np.int64, first: np.int64, second: np.int64) -> float:
     here, there = state.device[layer, first], state.device[layer, second]
     target = slots.target[layer]
     change = 0.0
@@ -99,7 +99,7 @@ def _hinge_change(slots: Slots, state: State, layer: int, first: int, second: in
 
 
 @inlined
-def _new_peak(slots: Slots, state: State, layer: int, first: int, second: int, peak: float) -> float:
+def _new_peak(slots: Slots, state: State, layer: np.int64, first: np.int64, second: np.int64, peak: float) -> float:
     here, there = state.device[layer, first], state.device[layer, second]
     after, touched = 0.0, False
     for k in range(state.loads.shape[0]):
@@ -117,7 +117,7 @@ def _new_peak(slots: Slots, state: State, layer: int, first: int, second: int, p
 
 
 @inlined
-def _swap(slots: Slots, state: State, layer: int, first: int, second: int) -> None:
+def _swap(slots: Slots, state: State, layer: np.int64, first: np.int64, second: np.int64) -> None:
     here, there = state.device[layer, first], state.device[layer, second]
     for k in range(state.loads.shape[0]):
         moved = slots.weights[k, layer, first] - slots.weights[k, layer, second]
@@ -136,12 +136,12 @@ def _swap(slots: Slots, state: State, layer: int, first: int, second: int) -> No
 
 
 @inlined
-def _forbidden(slots: Slots, state: State, layer: int, first: int, second: int) -> bool:
+def _forbidden(slots: Slots, state: State, layer: np.int64, first: np.int64, second: np.int64) -> bool:
     here, there = state.device[layer, first], state.device[layer, second]
     a, b = slots.owner[layer, first], slots.owner[layer, second]
     if a == b:
         return True
-    return (a >= 0 and state.held[layer, a, there] > 0) or (b >= 0 and state.held[layer, b, here] > 0)
+    return bool((a >= 0 and state.held[layer, a, there] > 0) or (b >= 0 and state.held[layer, b, here] > 0))
 
 
 @inlined
@@ -182,7 +182,7 @@ def sweep(
             here, there = state.device[layer, first], state.device[layer, second]
             if here == there or (slots.guarded and _forbidden(slots, state, layer, first, second)):
                 continue
-            change = np.float64(
+            change = float(
                 cost[layer, there, first]
                 - cost[layer, here, first]
                 + cost[layer, here, second]

@@ -1,0 +1,94 @@
+"""One door to every way of placing, picked by size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..solution import Solution, Status
+from . import chained, exact
+from .annealing import Annealed, Schedule, anneal
+from .bounds import floor
+from .packing import pack
+from .problem import Ints, PlacementProblem, Score, score
+from .replication import owners, replicate
+from .slots import SlotPlacement, even_weights, followed_score, one_copy_each
+from .spectral import spectral_start
+from .threads import one_blas_thread
+
+CLOSED = 1e-9
+BALANCE = Schedule(rounds=24, visits=40, hot=0.3, cold=0.001, soft=1.0, hard=1000.0, peak_from=2.0, polish=4)
+WARM = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How hard to search: proposed swaps in all, the seed, and whether exact solvers may be used."""
+
+    work: int = 70_000_000
+    starts: int = 2
+    seed: int = 0
+    exact: bool = True
+
+
+def place(problem: PlacementProblem, spare: int = 0, effort: Effort | None = None) -> Solution[SlotPlacement]:
+    """The best placement found, its value and a bound on all placements; proven optimal where the layers are small.
+
+    `spare` slots of every layer hold further copies of the heaviest items. Copies share load evenly when nothing flows
+    between layers; otherwise every copy sends to the nearest copies. The bound holds for every choice of copies.
+    """
+    effort = effort or Effort()
+    if spare == 0 and effort.exact:
+        for solver in (chained, exact):
+            if solver.suits(problem):
+                found = solver.solve(problem)
+                assert found.point is not None
+                point = SlotPlacement(one_copy_each(problem), found.point)
+                return Solution(Status.OPTIMAL, point, found.value, found.bound, work=found.work)
+    with one_blas_thread():
+        found_at = _balance(problem, spare, effort) if not problem.has_traffic else _search(problem, spare, effort)
+        bound = floor(problem, spare).value
+    value = value_of(problem, found_at.placement).value
+    status = Status.OPTIMAL if value <= bound * (1 + CLOSED) + CLOSED else Status.FEASIBLE
+    return Solution(status, found_at.placement, value, min(bound, value), work=found_at.work)
+
+
+def value_of(problem: PlacementProblem, placement: SlotPlacement) -> Score:
+    """The cost of a placement of slots."""
+    if placement.owner.shape[1] == problem.items and np.all(placement.owner == np.arange(problem.items)):
+        return score(problem, placement.device)
+    return followed_score(problem, placement)
+
+
+def packed(problem: PlacementProblem, spare: int) -> SlotPlacement:
+    """Spare slots to the heaviest items, then every slot to the lightest device: balanced, blind to flow."""
+    total = int(problem.slots.sum())
+    owner = owners(replicate(problem.loads, spare, problem.devices), total) if spare else one_copy_each(problem)
+    weights = even_weights(problem, owner).max(axis=0)
+    return SlotPlacement(owner, pack(weights, owner, problem.slots, problem.per_fair_share))
+
+
+def _balance(problem: PlacementProblem, spare: int, effort: Effort) -> Annealed:
+    weighted = replace(problem, load_weight=problem.load_weight or 1.0)
+    return anneal(weighted, packed(problem, spare), replace(BALANCE, seed=effort.seed))
+
+
+def _search(problem: PlacementProblem, spare: int, effort: Effort) -> Annealed:
+    start = packed(problem, spare)
+    schedule = Schedule.for_size(problem.layers, start.owner.shape[1], effort.work, effort.seed)
+    starts = effort.starts if schedule.rounds >= 1000 else 1
+    schedule = replace(schedule, rounds=schedule.rounds // starts)
+    if problem.equal_devices and spare == 0 and problem.slots.sum() == problem.items:
+        start = SlotPlacement(start.owner, spectral_start(problem, effort.seed))
+        schedule = replace(schedule, hot=WARM)
+    else:
+        start = SlotPlacement(start.owner, _shuffled(start, effort.seed) if spare == 0 else start.device)
+    runs = [anneal(problem, start, replace(schedule, seed=effort.seed + turn)) for turn in range(starts)]
+    best = min(runs, key=lambda run: value_of(problem, run.placement).value)
+    return Annealed(best.placement, sum(run.work for run in runs))
+
+
+def _shuffled(start: SlotPlacement, seed: int) -> Ints:
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.permutation(row) for row in start.device])
