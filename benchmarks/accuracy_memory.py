@@ -58,7 +58,7 @@ def outcomes(runs: Sequence[Run]) -> tuple[list[Outcome], dict[int, str]]:
     made, refusals = batches(runs)
     found: dict[int, Outcome] = {}
     for batch in made:
-        memory = batch.costs.evaluate(batch.table).memory
+        memory = batch.costs.evaluate(batch.table).footprint.device
         for row, place in enumerate(batch.rows.tolist()):
             run = runs[place]
             assert run.memory is not None

@@ -184,10 +184,11 @@ def _framework_parameters() -> list[Parameter]:
                 Parameter(f"frameworks:{name}:score_traffic_bytes", fields.get("score_traffic_bytes", 10.0), 0.3, 3, 90)
             )
             result.append(
-                Parameter(f"frameworks:{name}:gemm_output_factor", 2.0 if "2021" in name else 0.7, 0.5, 0.3, 6)
+                Parameter(f"frameworks:{name}:gemm_output_factor", 3.0 if "2021" in name else 0.7, 0.4, 0.3, 6)
             )
             result.append(Parameter(f"frameworks:{name}:gradient_comm_bytes", 2.0, 0.25, 1.5, 6))
-            result.append(Parameter(f"frameworks:{name}:tp_stop_s", 1e-4, 0.6, 1e-6, 3e-3))
+            stop_s = 2e-4 if name in ("megatron-2021", "megatron-eager") else 5e-5
+            result.append(Parameter(f"frameworks:{name}:tp_stop_s", stop_s, 0.5, 1e-6, 3e-3))
         else:
             result.append(Parameter(f"frameworks:{name}:attention_fraction", _flash(fields), 0.2, 0.3, 1.0))
         if "fsdp" in name or name == "internevo":

@@ -1,10 +1,13 @@
 """Fits the coefficients of the training cost model to published measurements, and reports on rows it did not fit.
 
-    python -m benchmarks.fit_training [--data DIR] [--write] [--leave-one-out]
+    python -m benchmarks.fit_training --split             fit one half of the workloads, report on both
+    python -m benchmarks.fit_training --leave-one-out     report on every source by a fit without it
+    python -m benchmarks.fit_training --write             fit all rows, write planner/costs/coefficients.json
+    python -m benchmarks.fit_training --reset             write the priors there instead
 
-Whole workloads are split, never rows: every (source, model, accelerator, devices) falls on one side by a hash. First
-the coefficients are fitted on one side and reported on the other; with `--leave-one-out` also fitted without each
-source in turn and reported on it. `--write` fits all rows and writes planner/costs/coefficients.json.
+Whole workloads are split, never rows: every (source, model, accelerator, devices) falls on one side by a hash. Every
+fit starts from the priors of `coefficient_space`. The shipped coefficients are those of `--write`; how far they can be
+trusted on rows never seen is what the other two say.
 """
 
 from __future__ import annotations
@@ -147,12 +150,15 @@ def load(data: Path) -> list[Run]:
 
 
 def leave_one_out(problem: Problem, weights: Floats, start: Sequence[float]) -> Floats:
-    """Predictions of every source by coefficients fitted without it, started from the fit of all."""
+    """Predictions of every source by coefficients fitted without it.
+
+    Each fit starts from the fit of all; what only the source left out determines falls back to its prior.
+    """
     result = np.empty(len(problem.runs))
     families = [family_of(run.source) for run in problem.runs]
     for family in dict.fromkeys(families):
         outside = np.array([each != family for each in families])
-        found = problem.fitted(weights * outside, start, Settings(iterations=4))
+        found = problem.fitted(weights * outside, start, Settings(iterations=10))
         result[~outside] = found.predicted[~outside]
         print(f"left out {family}", file=sys.stderr, flush=True)
     return result
@@ -178,7 +184,7 @@ def main() -> int:
     if options.reset:
         save(skeleton(), skeleton()["provenance"])
         return 0
-    document = json.loads(TARGET.read_text(encoding="utf-8"))
+    document = skeleton()
     problem = Problem(load(options.data), document)
     weights = np.array([WEIGHTS.get(run.source, 1.0) for run in problem.runs])
     start = [read_value(document, p.name, p.prior) for p in PARAMETERS]

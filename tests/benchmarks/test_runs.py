@@ -87,9 +87,16 @@ def test_a_batch_almost_a_multiple_is_rounded_and_its_time_with_it() -> None:
     ],
 )
 def test_sharding_is_read_from_words(words: str, zero: int, shard: int) -> None:
-    run = only(zero_distopt=words)
+    run = only(zero_distopt=words, pp="1", num_gpus="32", nodes="4")
     assert isinstance(run, Run)
     assert (run.strategy.zero, run.strategy.dp_shard) == (zero, shard)
+
+
+def test_weights_sharded_in_a_pipeline_stay_whole_until_the_step_ends() -> None:
+    run = only(zero_distopt="FSDP")
+    assert isinstance(run, Run)
+    assert run.strategy.zero == 1
+    assert any("weights stay whole" in said for said in run.assumptions)
 
 
 @pytest.mark.parametrize(
