@@ -1,0 +1,105 @@
+"""The whole-item questions that the relaxation leaves open, put to SCIP: one given fleet, or the program itself.
+
+Both stop at a number of branch-and-bound nodes, not of seconds, so that the answer is the same on every machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .problem import BinPacking, Floats
+
+FEASIBILITY = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`packing` and `units` when a point was found; `bound` on every point's cost; `proven` when the search was
+    complete (then no packing means that there is none)."""
+
+    units: Floats | None
+    packing: Floats | None
+    bound: float
+    proven: bool
+
+
+def pack_exactly(problem: BinPacking, units: Floats, allowed: Floats, nodes: int) -> Answer:
+    """Is there a packing of whole items into what `units` buy? `allowed` masks the cells worth using."""
+    return _Program(problem, allowed, fixed=units).solve(nodes)
+
+
+def pack_cheapest(problem: BinPacking, allowed: Floats, window: tuple[float, float], nodes: int) -> Answer:
+    """The cheapest packing whose cost lies in `window`, units free between the problem's own bounds."""
+    return _Program(problem, allowed, window=window).solve(nodes)
+
+
+class _Program:
+    def __init__(
+        self,
+        problem: BinPacking,
+        allowed: Floats,
+        fixed: Floats | None = None,
+        window: tuple[float, float] | None = None,
+    ) -> None:
+        from ortools.linear_solver import pywraplp
+
+        self.problem, self.fixed, self.window = problem, fixed, window
+        self.solver: Any = pywraplp.Solver.CreateSolver("SCIP")
+        self.parameters: Any = pywraplp.MPSolverParameters()
+        infinity = self.solver.infinity()
+        room = np.zeros(len(problem.load)) if fixed is None else problem.capacity @ fixed
+        self.rows = [self.solver.Constraint(-infinity, float(space)) for space in room]
+        self.cells: list[tuple[int, int, Any]] = []
+        for cls, count in enumerate(problem.items):
+            complete = self.solver.Constraint(float(count), float(count))
+            for profile in map(int, np.flatnonzero(allowed[:, cls])):
+                cell = self.solver.IntVar(0, float(count), "")
+                complete.SetCoefficient(cell, 1)
+                self.rows[profile].SetCoefficient(cell, float(problem.load[profile, cls]))
+                self.cells.append((profile, cls, cell))
+        self.units = [] if fixed is not None else self._offers(infinity)
+
+    def _offers(self, infinity: float) -> list[Any]:
+        problem = self.problem
+        units = [
+            self.solver.IntVar(float(low), float(high) if np.isfinite(high) else infinity, "")
+            for low, high in zip(problem.lower, problem.upper, strict=True)
+        ]
+        objective = self.solver.Objective()
+        objective.SetMinimization()
+        cost = self.solver.Constraint(*map(float, self.window or (0.0, infinity)))
+        for offer, unit in enumerate(units):
+            objective.SetCoefficient(unit, float(problem.cost[offer]))
+            cost.SetCoefficient(unit, float(problem.cost[offer]))
+            for profile in map(int, np.flatnonzero(problem.capacity[:, offer])):
+                self.rows[profile].SetCoefficient(unit, -float(problem.capacity[profile, offer]))
+        for row, most in zip(problem.limit_matrix, problem.limit, strict=True):
+            limit = self.solver.Constraint(-infinity, float(most))
+            for offer in map(int, np.flatnonzero(row)):
+                limit.SetCoefficient(units[offer], float(row[offer]))
+        return units
+
+    def solve(self, nodes: int) -> Answer:
+        self.solver.SetSolverSpecificParametersAsString(
+            f"limits/nodes = {nodes}\nnumerics/feastol = {FEASIBILITY}\nrandomization/randomseedshift = 0\n"
+        )
+        exact = self.parameters
+        exact.SetDoubleParam(exact.RELATIVE_MIP_GAP, 0.0)
+        status = self.solver.Solve(exact)
+        nothing_left = status == self.solver.INFEASIBLE
+        bound = np.inf if nothing_left else float(self.solver.Objective().BestBound())
+        if status not in (self.solver.OPTIMAL, self.solver.FEASIBLE):
+            return Answer(None, None, bound, proven=nothing_left)
+        packing = np.zeros_like(self.problem.load)
+        for profile, cls, cell in self.cells:
+            packing[profile, cls] = round(cell.solution_value())
+        units = (
+            self.fixed if self.fixed is not None else np.array([round(u.solution_value()) for u in self.units], float)
+        )
+        proven = status == self.solver.OPTIMAL
+        if not self.problem.fits(units, packing):
+            return Answer(None, None, bound if proven else -np.inf, proven=False)
+        return Answer(units, packing, bound, proven)

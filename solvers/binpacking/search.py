@@ -1,0 +1,334 @@
+"""Branch and bound over the number of units: best bound first, each node one interior-point relaxation.
+
+With the items divisible, the program lives in as many integer variables as there are offers, however many classes of
+items there are. A node whose relaxed units are whole is a candidate fleet; for whole items the candidate must also be
+packed (rounding, then SCIP). A fleet that is proven unpackable is cut off; one that stays open keeps its cost in the
+bound. When many fleets near the optimum are unpackable (few large items), the program itself is put to SCIP within the
+window that is left.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..solution import Gap, Progress, Solution, Status, Stop, Work
+from .exact import pack_cheapest, pack_exactly
+from .problem import BinPacking, Floats, Packed
+from .relaxation import Relaxation, Relaxed
+from .rounding import fit
+
+WHOLE = 1e-4
+DIVE_EVERY = 64
+PACK_CELL_NODES = 400_000
+PROGRAM_CELL_NODES = 4_000_000
+OPEN_FLEETS = 6
+SMALL_PROGRAM_CELLS = 500
+TOP_UPS = 12
+COST_UNIT = 1e-6
+DEFAULT_STOP = Gap(1e-4) | Work(20_000)
+
+
+def solve(problem: BinPacking, stop: Stop = DEFAULT_STOP, seed: int = 0) -> Solution[Packed]:
+    """The cheapest units and a packing into them, with a proven bound on every other.
+
+    Work is counted in relaxations solved. Status INFEASIBLE carries the reason; LIMIT means that the stop came before
+    any packing was found.
+    """
+    progress = Progress()
+    reason = _impossible(problem)
+    if reason:
+        return Solution(Status.INFEASIBLE, None, bound=math.inf, seconds=progress.seconds, reason=reason)
+    search = _Search(problem, stop, progress, np.random.default_rng(seed))
+    return search.run()
+
+
+@dataclass(order=True, slots=True)
+class _Node:
+    bound: float
+    number: int
+    lower: Floats
+    upper: Floats
+    units: Floats
+    solved: bool
+
+
+def _impossible(problem: BinPacking) -> str:
+    nowhere = np.flatnonzero(~np.isfinite(problem.load).any(0))
+    if len(nowhere):
+        return f"item class {nowhere[0]} fits in no profile"
+    least = np.where(problem.limit_matrix >= 0, problem.lower, problem.upper)
+    with np.errstate(invalid="ignore"):
+        broken = np.nansum(problem.limit_matrix * least, 1) > problem.limit
+    return f"limit {int(np.flatnonzero(broken)[0])} is below what the lower bounds need" if broken.any() else ""
+
+
+class _Search:
+    def __init__(self, problem: BinPacking, stop: Stop, progress: Progress, rng: np.random.Generator) -> None:
+        self.problem, self.stop, self.progress, self.rng = problem, stop, progress, rng
+        self.relaxation = Relaxation(problem)
+        self.cost = problem.cost
+        self.step = _cost_step(self.cost)
+        self.units: Floats | None = None
+        self.packing: Floats | None = None
+        self.tried: set[bytes] = set()
+        self.dearest = math.inf
+        self.open_bound = math.inf
+        self.open_fleets = 0
+        self.root: Relaxed | None = None
+        self.numbers = 0
+        self.gain = np.zeros((2, len(self.cost)))
+        self.branched = np.zeros((2, len(self.cost)))
+
+    @property
+    def value(self) -> float:
+        """Cost of the best packing known."""
+        return math.inf if self.units is None else float(self.cost @ self.units)
+
+    @property
+    def cut(self) -> float:
+        """What another packing must cost less than: an improvement, and no more than every unit there is."""
+        return min(self.value - self.step + COST_UNIT if self.step else self.value, self.dearest)
+
+    def run(self) -> Solution[Packed]:
+        lower, upper = self.problem.lower, self._finite_upper()
+        self.dearest = float(self.cost @ upper) * (1 + COST_UNIT) + COST_UNIT
+        self.root = self._relax(lower, upper)
+        if self.root.bound >= self.dearest:
+            return self._end(math.inf)
+        self._first_points()
+        heap = [self._node(self.root, lower, upper, -math.inf)]
+        self._dive(heap[0])
+        expanded = 0
+        patience = 0 if self.problem.load.size <= SMALL_PROGRAM_CELLS else OPEN_FLEETS
+        while heap:
+            self.progress.value, self.progress.work = self.value, self.relaxation.solves
+            self.progress.bound = self._lift(min(heap[0].bound, self.open_bound, self.value))
+            if heap[0].bound >= self.cut or self.stop(self.progress):
+                break
+            if self.open_fleets > patience and not self.problem.fractional:
+                return self._finish_by_program(min(heap[0].bound, self.open_bound))
+            node = heapq.heappop(heap)
+            expanded += 1
+            for child in self._expand(node):
+                heapq.heappush(heap, child)
+                if expanded % DIVE_EVERY == 0:
+                    self._dive(child)
+        left = min((node.bound for node in heap), default=math.inf)
+        return self._end(min(left, self.open_bound))
+
+    def _finish_by_program(self, floor: float) -> Solution[Packed]:
+        allowed = self._worth_using(floor_only=True)
+        window = (self._lift(floor) - COST_UNIT, self.cut)
+        answer = pack_cheapest(self.problem, allowed, window, self._nodes(PROGRAM_CELL_NODES))
+        if answer.units is not None and answer.packing is not None:
+            self.units, self.packing = answer.units, answer.packing
+        bound = self.value if answer.proven else max(floor, answer.bound)
+        return self._end(bound)
+
+    def _end(self, left: float) -> Solution[Packed]:
+        bound = self._lift(min(left, self.value))
+        seconds, work = self.progress.seconds, self.relaxation.solves
+        if self.units is None or self.packing is None or self.root is None:
+            status = Status.INFEASIBLE if math.isinf(left) else Status.LIMIT
+            reason = (
+                "no units within the bounds and limits hold the items" if math.isinf(left) else "stopped at a limit"
+            )
+            return Solution(status, None, bound=bound, seconds=seconds, work=work, reason=reason)
+        packed = Packed(self.units, self.packing, self.root.prices, self.root.limit_prices)
+        proven = bound >= self.value * (1 - 1e-12)
+        status = Status.OPTIMAL if proven else Status.FEASIBLE
+        return Solution(status, packed, self.value, self.value if proven else bound, seconds, work)
+
+    def _relax(self, lower: Floats, upper: Floats) -> Relaxed:
+        return self.relaxation.solve(lower, upper, cut=self.cut, tolerance=1e-5)
+
+    def _node(self, relaxed: Relaxed, lower: Floats, upper: Floats, parent: float) -> _Node:
+        self.numbers += 1
+        return _Node(max(relaxed.bound, parent), self.numbers, lower, upper, relaxed.units, relaxed.solved)
+
+    def _finite_upper(self) -> Floats:
+        """More units than everything that could go there fills are never useful."""
+        problem = self.problem
+        total = (np.where(np.isfinite(problem.load), problem.load, 0.0) * problem.items).sum(1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            needed = np.where(problem.capacity > 0, total[:, None] / problem.capacity, 0.0).max(0)
+        enough: Floats = np.maximum(np.minimum(problem.upper, np.ceil(needed) + len(problem.load)), problem.lower)
+        return enough
+
+    def _expand(self, node: _Node) -> list[_Node]:
+        below = np.floor(node.units + WHOLE)
+        part = node.units - below
+        free = node.upper > node.lower
+        fractional = free & (part > WHOLE)
+        if node.solved and not fractional.any():
+            return self._settle(node, below)
+        if not node.solved and not fractional.any():
+            fractional = free
+            if not free.any():
+                return self._settle(node, node.lower)
+        known = self.branched.sum()
+        mean = self.gain.sum() / known if known else 1.0
+        rate = np.where(self.branched > 0, self.gain / np.maximum(self.branched, 1), mean)
+        score = np.maximum(rate[0] * part, 1e-9) * np.maximum(rate[1] * (1 - part), 1e-9)
+        offer = int(np.where(fractional, score, -1.0).argmax())
+        split = min(max(math.floor(node.units[offer]), node.lower[offer]), node.upper[offer] - 1)
+        children = []
+        for side, (low, high) in enumerate(((node.lower[offer], split), (split + 1, node.upper[offer]))):
+            child = self._child(node, offer, low, high)
+            width = max(part[offer] if side == 0 else 1 - part[offer], 1e-6)
+            if child is not None:
+                self.gain[side, offer] += (child.bound - node.bound) / width
+                self.branched[side, offer] += 1
+                children.append(child)
+        return children
+
+    def _settle(self, node: _Node, units: Floats) -> list[_Node]:
+        """A node whose relaxed units are whole: pack them, or split the box around them."""
+        self._offer(units)
+        if node.bound >= self.cut:
+            return []
+        free = np.flatnonzero(node.upper > node.lower)
+        if len(free) == 0:
+            self._close(units)
+            return []
+        offer = int(free[np.argmax((node.upper - node.lower)[free])])
+        low, high, at = node.lower[offer], node.upper[offer], units[offer]
+        parts = ((low, at - 1), (at, at), (at + 1, high))
+        children = [self._child(node, offer, a, b) for a, b in parts if a <= b]
+        return [child for child in children if child is not None]
+
+    def _child(self, node: _Node, offer: int, low: float, high: float) -> _Node | None:
+        lower, upper = node.lower.copy(), node.upper.copy()
+        lower[offer], upper[offer] = low, high
+        relaxed = self._relax(lower, upper)
+        child = self._node(relaxed, lower, upper, node.bound)
+        return None if child.bound >= self.cut else child
+
+    def _close(self, units: Floats) -> None:
+        """Decide a single fleet for good, or leave it open with its cost as the bound."""
+        if float(self.cost @ units) >= self.cut or not self.problem.allows(units):
+            return
+        if fit(self.problem, units, self.rng, rounds=1).impossible:
+            return
+        if self.problem.fractional:
+            self.open_bound = min(self.open_bound, float(self.cost @ units))
+            return
+        answer = pack_exactly(self.problem, units, self._worth_using(), self._nodes(PACK_CELL_NODES))
+        if answer.packing is not None:
+            self.units, self.packing = units, answer.packing
+        elif not answer.proven:
+            self.open_bound = min(self.open_bound, float(self.cost @ units))
+        self.open_fleets += answer.packing is None
+
+    def _nodes(self, cell_nodes: int) -> int:
+        return max(cell_nodes // self.problem.load.size, 20)
+
+    def _worth_using(self, floor_only: bool = False) -> Floats:
+        """Cells of the program that may hold an item in a packing cheaper than the best (reduced costs at the root)."""
+        allowed = np.isfinite(self.problem.load)
+        if self.root is None or not floor_only or math.isinf(self.value):
+            return allowed.astype(float)
+        with np.errstate(invalid="ignore"):
+            priced = np.where(allowed, self.root.prices[:, None] * self.problem.load, np.inf)
+        regret = priced - priced.min(0)
+        worth: Floats = (allowed & (self.root.bound + regret <= self.cut)).astype(float)
+        return worth
+
+    def _offer(self, units: Floats) -> bool:
+        """Try to pack a candidate; True when it became the best."""
+        if float(self.cost @ units) >= self.cut or units.tobytes() in self.tried:
+            return False
+        self.tried.add(units.tobytes())
+        if not self.problem.allows(units):
+            return False
+        found = fit(self.problem, units, self.rng)
+        if found.packing is None:
+            return False
+        self.units, self.packing = units, found.packing
+        return True
+
+    def _first_points(self) -> None:
+        """Round up the cheapest assignment at the root's prices, and every single profile."""
+        load = self.relaxation.load
+        assert self.root is not None
+        with np.errstate(invalid="ignore"):
+            cheapest = np.where(np.isfinite(load), self.root.prices[:, None] * load, np.inf).argmin(0)
+        needs: list[Floats] = [np.bincount(cheapest, load[cheapest, np.arange(load.shape[1])], len(load)).astype(float)]
+        for profile in np.flatnonzero(np.isfinite(load).all(1)):
+            needs.append(np.where(np.arange(len(load)) == profile, load.sum(1, where=np.isfinite(load)), 0.0))
+        points = [self._cover(need) for need in needs]
+        for units in sorted(points, key=lambda point: float(self.cost @ point)):
+            self._offer(units)
+
+    def _cover(self, need: Floats) -> Floats:
+        """Whole units whose capacity covers each profile's need, cheapest offer first within its bounds."""
+        units = self.problem.lower.copy()
+        upper = self._finite_upper()
+        for profile in np.flatnonzero(need):
+            row = self.problem.capacity[profile]
+            with np.errstate(divide="ignore"):
+                order = np.argsort(np.where(row > 0, self.cost / row, np.inf), kind="stable")
+            for offer in order[: int((row > 0).sum())]:
+                short = need[profile] - row @ units
+                if short <= 1e-9 * need[profile]:
+                    break
+                units[offer] = min(units[offer] + math.ceil(short / row[offer] - 1e-9), upper[offer])
+        return units
+
+    def _dive(self, node: _Node) -> None:
+        """Fix one offer after the other at the nearest whole number, then try what comes out, topped up if need be."""
+        lower, upper, units, solved = node.lower.copy(), node.upper.copy(), node.units, node.solved
+        while solved:
+            if not self.problem.fractional or self.problem.allows(np.ceil(units - WHOLE)):
+                self._offer(np.clip(np.ceil(units - WHOLE), lower, upper))
+            part = units - np.floor(units + WHOLE)
+            free = (upper > lower) & (part > WHOLE)
+            if not free.any():
+                self._top_up(np.round(units))
+                return
+            offer = int(np.where(free, np.minimum(part, 1 - part) * (self.cost + COST_UNIT), np.inf).argmin())
+            nearest = float(np.clip(np.round(units[offer]), lower[offer], upper[offer]))
+            other = (lower[offer], nearest - 1) if nearest > units[offer] else (nearest + 1, upper[offer])
+            for low, high in ((nearest, nearest), other):
+                if low > high:
+                    return
+                tight, wide = lower.copy(), upper.copy()
+                tight[offer], wide[offer] = low, high
+                relaxed = self._relax(tight, wide)
+                if relaxed.bound < self.cut:
+                    break
+            else:
+                return
+            lower, upper, units, solved = tight, wide, relaxed.units, relaxed.solved
+
+    def _top_up(self, units: Floats) -> None:
+        """Add the unit that relieves most per cost until the items go in or it stops paying."""
+        upper = self._finite_upper()
+        prices = self.problem.capacity.T @ (self.root.prices if self.root is not None else np.ones(len(units)))
+        for _ in range(TOP_UPS):
+            if self._offer(units) or self.problem.fractional:
+                return
+            able = (units < upper) & (prices > 0) & (self.cost @ units + self.cost < self.cut)
+            if not able.any():
+                return
+            units = units.copy()
+            units[int(np.where(able, self.cost, np.inf).argmin())] += 1
+
+    def _lift(self, bound: float) -> float:
+        """The least cost that whole units can have at or above a bound."""
+        if not self.step or not math.isfinite(bound):
+            return bound
+        return max(bound, self.step * math.ceil((bound - COST_UNIT) / self.step))
+
+
+def _cost_step(cost: Floats) -> float:
+    """The largest step of which every cost is a multiple, zero when costs are not on a grid of 1e-6."""
+    scaled = cost / COST_UNIT
+    whole = np.round(scaled)
+    if not np.allclose(scaled, whole, rtol=0, atol=1e-6 * max(1.0, float(scaled.max(initial=0.0)) * 1e-6)):
+        return 0.0
+    return float(np.gcd.reduce(whole.astype(np.int64))) * COST_UNIT
