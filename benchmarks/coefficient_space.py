@@ -65,7 +65,8 @@ _FRAMEWORKS: dict[str, dict[str, Any]] = {
     "megatron-deepspeed-2023": _UNFUSED | {"elementwise_fraction": 0.85},
     "megatron-eager": _UNFUSED | {"score_traffic_bytes": 30.0, "elementwise_fraction": 0.5, **_LEAN},
     "deepspeed-2022": _UNFUSED,
-    "megatron-2024": _CORE | {"logits_bytes": 8.0, "attention_fraction": 0.75},
+    "megatron-2024": _CORE
+    | {"logits_bytes": 6.0, "dropout": True, "workspace_bytes": 0.8e9, "attention_fraction": 0.75},
     "megatron-2025": _CORE | {"dispatch_by_node": True, "logits_bytes": 6.0, "attention_fraction": 0.9},
     "megatron-2026": _CORE | {"dispatch_by_node": True, "logits_bytes": 6.0, "attention_fraction": 0.95},
     "hai-llm": _CORE | {"dispatch_by_node": True, "logits_bytes": 6.0, "ep_overlap": 0.9, "tp_overlap": 0.0},
