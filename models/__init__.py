@@ -16,6 +16,8 @@ from .quantities import (
     parameters,
     state_bytes_per_sequence,
 )
+from .routing import Routing, routing_from_counts, routing_from_ids, routing_from_transitions, split_tokens
+from .routing_files import read_routing
 from .shapes import TransformerShape, transformer
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Norm",
     "Operator",
     "Role",
+    "Routing",
     "Run",
     "Scan",
     "Split",
@@ -48,6 +51,11 @@ __all__ = [
     "model",
     "parameters",
     "read_config",
+    "read_routing",
+    "routing_from_counts",
+    "routing_from_ids",
+    "routing_from_transitions",
+    "split_tokens",
     "state_bytes_per_sequence",
     "transformer",
 ]

@@ -1,1 +1,25 @@
 """Layered placement of items on devices: exact where the states are few, annealed and bounded where they are not."""
+
+from .bounds import Floor, floor
+from .placing import Effort, packed, place, value_of
+from .problem import PlacementProblem, Score, contiguous, peaks_of, score
+from .slots import SlotPlacement, follow, followed_score, one_copy_each, slot_loads
+
+__all__ = [
+    "Effort",
+    "Floor",
+    "PlacementProblem",
+    "Score",
+    "SlotPlacement",
+    "contiguous",
+    "floor",
+    "follow",
+    "followed_score",
+    "one_copy_each",
+    "packed",
+    "peaks_of",
+    "place",
+    "score",
+    "slot_loads",
+    "value_of",
+]

@@ -38,7 +38,7 @@ class Schedule:
     def for_size(cls, layers: int, slots: int, work: int, seed: int = 0) -> Schedule:
         """A schedule of about `work` proposed swaps."""
         visits = 16
-        rounds = int(np.clip(work // (visits * layers * slots), 30, 4000))
+        rounds = int(np.clip(work // (visits * layers * slots), 30, 6000))
         return cls(rounds=rounds, visits=visits, seed=seed)
 
     @property

@@ -26,7 +26,7 @@ WARM = 0.1
 class Effort:
     """How hard to search: proposed swaps in all, the seed, and whether exact solvers may be used."""
 
-    work: int = 70_000_000
+    work: int = 100_000_000
     starts: int = 2
     seed: int = 0
     exact: bool = True

@@ -1,4 +1,4 @@
-"""A start from the shape of the flow: items that follow each other get nearby coordinates, groups are cut level by level."""
+"""A start from the shape of the flow: items that follow each other are near, groups are cut level by level."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _coordinates(problem: PlacementProblem, width: int, rng: np.random.Generator
         following[1:] += scaled.transpose(0, 2, 1) @ points[:-1]
         flat, _ = np.linalg.qr(following.reshape(-1, width))
         points = flat.reshape(points.shape)
-    return points.astype(np.float64) * root[:, :, None]
+    return np.asarray(points * root[:, :, None], dtype=np.float64)
 
 
 def _balanced_means(points: Floats, members: list[Ints], sizes: Ints, rng: np.random.Generator) -> list[Ints]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -32,7 +32,7 @@ def one_blas_thread() -> Iterator[None]:
 
 
 @cache
-def _openblas() -> tuple[ctypes._CFuncPtr, ctypes._CFuncPtr] | None:
+def _openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return None

@@ -1,0 +1,1 @@
+"""Expert placement: formulate on a cluster, solve, replay, re-plan and hand over."""
