@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..costs.breakdown import breakdown
-from ..costs.step import TrainingCosts
 from ..plan.base import Alternative, Term
-from .search import Found, Search
+from .search import Candidate
 
 ALTERNATIVES = 5
 
 
-def alternatives(costs: TrainingCosts, found: Search) -> tuple[Alternative, ...]:
-    """The best strategies of other shapes, best first, each with the terms that make it slower than the winner."""
-    best, *others = found.outcome.best[: ALTERNATIVES + 1]
-    reference = _terms(costs, best.point)
-    result = []
-    for other in others:
-        terms = _terms(costs, other.point)
-        slower = other.value / best.value - 1
-        result.append(
-            Alternative(
-                label=other.point.table.row(0).label(),
-                value=other.value,
-                why=f"{slower:.2%} slower: {_difference(reference, terms)}",
-            )
+def alternatives(candidates: Sequence[Candidate], word: str = "slower") -> tuple[Alternative, ...]:
+    """The candidates after the first, best first, each with the terms that make it worse than the first; `word` says
+    in which respect the values count."""
+    best, *others = candidates[: ALTERNATIVES + 1]
+    reference = _terms(best) if others else ()
+    return tuple(
+        Alternative(
+            label=other.table.row(0).label(),
+            value=other.value,
+            why=f"{other.value / best.value - 1:.2%} {word}: {_difference(reference, _terms(other))}",
         )
-    return tuple(result)
+        for other in others
+    )
 
 
-def _terms(costs: TrainingCosts, point: Found) -> tuple[Term, ...]:
-    rows = costs.rows(point.table)
-    return breakdown(costs, rows, costs.step(rows))
+def _terms(candidate: Candidate) -> tuple[Term, ...]:
+    rows = candidate.costs.rows(candidate.table)
+    return breakdown(candidate.costs, rows, candidate.costs.step(rows))
 
 
 def _difference(reference: tuple[Term, ...], terms: tuple[Term, ...]) -> str:

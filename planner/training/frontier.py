@@ -17,8 +17,8 @@ from ..plan.frontier import Frontier, FrontierPoint
 from ..workload.strategy_table import StrategyTable
 from ..workload.training import Objective, TrainingJob
 from .bounds import node_floors
+from .context import Context
 from .planning import context_of, explicit, space_of
-from .readback import Context
 from .search import evaluated
 
 

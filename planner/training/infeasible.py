@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import Infeasible
 from ..strategy import Constraints
 from ..workload.legality import facts
-from .readback import Context
+from .context import Context
 from .search import Found, Search, evaluated, search
 from .space import Nodes, Space
 

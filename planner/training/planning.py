@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import msgspec
-import numpy as np
 
 from shardwright.models import ModelGraph
-from shardwright.solvers import Status, Stop
+from shardwright.solvers import Status, Stop, relative_gap
 from shardwright.topologies import Topology
 
 from ..costs.step import TrainingCosts
@@ -21,11 +20,13 @@ from ..workload.strategy_table import BALANCED, StrategyTable, table_of
 from ..workload.training import TrainingJob
 from .alternatives import ALTERNATIVES
 from .choices import Scope
+from .context import Context
 from .infeasible import infeasible
+from .links import best_placed, ideal_context, placed, uneven_links
 from .objectives import objective_values
-from .readback import Context, read_back
+from .readback import read_back
 from .robustness import CONSIDERED
-from .search import Search, evaluated, search
+from .search import Candidate, Search, evaluated, search
 from .space import Space
 
 
@@ -40,21 +41,36 @@ def plan_training(
     context = context_of(model, topology, job, inputs)
     space = space_of(context)
     with input_errors():
-        keep = CONSIDERED if job.robustness_samples else ALTERNATIVES + 1
-        found = search(space, context.costs, context.goal, keep=keep, stop=stop)
+        found, candidates = _candidates(context, space, stop)
     solution = found.outcome.solution
     if solution.status is Status.LIMIT:
         raise LimitReached(f"stopped after {solution.work} strategies without one that fits: allow more work")
     if solution.point is None:
         raise infeasible(context, space, found)
-    best = solution.point
+    best = candidates[0]
     return read_back(
         context,
-        best.table,
+        candidates,
         strategy=explicit(best.table, context),
-        optimality=_optimality(context, space, found),
-        found=found,
+        optimality=_optimality(context, space, found, best.value),
     )
+
+
+def _candidates(context: Context, space: Space, stop: Stop | None) -> tuple[Search, list[Candidate]]:
+    """The search whose bound holds, and the strategies to choose from, best first.
+
+    Where links are uneven the bound is that of links as fast as the fastest; the best strategies on such links, and
+    the best on links of average luck, are then placed on the real ones.
+    """
+    keep = CONSIDERED if context.job.robustness_samples else ALTERNATIVES + 1
+    if not uneven_links(context.topology):
+        found = search(space, context.costs, context.goal, keep=keep, stop=stop)
+        return found, [Candidate(each.point.table, context.costs, each.value) for each in found.outcome.best]
+    ideal = ideal_context(context)
+    found = search(space, ideal.costs, ideal.goal, keep=keep, stop=stop)
+    likely = search(space, context.costs, context.goal, keep=keep, stop=stop)
+    tables = {each.point.table.row(0): each.point.table for each in (*found.outcome.best, *likely.outcome.best)}
+    return found, best_placed(context, list(tables.values()))
 
 
 def estimate_training(
@@ -76,7 +92,8 @@ def estimate_training(
     if broken:
         raise InputError(f"strategy: {broken[0]}")
     table = table_of([strategy], model.num_layers)
-    measures = evaluated(context.costs, table)
+    chosen = placed(context, table) if uneven_links(topology) else Candidate(table, context.costs, 0.0)
+    measures = evaluated(chosen.costs, table)
     value = float(objective_values(job.objective, measures, context.goal.rates)[0])
     excess = float(measures.memory_bytes[0]) - context.usable_bytes
     notes = (
@@ -94,7 +111,7 @@ def estimate_training(
         work=1,
     )
     strategy = strategy if strategy.stage_layers else explicit(table, context)
-    return read_back(context, table, strategy=strategy, optimality=optimality, notes=notes)
+    return read_back(context, [chosen], strategy=strategy, optimality=optimality, notes=notes)
 
 
 def with_default_modules(strategy: Strategy, costs: TrainingCosts) -> Strategy:
@@ -128,16 +145,18 @@ def explicit(table: StrategyTable, context: Context) -> Strategy:
     return msgspec.structs.replace(strategy, stage_layers=tuple(context.costs.layers_of(table).tolist()))
 
 
-def _optimality(context: Context, space: Space, found: Search) -> Optimality:
+def _optimality(context: Context, space: Space, found: Search, value: float) -> Optimality:
     solution = found.outcome.solution
+    bound = min(solution.bound, value)
+    gap = relative_gap(value, bound)
     return Optimality(
         objective=context.job.objective,
         sense="min",
-        value=solution.value,
-        bound=solution.bound,
-        gap=solution.gap,
-        status="optimal" if solution.status is Status.OPTIMAL else "feasible",
+        value=value,
+        bound=bound,
+        gap=gap,
+        status="optimal" if gap == 0.0 else "feasible",
         candidates=space.count(found.nodes),
         feasible=found.outcome.feasible,
-        work=int(np.int64(solution.work)),
+        work=solution.work,
     )

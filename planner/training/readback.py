@@ -2,78 +2,51 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import get_args
 
 import numpy as np
 
 from shardwright.models import Attention, Experts, ModelGraph
-from shardwright.topologies import Topology
 
 from ..costs.breakdown import breakdown
 from ..costs.footprint import CATEGORIES, SOURCES
 from ..costs.stages import placed
-from ..costs.step import StepCosts, TrainingCosts
-from ..plan.base import Input, Optimality, Provenance
+from ..costs.step import StepCosts
+from ..plan.base import Optimality, Provenance
 from ..plan.frontier import Robustness
 from ..plan.training import Campaign, Part, Prediction, StageMemory, TrainingPlan, VirtualStage
 from ..strategy import Axis, Strategy
 from ..workload.strategy_table import Ints, StrategyTable
-from ..workload.training import Objective, TrainingJob
+from ..workload.training import TrainingJob
 from .alternatives import alternatives
-from .objectives import Measures, energy_j, rates
+from .context import Context
+from .links import link_terms
+from .objectives import Measures, energy_j
 from .robustness import robustness
-from .search import Goal, Search
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a plan is made for, and the cost model of it."""
-
-    model: ModelGraph
-    topology: Topology
-    job: TrainingJob
-    inputs: tuple[Input, ...]
-    costs: TrainingCosts
-
-    @property
-    def goal(self) -> Goal:
-        """What to minimize within which limits."""
-        return self.goal_of(self.job.objective)
-
-    def goal_of(self, objective: Objective) -> Goal:
-        """Another objective within the same limits."""
-        limit = math.inf if self.job.time_limit_s is None else self.job.time_limit_s
-        given = rates(self.topology, self.job, self.costs)
-        return Goal(objective, self.usable_bytes, limit, given)
-
-    @property
-    def usable_bytes(self) -> float:
-        """What a plan may fill of the smallest device's memory."""
-        return self.costs.device.memory_bytes * (1 - self.job.memory_margin)
+from .search import Candidate
 
 
 def read_back(
     context: Context,
-    table: StrategyTable,
+    candidates: Sequence[Candidate],
     *,
     strategy: Strategy,
     optimality: Optimality,
-    found: Search | None = None,
     notes: Iterable[str] = (),
 ) -> TrainingPlan:
-    """The plan of a table's only row."""
-    costs = context.costs
+    """The plan of the first candidate; the others are its alternatives."""
+    chosen = candidates[0]
+    costs, table = chosen.costs, chosen.table
     rows = costs.rows(table)
     step = costs.step(rows)
+    devices = range(strategy.world_size) if chosen.devices is None else chosen.devices.tolist()
     return TrainingPlan(
         inputs=context.inputs,
         optimality=optimality,
         assumptions=(*notes, *assumptions(context, strategy)),
-        alternatives=() if found is None else alternatives(costs, found),
+        alternatives=alternatives(candidates, "slower" if context.job.objective == "step_s" else "more"),
         provenance=provenance(context),
         model=context.model.name,
         cluster=context.topology.name,
@@ -81,21 +54,22 @@ def read_back(
         strategy=strategy,
         rank_groups=rank_groups(strategy),
         stages=virtual_stages(context, table),
-        rank_to_device=tuple(range(strategy.world_size)),
+        rank_to_device=tuple(devices),
         memory=stage_memory(context, table),
         capacity_bytes=int(costs.device.memory_bytes),
         memory_sources=SOURCES,
         prediction=prediction(context, step),
         breakdown=breakdown(costs, rows, step),
-        robustness=_robustness(context, found),
+        links=() if chosen.devices is None else link_terms(context, chosen),
+        robustness=_robustness(context, candidates),
     )
 
 
-def _robustness(context: Context, found: Search | None) -> Robustness | None:
+def _robustness(context: Context, candidates: Sequence[Candidate]) -> Robustness | None:
     samples = context.job.robustness_samples
-    if found is None or not samples:
+    if len(candidates) < 2 or not samples:
         return None
-    return robustness(context.costs, tuple(each.point for each in found.outcome.best), samples=samples)
+    return robustness(context.costs, [each.table for each in candidates], samples=samples)
 
 
 def rank_groups(strategy: Strategy) -> dict[str, tuple[tuple[int, ...], ...]]:

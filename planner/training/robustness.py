@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..costs.network import Groups, Network
 from ..costs.step import TrainingCosts
 from ..plan.frontier import Rival, Robustness
 from ..workload.strategy_table import StrategyTable, concatenate
-from .search import Found, evaluated
+from .search import evaluated
 
 SPREAD = 0.2
 CONSIDERED = 32
@@ -38,10 +38,10 @@ class ScaledNetwork(Network):
 
 
 def robustness(
-    costs: TrainingCosts, best: tuple[Found, ...], *, samples: int, seed: int = 0, spread: float = SPREAD
+    costs: TrainingCosts, tables: Sequence[StrategyTable], *, samples: int, seed: int = 0, spread: float = SPREAD
 ) -> Robustness:
-    """Regret of the first of `best` against the others over seeded samples of the links' bandwidths."""
-    table = concatenate([each.table for each in best])
+    """Regret of the first of the strategies against the others over seeded samples of the links' bandwidths."""
+    table = concatenate(tables)
     wins: Counter[int] = Counter()
     regrets = []
     for network in _networks(costs.network, samples, np.random.default_rng(seed), spread):
@@ -49,12 +49,12 @@ def robustness(
         winner = int(np.argmin(step_s))
         wins[0 if step_s[0] <= step_s[winner] else winner] += 1
         regrets.append(float(step_s[0] / step_s[winner] - 1))
-    rivals = [Rival(label=best[i].table.row(0).label(), wins=n) for i, n in wins.most_common() if i]
+    rivals = [Rival(label=table.row(i).label(), wins=n) for i, n in wins.most_common() if i]
     return Robustness(
         samples=samples,
         spread=spread,
         seed=seed,
-        rivals_considered=len(best) - 1,
+        rivals_considered=len(table) - 1,
         best_in=wins[0],
         mean_regret=float(np.mean(regrets)),
         worst_regret=max(regrets),

@@ -48,6 +48,16 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A strategy with the cost model it was judged by and its value; `devices[r]` plays rank r, or device r if None."""
+
+    table: StrategyTable
+    costs: TrainingCosts
+    value: float
+    devices: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Search:
     """The outcome, the nodes, and the leanest of the strategies seen that exceed the memory."""
 

@@ -1,0 +1,130 @@
+"""Links as measured: which strategy and which order of nodes suit them, and what the slow ones cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwright.topologies import Topology, parse_topology
+
+from ..costs.step import TrainingCosts
+from ..plan.base import Term
+from ..workload.strategy_table import StrategyTable
+from .context import Context
+from .mapping import node_order
+from .search import Candidate, evaluated
+
+SLOW_LINKS_NAMED = 3
+ORDERED = 3
+
+
+def uneven_links(topology: Topology) -> bool:
+    """Whether some pairs of devices that should be alike are not."""
+    return topology.has_measured_links or bool(topology.document.get("degraded"))
+
+
+def best_links(topology: Topology) -> Topology:
+    """The same cluster with every measured link as fast as the fastest of its kind and nothing degraded: no order of
+    nodes can do better on the real one."""
+    document = dict(topology.document)
+    document.pop("degraded", None)
+    measured = document.get("measured")
+    if measured:
+        same = np.asarray(topology.device_domain[:, None] == topology.device_domain[None, :])
+        kinds = {"node_bandwidth": None, "device_bandwidth": same, "fabric_bandwidth": None}
+        fastest = {name: _fastest(measured[name], kind) for name, kind in kinds.items() if measured.get(name)}
+        if measured.get("node_latency"):
+            fastest["node_latency"] = _fastest(measured["node_latency"], None, smallest=True)
+        document["measured"] = measured | fastest
+    return parse_topology(document)
+
+
+def _fastest(section: dict[str, Any], same: NDArray[np.bool_] | None, smallest: bool = False) -> dict[str, Any]:
+    values = np.array([[np.nan if each is None else each for each in row] for row in section["matrix"]], dtype=float)
+    np.fill_diagonal(values, np.nan)
+    chosen = np.nanmin if smallest else np.nanmax
+    flat = np.full(values.shape, chosen(values))
+    if same is not None:
+        for kind in (same, ~same):
+            if np.isfinite(values[kind]).any():
+                flat[kind] = chosen(values[kind])
+    return section | {"matrix": flat.tolist()}
+
+
+def best_placed(context: Context, tables: Sequence[StrategyTable]) -> list[Candidate]:
+    """Strategies on real devices, best first; the best few of them in the best order found, the others in the
+    cluster's own."""
+    own = sorted((in_own_order(context, table) for table in tables), key=lambda each: each.value)
+    ordered = [placed(context, each.table) for each in own[:ORDERED]]
+    return sorted([*ordered, *own[ORDERED:]], key=lambda each: each.value)
+
+
+def in_own_order(context: Context, table: StrategyTable) -> Candidate:
+    """A strategy with rank r on device r."""
+    return _on(context, table, np.arange(context.topology.n_devices))
+
+
+def placed(context: Context, table: StrategyTable) -> Candidate:
+    """A strategy in the better of the cluster's own order and the order found for it."""
+    own = in_own_order(context, table)
+    found = node_order(context.topology, context.costs, table)
+    return own if found is None else min(own, _on(context, table, found), key=lambda each: each.value)
+
+
+def _on(context: Context, table: StrategyTable, devices: NDArray[np.int64]) -> Candidate:
+    costs = context.costs.on_devices(devices)
+    return Candidate(table, costs, float(context.goal.values(evaluated(costs, table))[0]), devices)
+
+
+def link_terms(context: Context, chosen: Candidate) -> tuple[Term, ...]:
+    """What the slow links cost the plan, with and without a better order of nodes, and which they are."""
+    assert chosen.devices is not None
+    own = np.arange(context.topology.n_devices)
+    host = float(evaluated(context.costs.on_devices(own), chosen.table).step_s[0])
+    made = float(evaluated(chosen.costs, chosen.table).step_s[0])
+    best = float(evaluated(ideal_context(context).costs, chosen.table).step_s[0])
+    moved = int(np.count_nonzero(chosen.devices != own))
+    terms = [
+        Term(name="in the cluster's own order", value=host, unit="s", why="this strategy with rank r on device r"),
+        Term(
+            name="in the plan's order",
+            value=made,
+            unit="s",
+            why=f"{moved} ranks on other devices keep busy transfers off slow links: {(host - made) / host:.2%} saved",
+        ),
+        Term(
+            name="if all links were the fastest",
+            value=best,
+            unit="s",
+            why=f"so the slow links cost {made - best:.4g} s a step, {(made - best) / made:.2%} of it",
+        ),
+    ]
+    return (*terms, *_slowest(context.topology))
+
+
+def _slowest(topology: Topology) -> list[Term]:
+    """The slowest pairs of nodes against the median pair."""
+    if topology.n_nodes < 2:
+        return []
+    rates = topology.node_bandwidth_bytes_per_s.copy()
+    np.fill_diagonal(rates, np.inf)
+    median = float(np.median(rates[np.isfinite(rates)]))
+    order = np.argsort(rates, axis=None, kind="stable")[:SLOW_LINKS_NAMED]
+    names = topology.node_names
+    result = []
+    for index in order.tolist():
+        a, b = divmod(index, topology.n_nodes)
+        rate = float(rates[a, b])
+        if rate < median:
+            why = f"{1 - rate / median:.1%} slower than the median pair of nodes"
+            result.append(Term(name=f"{names[a]} to {names[b]}", value=rate, unit="bytes/s", why=why))
+    return result
+
+
+def ideal_context(context: Context) -> Context:
+    """The context of a search whose values bound those of every order of nodes on the real links."""
+    return replace(context, costs=TrainingCosts(context.model, best_links(context.topology), context.job))

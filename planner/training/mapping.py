@@ -1,0 +1,109 @@
+"""Which node plays which part of the rank order, so that heavy transfers take fast links.
+
+Ranks that share a scale-up domain stay together; what is ordered is which domain stands at which place of the grid
+that the outer axes form. Every axis that crosses domains becomes a term: pipelines add up their hops, rings go at the
+pace of their slowest link (Pipette, Jang et al. 2024, section V).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardwright.topologies import Topology
+
+from ..costs.step import TrainingCosts
+from ..strategy import Strategy
+from ..workload.strategy_table import StrategyTable
+
+AXES = ("tp", "cp", "dp_shard", "dp_replicate", "pp")
+SEARCH_WORK = 400_000
+
+
+@dataclass(frozen=True, slots=True)
+class DomainGrid:
+    """Degrees that remain between domains, outermost first, and the axis of each."""
+
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+
+
+def domain_grid(strategy: Strategy, domain: int) -> DomainGrid | None:
+    """How the outer axes cut the domains into a grid; None where a domain's edge falls inside an axis."""
+    room = domain
+    outer: list[tuple[str, int]] = []
+    for axis in AXES:
+        degree = getattr(strategy, axis)
+        inside = min(room, degree)
+        if degree % inside or room % inside:
+            return None
+        room //= inside
+        if degree > inside:
+            if room > 1:
+                return None
+            outer.append((axis, degree // inside))
+    if room > 1:
+        return None
+    outer.reverse()
+    return DomainGrid(tuple(axis for axis, _ in outer), tuple(degree for _, degree in outer))
+
+
+def carried_bytes(costs: TrainingCosts, table: StrategyTable) -> dict[tuple[str, ...], float]:
+    """Bytes one device sends per step along each set of axes, outermost first, whether or not compute hides them."""
+    rows = costs.rows(table)
+    s = table.row(0)
+    m = int(rows.microbatches[0])
+    tokens = s.mbs * costs.job.sequence_length / s.cp
+    width = costs.model.hidden_size * costs.device.element_bytes
+    held = float(rows.over_all(rows.stages.total, rows.dense_parameters())[0]) / s.pp
+    held += float(rows.over_all(rows.stages.total, rows.gathered(rows.costs.expert_parameters))[0]) / s.pp
+    sent = costs.device.coefficients.framework.gradient_comm_bytes
+    states = held * (sent + (2.0 if s.zero else sent)) * (m if s.zero >= 2 else 1)
+    layers = len(costs.chain.layers) / s.pp
+    rounds = m - 1 - -(-(m - 1) // s.pp)  # hops of round trips beyond the first (Pipette, section IV)
+    return {
+        ("tp",): 4 * layers * m * tokens * width,
+        ("cp",): 3 * layers * m * tokens * width / s.tp,
+        ("dp_shard", "cp") if s.zero else ("dp_replicate", "dp_shard", "cp"): states,
+        ("dp_replicate",): held * 2 * sent / (s.cp * s.dp_shard) if s.zero else 0.0,
+        ("pp",): 2 * (1 + rounds / max(s.pp - 1, 1)) * tokens * width / s.tp,
+    }
+
+
+def node_order(topology: Topology, costs: TrainingCosts, table: StrategyTable) -> NDArray[np.int64] | None:
+    """Device of every rank in the best order found; None where there is nothing to order."""
+    from shardwright.solvers.mapping import MappingProblem, Term, solve
+    from shardwright.solvers.solution import Work
+
+    domain = costs.network.domain
+    if topology.n_domains < 2 or topology.n_devices != domain * topology.n_domains:
+        return None
+    grid = domain_grid(table.row(0), domain)
+    if grid is None or not grid.shape:
+        return None
+    seconds = 1.0 / _domain_rates(topology)
+    terms = []
+    for axes, sent in carried_bytes(costs, table).items():
+        between = tuple(grid.axes.index(axis) for axis in axes if axis in grid.axes)
+        if not between or not sent:
+            continue
+        ring = axes != ("pp",)
+        length = int(np.prod([grid.shape[axis] for axis in between]))
+        # every device of a domain sends along the same axes at the same time
+        cost = domain * sent * seconds
+        terms.append(Term(between, cost, cyclic=ring and length > 2, reduce="max" if ring else "sum"))
+    solution = solve(MappingProblem(grid.shape, tuple(terms)), stop=Work(SEARCH_WORK))
+    if solution.point is None:
+        return None
+    domains = np.asarray(solution.point, dtype=np.int64)
+    return (domains[:, None] * domain + np.arange(domain)[None, :]).reshape(-1)
+
+
+def _domain_rates(topology: Topology) -> NDArray[np.float64]:
+    """Bytes per second between the first nodes of every two domains, all NICs together."""
+    first = np.searchsorted(topology.node_domain, np.arange(topology.n_domains))
+    rates = topology.node_rate_bytes_per_s(first[:, None], first[None, :]).astype(np.float64)
+    np.fill_diagonal(rates, rates.max())
+    return rates
