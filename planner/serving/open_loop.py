@@ -201,9 +201,9 @@ def _most(problem: Problem, choices: list[Choice]) -> Found:
 def _fewest(problem: Problem, choices: list[Choice], rate: float) -> Found:
     """The fewest devices, or the lowest price, that carry a rate; what fails together is solved again for more."""
     bound = bound_of(problem, choices, rate)
-    wanted = rate
+    wanted = rate * (problem.trace.burst() if problem.trace is not None else 1.0)
     best: Counts | None = None
-    for _ in range(TRIES):
+    for _ in range(2 * TRIES):
         found = solve(problem, choices, wanted)
         if found is None:
             break
@@ -214,14 +214,17 @@ def _fewest(problem: Problem, choices: list[Choice], rate: float) -> Found:
             value = best.cost if problem.job.goal == "cost" else float(best.devices)
             others = _others(problem, choices, best, pool)
             return Found(proposal, outcome, value, min(bound, value), len(choices), _useful(choices), others)
-        wanted *= 1.06
+        wanted *= 1.08
     most = solve(problem, choices, None)
     if most is None or best is None:
         reachable = most[0].rate if most else 0.0
         if reachable <= 0:
             raise Infeasible(nearest_target(problem))
         raise Infeasible(_too_fast(problem, reachable, rate))
-    raise Infeasible(_too_fast(problem, most[0].rate / 1.06, rate))
+    if problem.trace is not None and most[0].rate > rate:
+        outcome = run(problem, proposal_of(*most), rate)
+        raise Infeasible(_bursts(problem, outcome))
+    raise Infeasible(_too_fast(problem, most[0].rate / 1.08, rate))
 
 
 def _by_load(problem: Problem, rate: float) -> Found:
@@ -321,6 +324,17 @@ def _too_fast(problem: Problem, reachable: float, rate: float) -> str:
     return (
         f"{problem.model.name} on {problem.topology.name}: {rate:g} requests/s cannot be carried{within} by "
         f"{sum(problem.supply)} devices; the nearest attainable rate is {reachable:.3g} requests/s"
+    )
+
+
+def _bursts(problem: Problem, outcome: Outcome) -> str:
+    at = problem.job.targets.percentile
+    limits = problem.job.targets.limits()
+    asked = ", ".join(f"{name} {limit * 1e3:g} ms" for name, limit in limits.items())
+    reached = ", ".join(f"{name} {outcome.percentile(name, at) * 1e3:.3g} ms" for name in limits)
+    return (
+        f"{problem.model.name} on {problem.topology.name}: {asked} at p{at:g} cannot be met under the bursts of trace "
+        f"{problem.trace.name if problem.trace else ''}; with all {sum(problem.supply)} devices it is {reached}"
     )
 
 

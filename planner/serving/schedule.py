@@ -66,8 +66,8 @@ class StepTable:
         found = self._plain.get(sequences)
         if found is None:
             cost = self.cost
-            own = -(-sequences // cost.groups) * cost.tokens_checked / cost.pp
-            turn = max(self._turn(own, sequences * cost.tokens_checked / cost.pp, sequences), cost.decode_launch_s)
+            own, stage = self._micro_batch(sequences)
+            turn = max(self._turn(own, stage, sequences), cost.decode_launch_s)
             found = turn * (1 + cost.draft) + cost.step_s + cost.sequence_s * -(-sequences // cost.groups)
             self._plain[sequences] = found
         return found
@@ -75,8 +75,7 @@ class StepTable:
     def loaded(self, sequences: int, prompt_tokens: int, prompts: int) -> float:
         """A step of decodes with prompt chunks beside them, attention over contexts left out."""
         cost = self.cost
-        own = -(-sequences // cost.groups) * cost.tokens_checked / cost.pp
-        stage = sequences * cost.tokens_checked / cost.pp
+        own, stage = self._micro_batch(sequences)
         share = prompt_tokens / prompts * -(-prompts // cost.groups) / cost.cp
         mixed = min(prompts, cost.pp)
         turn = self._turn(own + share / mixed, stage + prompt_tokens / mixed, sequences + prompts)
@@ -86,6 +85,12 @@ class StepTable:
         host = cost.step_s + cost.sequence_s * -(-sequences // cost.groups)
         host += cost.token_s * prompt_tokens + cost.prefill_s
         return turn / cost.pp * (1 + cost.draft) + host
+
+    def _micro_batch(self, sequences: int) -> tuple[int, int]:
+        """Tokens of one attention group and of the stage in one of pp micro-batches."""
+        cost = self.cost
+        own = -(-(-(-sequences // cost.groups)) // cost.pp) * cost.tokens_checked
+        return own, -(-sequences // cost.pp) * cost.tokens_checked
 
     def _turn(self, own: float, stage: float, sequences: int) -> float:
         if own < _DENSE - 1 and stage < _DENSE - 1:

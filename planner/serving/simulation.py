@@ -130,11 +130,13 @@ class _Run:
         ]
 
     def _send(self, now: float) -> None:
-        """Put the next request of the trace among the events."""
-        if self.next < len(self.arrival):
+        """Put the next request of the trace among the events, and all of an open load that arrive with it."""
+        while self.next < len(self.arrival) and (self.closed or self.arrival[self.next] <= now):
             self.arrival[self.next] = now
             heappush(self.events, (now, next(self.order), -1, self.next))
             self.next += 1
+            if self.closed:
+                return
 
     def outcome(self) -> Outcome:
         workers = self.front + self.back
@@ -161,7 +163,7 @@ class _Run:
         worker.waiting.append(request)
         worker.load += 1
         before = worker.end
-        end = worker.plan(now) if before == float("inf") else worker.interrupt(now)
+        end = worker.wake(now) if before == float("inf") else worker.interrupt(now)
         if end != before:
             self._push(worker, offset + place)
 

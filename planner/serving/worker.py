@@ -112,6 +112,11 @@ class Worker:
             self.end = _IDLE
         return self.end
 
+    def wake(self, now: float) -> float:
+        """Leave idleness once all that arrives at this time has arrived: an empty step that ends at once."""
+        self._start, self._leap, self._batch, self.end = now, 0, [], now
+        return now
+
     def interrupt(self, now: float) -> float:
         """Cut a leap after the step that is running, because a request has arrived; returns the new end."""
         if self._leap <= 1 or self._batch or self.blocked:

@@ -150,7 +150,8 @@ class ServingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     `objective`: `throughput` carries as much as the cluster can within the targets (at a concurrency: the most tokens
     per second), `gpus` the load on the fewest devices, `cost` at the lowest price, `latency` with the lowest mean
     end-to-end latency, `energy` with the fewest joules per token; None chooses `gpus` for a rate and `throughput` for a
-    concurrency. `most_devices` leaves part of the cluster unused.
+    concurrency. `most_devices` leaves part of the cluster unused; `operators` names
+    measured operator tables to use where they have an answer.
     """
 
     load: Load
@@ -163,6 +164,7 @@ class ServingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     speculation: Speculation | None = None
     constraints: LayoutConstraints = LayoutConstraints()
     most_devices: int | None = None
+    operators: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -198,6 +200,13 @@ class Trace:
     def rate_per_s(self) -> float:
         """Mean arrivals per second; a burst that arrives at once has an infinite rate."""
         return (len(self) - 1) / self.duration_s if self.duration_s > 0 else math.inf
+
+    def burst(self, windows: int = 60) -> float:
+        """How much faster than on average requests arrive in the busier windows of the trace (its 90th percentile)."""
+        if self.duration_s <= 0 or len(self) < 10 * windows:
+            return 1.0
+        counts = np.histogram(self.arrival_s, bins=windows)[0]
+        return max(1.0, float(np.percentile(counts, 90) / counts.mean()))
 
     def part(self, chosen: NDArray[np.int64] | slice) -> Trace:
         """The chosen requests alone."""

@@ -100,14 +100,14 @@ class StepCost:
     def linear_seconds(self, sequences: Numbers, prompt_tokens: Numbers, prompts: Numbers) -> Array:
         """All of a step but its attention over contexts; `prompts` chunks of `prompt_tokens` together.
 
-        A pipeline of pp stages runs pp groups of sequences one after another: a turn of all of them takes pp stages.
+        A pipeline of pp stages runs pp micro-batches one after another, none smaller than a sequence: a turn of all of
+        them takes pp stages.
         """
         held, tokens, chunks = (np.asarray(each, dtype=float) for each in (sequences, prompt_tokens, prompts))
-        decode = np.ceil(held / self.groups) * self.tokens_checked
         busiest = np.ceil(chunks / self.groups)
         share = np.where(chunks > 0, tokens / np.maximum(chunks, 1) * busiest, 0.0) / self.cp
-        lone, mixed = decode / self.pp, np.clip(chunks, 1, self.pp)
-        total = held * self.tokens_checked / self.pp
+        lone = np.ceil(np.ceil(held / self.groups) / self.pp) * self.tokens_checked
+        total, mixed = np.ceil(held / self.pp) * self.tokens_checked, np.clip(chunks, 1, self.pp)
         turn = np.maximum(self.tables(lone, total, held), self.decode_launch_s)
         if np.any(tokens > 0):
             loaded = self.tables(lone + share / mixed, total + tokens / mixed, held + chunks)
