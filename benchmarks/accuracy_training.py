@@ -4,7 +4,8 @@
 
 The error of a row is predicted / measured step time - 1; the measured time is `rep_iter_time_s`, else what
 `derived_tokens_per_s_per_gpu` implies. Kendall's τ-b and regret are over groups of rows of one source that share
-model, devices, sequence, batch and precision; equal strategies in a group are repeats and count once.
+model, devices, sequence, batch and precision; equal strategies in a group are repeats and count once. The tables of
+Sailor, SimuMax and AMP are known by their own columns (measurements/others.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measurements.cells import Row, text
+from benchmarks.measurements.others import other_runs
 from benchmarks.measurements.runs import Run, Skipped, read_rows, runs_of
 from benchmarks.metrics import Trial, errors, ranking
 from benchmarks.prediction import predict
@@ -39,9 +41,8 @@ class Outcome:
 Figures = dict[str, float | int | None]
 
 
-def outcomes(rows: Sequence[Row]) -> list[Outcome]:
+def outcomes(read: Sequence[Run | Skipped]) -> list[Outcome]:
     """Every row predicted or skipped, in order."""
-    read = runs_of(rows)
     runs = [each for each in read if isinstance(each, Run)]
     predictions = predict(runs)
     result: list[Outcome] = []
@@ -133,11 +134,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--where", action="append", default=[], metavar="COLUMN=TEXT", help="keep matching rows only")
     options = parser.parse_args(arguments)
     try:
-        rows = filtered(read_rows(options.file), options.where)
+        read = other_runs(options.file)
+        if read is None:
+            read = runs_of(filtered(read_rows(options.file), options.where))
     except OSError as error:
         print(f"error: {options.file}: {error.strerror}", file=sys.stderr)
         return 2
-    found = outcomes(rows)
+    timed = [each for each in read if isinstance(each, Skipped) or each.measured_s is not None]
+    found = outcomes(timed)
     if options.json:
         print(json.dumps(report(found), indent=2, ensure_ascii=False))
         return 0

@@ -33,7 +33,7 @@ _FAMILIES: dict[str, tuple[dict[str, float], float, float, float]] = {
     "tpu": ({"bf16": 0.75}, 128, 1e6, 0.5),
     "trainium": ({"bf16": 0.5}, 128, 2e6, 0.4),
 }
-_NEAREST = {"cdna4": "cdna3", "inferentia": "trainium"}
+_NEAREST = {"cdna4": "mi325x", "inferentia": "trainium"}
 
 # The same silicon at 500 W instead of 700 W: power goes with the cube of the clock.
 _DERIVED = {"h100-sxm5-96gb-500w": ("hopper", (500 / 700) ** (1 / 3))}
@@ -71,7 +71,9 @@ _FRAMEWORKS: dict[str, dict[str, Any]] = {
     "megatron-2026": _CORE | {"dispatch_by_node": True, "logits_bytes": 6.0, "attention_fraction": 0.95},
     "hai-llm": _CORE | {"dispatch_by_node": True, "logits_bytes": 6.0, "ep_overlap": 0.9, "tp_overlap": 0.0},
     "fsdp-2023": _SHARDED | {"host_operator_s": 20e-6, "attention_fraction": 0.45},
-    "fsdp-2025": _SHARDED | {"host_operator_s": 15e-6, "attention_fraction": 0.7, "host_experts_s": 1e-3},
+    "fsdp-2025": _SHARDED
+    | {"host_operator_s": 15e-6, "attention_fraction": 0.7, "host_experts_s": 1e-3}
+    | {"dispatch_by_node": True},
     "internevo": _SHARDED
     | {"host_operator_s": 20e-6, "attention_fraction": 0.9, "hidden_cost": 0.3, "weights_by_broadcast": True}
     | {"allocator_fraction": 0.3},

@@ -25,16 +25,18 @@ _DGX_B200 = Cluster("B200-SXM-180GB", 1, 8, 1, 8, 3200, "ib")
 
 
 def sailor_run(row: Row) -> Run:
-    """Sailor on Clariden: GH200 nodes of four, 200 Gb/s Slingshot for each, OPT-350M at sequence 2048 in 16 bits under
+    """Sailor on Clariden: GH200 nodes of four, 200 Gb/s Slingshot for each, sequence 2048 in 16 bits under
     Megatron-DeepSpeed without its fused kernels and without recompute.
 
-    Its 26 layers are the embedding, 24 layers, and the head.
+    Its list of layers is the embedding, the transformer's layers, and the head.
     """
-    model = _opt_350m()
+    if text(row, "cluster") != "clariden" or set(re.split(r"[|/,]", text(row, "gpu_types"))) != {"GH-96"}:
+        raise UnusableError("cluster unknown")
+    model = _sailor_model(text(row, "model"))
     nodes, pp = required(row, "nodes"), required(row, "pp")
     stages = [int(each) for each in re.findall(r"\d+", text(row, "stage_layers"))]
-    if text(row, "model") != "OPT-350M" or sum(stages) != model.num_layers + 2 or len(stages) != pp:
-        raise UnusableError("model unknown")
+    if sum(stages) != model.num_layers + 2 or len(stages) != pp:
+        raise UnusableError("stages do not hold the model")
     stages[0] -= 1
     stages[-1] -= 1
     strategy = Strategy(
@@ -162,19 +164,23 @@ def other_runs(path: str | Path) -> list[Run | Skipped] | None:
 
 
 @lru_cache
-def _opt_350m() -> ModelGraph:
+def _sailor_model(name: str) -> ModelGraph:
+    """Layers, width, heads and vocabulary of the models Sailor measured."""
+    sizes = {"OPT-350M": (24, 1024, 16, 50272), "GPT-NEO-2.7B": (32, 2560, 20, 50304)}.get(name.upper())
+    if sizes is None:
+        raise UnusableError("model unknown")
+    layers, hidden, heads, vocab = sizes
     shape = TransformerShape(
-        layers=24, hidden=1024, heads=16, ffn=4096, vocab=50272, bias=True, tied=True, learned_positions=True,
-        max_positions=2048,
+        layers=layers, hidden=hidden, heads=heads, ffn=4 * hidden, vocab=vocab, bias=True, tied=True,
+        learned_positions=True, max_positions=2048,
     )  # fmt: skip
-    return models.transformer(shape, "opt-350m")
+    return models.transformer(shape, name.lower())
 
 
 @lru_cache
 def _cut(name: str, layers: int) -> ModelGraph:
     """A catalog model with fewer layers; of a DeepSeek model one dense layer is kept."""
-    known = {"deepseekv2": "deepseek-v2", "deepseekv3": "deepseek-v3", "llama3-70b": "llama-3-70b"}
-    entry = models.catalog_entry(known.get(name, {"llama3-405b": "llama-3.1-405b"}.get(name, name)))
+    entry = models.catalog_entry({"llama3-405b": "llama-3.1-405b"}.get(name, name))
     config: dict[str, Any] = dict(entry.config) | {"num_hidden_layers": layers}
     if "deepseek" in name:
         config |= {"first_k_dense_replace": 1, "num_nextn_predict_layers": 0}

@@ -64,6 +64,12 @@ def test_an_unknown_subcommand_is_exit_code_2(capsys: pytest.CaptureFixture[str]
     assert "training" in capsys.readouterr().err
 
 
+def test_the_tables_of_others_are_known_by_their_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, limit in (("sailor_gh200", 0.10), ("simumax_b200", 0.06), ("amp_t4_v100", 0.15)):
+        assert main(["training", str(shared_file(f"measured/{name}.csv")), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["total"]["mean_ape"] < limit
+
+
 def test_an_empty_table_has_nothing_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["training", str(table(tmp_path / "empty.csv", [])), "--json"]) == 0
     total = json.loads(capsys.readouterr().out)["total"]

@@ -11,8 +11,8 @@ from benchmarks.prediction import predict
 SAILOR = (
     "file,cluster,model,gpu_types,nodes,gpus,pp,dp,tp,mbs,gbs,stage_layers,stage_gpus,measured_s_per_iter,"
     "measured_grad_allreduce_s,measured_peak_mem_bytes\n"
-    "a/plan.json,c,OPT-350M,GH-96,2,8,2,1,4,8,32,12|14,x,0.6,0.004,26000000000\n"
-    "a/plan.json,c,OPT-66B,GH-96,2,8,2,1,4,8,32,12|14,x,0.6,0.004,26000000000\n"
+    "a/plan.json,clariden,OPT-350M,GH-96,2,8,2,1,4,8,32,12|14,x,0.6,0.004,26000000000\n"
+    "a/plan.json,clariden,OPT-66B,GH-96,2,8,2,1,4,8,32,12|14,x,0.6,0.004,26000000000\n"
 )
 SIMUMAX = (
     "case,model,parallel,layer_num,mbc,measured_ms,predicted_ms,measured_alloc_gib,predicted_alloc_gib\n"
