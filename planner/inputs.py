@@ -131,6 +131,8 @@ def _current(record: Input) -> Input | None:
         return load_model(name)[1]
     if record.role == "topology":
         return load_topology(name, measured or None)[1]
+    if not source.endswith((".json", ".yaml", ".yml")):
+        return None  # traces are hashed by what was read from them, which only their reader knows
     return Input(role=record.role, source=source, sha256=sha256_of(read_document(source, record.role)))
 
 

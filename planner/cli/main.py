@@ -14,6 +14,7 @@ from ..errors import ShardwrightError
 
 COMMANDS = (
     ("train", "Split a training job over a cluster."),
+    ("serve", "Deploy a model under latency targets."),
     ("estimate", "Predict a given strategy without searching."),
     ("validate", "Check a plan from first principles."),
     ("export", "Write a plan in a launcher's own form."),
