@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,12 @@ def read_routing(path: str | Path, *, array: str | None = None, top: int | None 
     _check_file(path, name)
     try:
         documents = _documents(path, name, array)
-        return [_from_document(label, document, top) for label, document in documents]
+        routings = [_from_document(label, document, top) for label, document in documents]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"{name}: cannot be read ({' '.join(str(error).split())})") from error
+    return [replace(routing, name=routing.name.removeprefix("routing ")) for routing in routings]
 
 
 def _check_file(path: Path, name: str) -> None:

@@ -95,3 +95,18 @@ def cluster_of(topology: Topology, source: Input | None = None) -> ExpertCluster
     memory = np.array([float(kind.memory_bytes) for kind in kinds])
     node = np.asarray(topology.device_node, dtype=np.int64)
     return ExpertCluster(topology.name, cost, node, speeds / speeds.mean(), memory, fastest, source)
+
+
+def cluster_for(
+    cluster: str | None, measured: str | None, gpus: int | None, gpus_per_node: int | None, link_ratio: float
+) -> ExpertCluster:
+    """The cluster that a user names: a topology, or a number of equal GPUs. Raises InputError when both or neither."""
+    if (cluster is None) == (gpus is None):
+        raise InputError("cluster: give either --cluster or --gpus")
+    if cluster is not None:
+        from ..inputs import load_topology
+
+        topology, source = load_topology(cluster, measured)
+        return cluster_of(topology, source)
+    assert gpus is not None
+    return flat_cluster(gpus, gpus_per_node, link_ratio)

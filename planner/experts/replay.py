@@ -35,7 +35,7 @@ def replay(holders: Holders, routing: Routing, cluster: ExpertCluster, *, held_o
     copies of an expert share its load evenly. For fan-out, token t uses copy t modulo the number of copies.
     """
     placement = slot_placement(holders)
-    problem = problem_of([routing], cluster, np.bincount(placement.device.max(axis=0), minlength=cluster.gpus))
+    problem = problem_of([routing], cluster, np.full(cluster.gpus, routing.experts))
     flow = follow(problem, placement)
     loads = slot_loads(flow.weights, placement.device, cluster.gpus)
     peaks = peaks_of(loads, problem.per_fair_share)
@@ -68,8 +68,7 @@ def problem_of(routings: list[Routing], cluster: ExpertCluster, slots: Ints) -> 
     loads = np.stack([routing.loads for routing in routings])
     tables = [routing.transitions for routing in routings if routing.transitions is not None]
     transitions = np.mean(tables, axis=0) if len(tables) == len(routings) else None
-    room = np.maximum(slots, -(-loads.shape[2] // cluster.gpus))
-    return PlacementProblem(loads, cluster.link_cost, room, transitions, cluster.speeds)
+    return PlacementProblem(loads, cluster.link_cost, slots, transitions, cluster.speeds)
 
 
 def slot_placement(holders: Holders) -> SlotPlacement:

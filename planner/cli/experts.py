@@ -1,0 +1,76 @@
+"""`shardwright experts`: which GPU holds which expert."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+_Files = Annotated[list[str], typer.Option("--routing", help="Routing file; repeat it for several workloads.")]
+_Array = Annotated[str | None, typer.Option(help="Array of an .npz file to read.")]
+_Top = Annotated[int | None, typer.Option(help="Keep the first K expert ids of every token.")]
+_Cluster = Annotated[str | None, typer.Option(help="Catalog name such as dgx-h100:8, or a topology file.")]
+_Measured = Annotated[str | None, typer.Option(help="mpiGraph JSON whose matrix overrides nominal links.")]
+_Gpus = Annotated[int | None, typer.Option(help="Number of equal GPUs, instead of --cluster.")]
+_PerNode = Annotated[int | None, typer.Option(help="GPUs in a node. [default: all]")]
+_Ratio = Annotated[float, typer.Option(help="Cost of a link between nodes over one inside.")]
+_Objective = Annotated[str, typer.Option(help="transitions, fanout, load, joint or minimax.")]
+_Weight = Annotated[float | None, typer.Option(help="Weight of the load ratio. [default: 10 for joint]")]
+_Redundant = Annotated[int, typer.Option(help="Slots per layer for further copies of hot experts.")]
+_Slots = Annotated[int | None, typer.Option(help="Slots on each GPU per layer. [default: even shares]")]
+_Groups = Annotated[int | None, typer.Option(help="Router groups whose experts must share a node.")]
+_HeldOut = Annotated[float, typer.Option(help="Share of each trace's tokens to judge by only.")]
+_Certify = Annotated[bool, typer.Option("--certify", help="Spend minutes on a tighter bound.")]
+_Seed = Annotated[int, typer.Option(help="Seed of the search.")]
+_Work = Annotated[int | None, typer.Option(help="Swaps to propose.")]
+_Json = Annotated[bool, typer.Option("--json", help="Only the plan as JSON on stdout.")]
+_Output = Annotated[str | None, typer.Option("--output", "-o", help="Write the plan to this file.")]
+
+
+def experts(
+    routing: _Files,
+    array: _Array = None,
+    top: _Top = None,
+    cluster: _Cluster = None,
+    measured: _Measured = None,
+    gpus: _Gpus = None,
+    gpus_per_node: _PerNode = None,
+    link_ratio: _Ratio = 1.0,
+    objective: _Objective = "joint",
+    load_weight: _Weight = None,
+    redundant: _Redundant = 0,
+    slots_per_gpu: _Slots = None,
+    expert_groups: _Groups = None,
+    held_out: _HeldOut = 0.0,
+    certify: _Certify = False,
+    seed: _Seed = 0,
+    work: _Work = None,
+    output: _Output = None,
+    json: _Json = False,
+) -> None:
+    """Place the experts of a mixture-of-experts model on GPUs so that load is even and tokens travel little."""
+    import time
+
+    started = time.perf_counter()
+    from ..experts.cluster import cluster_for
+    from ..experts.planning import plan_experts
+    from ..experts.request import ExpertRequest
+    from ..experts.workloads import load_workloads
+    from ..report.experts import print_expert_plan
+    from .common import emit
+
+    request = ExpertRequest(
+        objective=objective,  # type: ignore[arg-type]  # ExpertRequest refuses what is no objective
+        load_weight=load_weight,
+        redundant=redundant,
+        slots_per_gpu=slots_per_gpu,
+        expert_groups=expert_groups,
+        held_out=held_out,
+        certify=certify,
+        seed=seed,
+        **({} if work is None else {"work": work}),
+    )
+    place = cluster_for(cluster, measured, gpus, gpus_per_node, link_ratio)
+    workloads = load_workloads(routing, array, top, held_out)
+    plan = plan_experts(workloads, place, request)
+    emit(plan, json=json, output=output, view=lambda: print_expert_plan(plan, time.perf_counter() - started))

@@ -1,0 +1,202 @@
+"""From routing, a cluster and a request to a plan: formulate, solve, replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+
+import numpy as np
+
+from shardwright.solvers import Solution, Status, relative_gap
+from shardwright.solvers.placement import Effort, PlacementProblem, SlotPlacement, place
+
+from ..errors import InputError
+from ..plan.base import Alternative, Optimality, Provenance
+from ..plan.experts import ExpertPlan, Migration, WorkloadScore
+from .cluster import ExpertCluster, Ints
+from .replay import Holders, problem_of, replay
+from .request import ExpertRequest
+from .workloads import Workloads
+
+SENTENCES = {
+    "transitions": "link cost per transition between layers, tokens staying where their last expert ran",
+    "joint": "link cost per transition plus load weight times the mean load ratio",
+    "load": "fullest GPU over fair share, mean over the layers, worst workload",
+    "fanout": "link cost of reaching every GPU and node that holds one of a token's experts, per layer",
+    "minimax": "largest link cost times flow between two GPUs, per token",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a solver hands back: holders per layer with routing, the objective's value and a bound on it."""
+
+    holders: Holders
+    solution: Solution[SlotPlacement]
+    solver: str
+
+
+def plan_experts(workloads: Workloads, cluster: ExpertCluster, request: ExpertRequest) -> ExpertPlan:
+    """The best placement found and how far from the best possible it can be.
+
+    Raises InputError when the workloads lack what the objective needs or the slots are too few.
+    """
+    slots = slots_of(workloads, cluster, request)
+    found = _solve(workloads, cluster, request, slots)
+    return plan_of(workloads, cluster, request, found)
+
+
+def slots_of(workloads: Workloads, cluster: ExpertCluster, request: ExpertRequest) -> Ints:
+    """Slots of every GPU. Raises InputError when experts and copies do not fit, or copies could not be told apart."""
+    experts = workloads.first.experts
+    if request.redundant > experts * (cluster.gpus - 1):
+        raise InputError(f"redundant must be at most {experts * (cluster.gpus - 1)} but got {request.redundant}")
+    slots = cluster.slots(experts, request.redundant)
+    if request.slots_per_gpu is not None:
+        slots = np.full(cluster.gpus, request.slots_per_gpu, dtype=np.int64)
+    if slots.sum() < experts + request.redundant:
+        raise InputError(
+            f"{experts} experts and {request.redundant} redundant copies need as many slots "
+            f"but {cluster.gpus} GPUs have {int(slots.sum())}"
+        )
+    return slots
+
+
+def formulate(workloads: Workloads, cluster: ExpertCluster, request: ExpertRequest, slots: Ints) -> PlacementProblem:
+    """The placement problem of a request. Raises InputError when traffic is asked of mere counts."""
+    problem = problem_of(list(workloads.routings), cluster, slots)
+    if request.objective == "load":
+        return replace(problem, transitions=None, load_weight=1.0)
+    if problem.transitions is None:
+        raise InputError(
+            f"objective {request.objective} needs transitions or expert ids "
+            f"but {workloads.first.name} has counts of one layer at a time; use --objective load"
+        )
+    return replace(problem, load_weight=request.weight_of_load)
+
+
+def _solve(workloads: Workloads, cluster: ExpertCluster, request: ExpertRequest, slots: Ints) -> Found:
+    effort = Effort(work=request.work, seed=request.seed)
+    if request.objective == "fanout":
+        from .returning import place_returning
+
+        return place_returning(workloads, cluster, request, slots)
+    problem = formulate(workloads, cluster, request, slots)
+    if request.objective == "minimax":
+        from .heaviest import place_heaviest
+
+        return place_heaviest(problem, request)
+    if request.expert_groups is not None:
+        from .node_local import place_node_local
+
+        return place_node_local(problem, cluster, request)
+    solution = place(problem, request.redundant, effort)
+    assert solution.point is not None
+    if request.certify and solution.status is not Status.OPTIMAL and request.redundant == 0 and problem.has_traffic:
+        from .certificate import certified
+
+        solution = certified(problem, solution)
+    return Found(solution.point.holders(problem.items), solution, "placement")
+
+
+def plan_of(
+    workloads: Workloads,
+    cluster: ExpertCluster,
+    request: ExpertRequest,
+    found: Found,
+    migration: Migration | None = None,
+) -> ExpertPlan:
+    """The plan of a placement that was found, scored on every workload in sample and held out."""
+    first = workloads.first
+    slots = slots_of(workloads, cluster, request)
+    scores = score_all(found.holders, workloads, cluster)
+    solution = found.solution
+    return ExpertPlan(
+        inputs=workloads.sources + ((cluster.source,) if cluster.source else ()),
+        optimality=Optimality(
+            objective=SENTENCES[request.objective],
+            sense="min",
+            value=solution.value,
+            bound=solution.bound,
+            gap=relative_gap(solution.value, solution.bound),
+            status="optimal" if solution.status is Status.OPTIMAL else "feasible",
+            work=solution.work,
+        ),
+        assumptions=_assumptions(workloads, cluster, request),
+        alternatives=_alternatives(workloads, cluster, request, slots),
+        provenance=Provenance(
+            tool_version=version("shardwright"),
+            seed=request.seed,
+            solver=found.solver,
+            libraries={name: version(name) for name in ("numpy", "numba", "ortools")},
+        ),
+        objective=request.objective,
+        load_weight=request.weight_of_load,
+        flow="home" if request.objective == "fanout" else "stay",
+        experts=first.experts,
+        gpus=cluster.gpus,
+        gpus_per_node=cluster.gpus_per_node,
+        redundant=request.redundant,
+        slots=tuple(slots.tolist()),
+        moe_layers=tuple(first.layers.tolist()),
+        placement=_all_rows(found.holders, workloads, slots),
+        scores=scores,
+        migration=migration,
+    )
+
+
+def score_all(holders: Holders, workloads: Workloads, cluster: ExpertCluster) -> tuple[WorkloadScore, ...]:
+    """Scores on the workloads planned with, then on the tokens held out."""
+    seen = [replay(holders, routing, cluster).score for routing in workloads.routings]
+    unseen = [replay(holders, routing, cluster, held_out=True).score for routing in workloads.held_out]
+    return tuple(seen + unseen)
+
+
+def in_order(experts: int, slots: Ints) -> list[list[int]]:
+    """Experts in order on the GPUs in order, evenly: the layout of frameworks, and of layers without routing."""
+    from shardwright.solvers.placement import contiguous
+
+    flat = PlacementProblem(np.ones((1, 1, experts)), np.zeros((len(slots), len(slots))), slots)
+    return [[gpu] for gpu in contiguous(flat)[0].tolist()]
+
+
+def _all_rows(holders: Holders, workloads: Workloads, slots: Ints) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    plain = in_order(workloads.first.experts, slots)
+    rows: list[list[list[int]]] = [plain] * workloads.first.rows
+    for layer, row in zip(workloads.first.layers.tolist(), holders, strict=True):
+        rows[layer] = row
+    return tuple(tuple(tuple(gpus) for gpus in row) for row in rows)
+
+
+def _alternatives(
+    workloads: Workloads, cluster: ExpertCluster, request: ExpertRequest, slots: Ints
+) -> tuple[Alternative, ...]:
+    """What the usual layout costs on the first workload."""
+    plain = in_order(workloads.first.experts, slots)
+    usual = replay([plain] * len(workloads.first.layers), workloads.first, cluster).score
+    why = f"load ratio {usual.load_ratio:.3f}"
+    if usual.traffic is not None:
+        why += f", link cost {usual.traffic:.4g} per transition"
+    value = request.weight_of_load * usual.load_ratio
+    if request.objective in ("transitions", "joint") and usual.traffic is not None:
+        value += usual.traffic
+    if request.objective == "minimax" and usual.heaviest_pair is not None:
+        value = usual.heaviest_pair
+    return (Alternative(label="experts in order", value=value, why=why),)
+
+
+def _assumptions(workloads: Workloads, cluster: ExpertCluster, request: ExpertRequest) -> tuple[str, ...]:
+    out = list(cluster.assumptions)
+    if request.objective == "fanout":
+        out.append("tokens return home after every layer, and every GPU is home to as many tokens")
+        if request.redundant:
+            out.append("token t uses copy t modulo the number of copies of an expert")
+    elif request.objective == "load":
+        out.append("the copies of an expert share its load evenly")
+    else:
+        out.append("tokens stay where their last expert ran")
+        if request.redundant:
+            out.append("every copy sends tokens to the nearest copies of the next expert, evenly among equals")
+    if len(workloads.routings) > 1:
+        out.append("load counts in the worst workload, traffic in the mean of all")
+    return tuple(out)

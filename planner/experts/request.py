@@ -1,0 +1,51 @@
+"""What a user asks of an expert placement."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..errors import InputError
+from ..plan.experts import Objective
+
+OBJECTIVES = ("transitions", "fanout", "load", "joint", "minimax")
+DEFAULT_LOAD_WEIGHT = 10.0
+
+
+class ExpertRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`transitions` minimizes link cost while tokens stay where their last expert ran, `joint` that plus `load_weight`
+    times the load ratio, `load` the load ratio alone, `fanout` the GPUs and nodes a token reaches when it returns home
+    after every layer, `minimax` the heaviest pair of GPUs.
+
+    `redundant` slots per layer hold further copies of hot experts. `slots_per_gpu` overrides even shares.
+    `expert_groups` is the number of router groups whose experts must share a node. `held_out` is the share of tokens
+    kept aside to judge by. `work` is the number of swaps to propose; `certify` spends minutes on a tighter bound.
+    """
+
+    objective: Objective = "joint"
+    load_weight: float | None = None
+    redundant: int = 0
+    slots_per_gpu: int | None = None
+    expert_groups: int | None = None
+    held_out: float = 0.0
+    seed: int = 0
+    work: int = 100_000_000
+    certify: bool = False
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise InputError(f"objective must be one of {', '.join(OBJECTIVES)} but got {self.objective!r}")
+        if self.load_weight is not None and not 0 <= self.load_weight < 1e9:
+            raise InputError(f"load-weight must be a number of at least 0 but got {self.load_weight}")
+        if self.redundant < 0:
+            raise InputError(f"redundant must be at least 0 but got {self.redundant}")
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"held-out must be a share from 0 to below 1 but got {self.held_out}")
+        if self.work < 1:
+            raise InputError(f"work must be at least 1 but got {self.work}")
+
+    @property
+    def weight_of_load(self) -> float:
+        """The load weight in force: as given, or ten for `joint`, one for `load` and none for the others."""
+        if self.load_weight is not None and self.objective not in ("transitions", "load"):
+            return self.load_weight
+        return {"joint": DEFAULT_LOAD_WEIGHT, "load": 1.0}.get(self.objective, 0.0)
