@@ -19,7 +19,7 @@ class MegatronBridge:
 
     name = "megatron-bridge"
     kinds = ("training",)
-    validated_with = "megatron-bridge 0.6.2"
+    validated_with = "written for megatron-bridge 0.6.2; not yet parsed by it"
 
     def __call__(self, context: Context) -> Export:
         """Overrides and a start script for every host that takes the recipe script first."""

@@ -17,7 +17,7 @@ class OpenMpi:
 
     name = "openmpi"
     kinds = ("training",)
-    validated_with = "openmpi 4.1.4"
+    validated_with = "written for openmpi 4.1.4; not yet run"
 
     def __call__(self, context: Context) -> Export:
         """The rankfile, what each rank sees, and the command."""

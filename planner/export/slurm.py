@@ -14,7 +14,7 @@ class Slurm:
 
     name = "slurm"
     kinds = ("training",)
-    validated_with = "slurm 22.05.8"
+    validated_with = "written for slurm 22.05.8; not yet run"
 
     def __call__(self, context: Context) -> Export:
         """The batch script, the host of every rank, and what each rank sees."""

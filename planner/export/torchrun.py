@@ -16,7 +16,7 @@ class Torchrun:
 
     name = "torchrun"
     kinds = ("training",)
-    validated_with = "torch 2.13.0"
+    validated_with = "written for torch 2.13.0; not yet run"
 
     def __call__(self, context: Context) -> Export:
         """A start script for every host, which takes the program and its arguments."""
