@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("topologies", "models", "solvers", "planner")
 BELOW = ("topologies", "models", "solvers")
 FLOORS = (
-    {"errors", "files", "workload", "strategy", "plan"},
+    {"errors", "files", "inputs", "workload", "strategy", "plan"},
     {"costs"},
     {"training", "serving", "fleet", "experts"},
-    {"inputs", "validate", "explain", "report", "export"},
+    {"validate", "explain", "report", "export"},
     {"api", "testing"},
     {"cli", "__init__"},
 )
