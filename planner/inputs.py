@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import msgspec
@@ -72,6 +73,11 @@ def load_job(path: str) -> TrainingJob:
         raise InputError(f"training job {path}: {error}") from error
 
 
+def routing_input(path: str) -> Input:
+    """The record of a routing file, hashed as it lies there: traces are too large to carry in a plan."""
+    return Input(role="routing", source=path, sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest())
+
+
 def model_input(graph: models.ModelGraph) -> Input:
     """The record of a model graph made in memory; the graph itself is the document."""
     document = {"graph": msgspec.to_builtins(graph)}
@@ -131,6 +137,8 @@ def _current(record: Input) -> Input | None:
         return load_model(name)[1]
     if record.role == "topology":
         return load_topology(name, measured or None)[1]
+    if record.role == "routing":
+        return routing_input(source)
     if not source.endswith((".json", ".yaml", ".yml")):
         return None  # traces are hashed by what was read from them, which only their reader knows
     return Input(role=record.role, source=source, sha256=sha256_of(read_document(source, record.role)))

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import numpy as np
 
 from shardwright.solvers import Solution, Status, relative_gap
-from shardwright.solvers.placement import Effort, PlacementProblem, SlotPlacement, place
+from shardwright.solvers.placement import Effort, PlacementProblem, SlotPlacement, fill, place
 
 from ..errors import InputError
 from ..plan.base import Alternative, Optimality, Provenance
@@ -139,7 +139,7 @@ def plan_of(
         redundant=request.redundant,
         slots=tuple(slots.tolist()),
         moe_layers=tuple(first.layers.tolist()),
-        placement=_all_rows(found.holders, workloads, slots),
+        placement=_all_rows(found.holders, workloads, slots, request.redundant),
         scores=scores,
         migration=migration,
     )
@@ -152,16 +152,19 @@ def score_all(holders: Holders, workloads: Workloads, cluster: ExpertCluster) ->
     return tuple(seen + unseen)
 
 
-def in_order(experts: int, slots: Ints) -> list[list[int]]:
-    """Experts in order on the GPUs in order, evenly: the layout of frameworks, and of layers without routing."""
-    from shardwright.solvers.placement import contiguous
+def in_order(experts: int, slots: Ints, redundant: int) -> list[list[int]]:
+    """Experts in order on the GPUs in order, then the first ones again: the layout of engines before any balancing."""
+    held: list[list[int]] = [[] for _ in range(experts)]
+    row = np.repeat(np.arange(len(slots)), fill(slots, experts + redundant))
+    for slot, gpu in enumerate(row.tolist()):
+        held[slot % experts].append(gpu)
+    return [sorted(set(gpus)) for gpus in held]
 
-    flat = PlacementProblem(np.ones((1, 1, experts)), np.zeros((len(slots), len(slots))), slots)
-    return [[gpu] for gpu in contiguous(flat)[0].tolist()]
 
-
-def _all_rows(holders: Holders, workloads: Workloads, slots: Ints) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    plain = in_order(workloads.first.experts, slots)
+def _all_rows(
+    holders: Holders, workloads: Workloads, slots: Ints, redundant: int
+) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    plain = in_order(workloads.first.experts, slots, redundant)
     rows: list[list[list[int]]] = [plain] * workloads.first.rows
     for layer, row in zip(workloads.first.layers.tolist(), holders, strict=True):
         rows[layer] = row
@@ -172,7 +175,7 @@ def _alternatives(
     workloads: Workloads, cluster: ExpertCluster, request: ExpertRequest, slots: Ints
 ) -> tuple[Alternative, ...]:
     """What the usual layout costs on the first workload."""
-    plain = in_order(workloads.first.experts, slots)
+    plain = in_order(workloads.first.experts, slots, request.redundant)
     usual = replay([plain] * len(workloads.first.layers), workloads.first, cluster).score
     why = f"load ratio {usual.load_ratio:.3f}"
     if usual.traffic is not None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +10,7 @@ from shardwright import models
 from shardwright.models import Routing
 
 from ..errors import InputError, input_errors
+from ..inputs import routing_input
 from ..plan.base import Input
 
 
@@ -36,8 +35,7 @@ def load_workloads(paths: list[str], array: str | None, top: int | None, held_ou
     for path in paths:
         with input_errors():
             routings += models.read_routing(path, array=array, top=top)
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        sources.append(Input(role="routing", source=path, sha256=digest))
+        sources.append(routing_input(path))
     return workloads_of(routings, held_out, tuple(sources))
 
 

@@ -19,15 +19,20 @@ ENTRY_POINT_GROUP = "shardwright.exporters"
 _BUILT_IN = {
     "accelerate": ".accelerate:Accelerate",
     "deepspeed": ".deepspeed:DeepSpeed",
+    "exflow": ".experts_exflow:ExFlow",
     "jobset": ".kubernetes:JobSet",
     "megatron": ".megatron:Megatron",
     "megatron-bridge": ".megatron_bridge:MegatronBridge",
     "openmpi": ".openmpi:OpenMpi",
+    "sglang-experts": ".experts_sglang:SglangExperts",
     "skypilot": ".skypilot:SkyPilot",
     "slurm": ".slurm:Slurm",
     "torchrun": ".torchrun:Torchrun",
     "torchtitan": ".torchtitan:Torchtitan",
+    "tensorrt-llm-experts": ".experts_tensorrt_llm:TensorRtLlmExperts",
     "trainjob": ".kubernetes:TrainJob",
+    "vllm-ascend-experts": ".experts_vllm_ascend:VllmAscendExperts",
+    "vllm-experts": ".experts_vllm:VllmExperts",
 }
 
 

@@ -2,7 +2,7 @@
 
 from .bounds import Floor, floor
 from .placing import Effort, packed, place, value_of
-from .problem import PlacementProblem, Score, contiguous, peaks_of, score
+from .problem import PlacementProblem, Score, contiguous, fill, peaks_of, score
 from .slots import SlotPlacement, follow, followed_score, one_copy_each, slot_loads
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Score",
     "SlotPlacement",
     "contiguous",
+    "fill",
     "floor",
     "follow",
     "followed_score",
