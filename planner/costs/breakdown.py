@@ -90,15 +90,17 @@ def _slowest_stage(rows: Rows, stage: int) -> _Stage:
     count = rows.stages.count[rows.pipeline[0], stage]
     again = rows.stages.again[rows.pipeline[0], stage]
 
+    slowness = float(rows.stages.slowness[rows.pipeline[0], stage])
+
     def moved(axis: str) -> float:
         forward = np.array([getattr(block, f"{axis}_forward")[key] for block in costs.transfers])
         backward = np.array([getattr(block, f"{axis}_backward")[key] for block in costs.transfers])
-        return float(count @ (forward + backward) + again @ forward)
+        return slowness * float(count @ (forward + backward) + again @ forward)
 
     return _Stage(
-        forward=float(count @ costs.compute_forward_s[key]),
-        backward=float(count @ costs.compute_backward_s[key]),
-        recompute=float(again @ costs.compute_forward_s[key] + count @ rows.again_s[0]),
+        forward=slowness * float(count @ costs.compute_forward_s[key]),
+        backward=slowness * float(count @ costs.compute_backward_s[key]),
+        recompute=slowness * float(again @ costs.compute_forward_s[key] + count @ rows.again_s[0]),
         tp=moved("tp"),
         cp=moved("cp"),
         ep=moved("ep"),

@@ -17,6 +17,7 @@ from shardwright.models import Attention, Block, ModelGraph
 from ..strategy import SCHEDULES
 from ..workload.strategy_table import BALANCED, CUSTOM, EVEN, Ints, StrategyTable, row_codes
 from .keys import Floats
+from .ranks import ALIKE, DeviceRanks
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Chain:
 
     `layers[i]` is the block of layer i. `first`, `last`: how many of each block stand before the first and after the
     last layer; `beside[i]` those between layers i - 1 and i. `weight` is the compute of each block relative to the
-    commonest layer's.
+    commonest layer's. `ranks` are the devices that share the chain.
     """
 
     blocks: tuple[Block, ...]
@@ -34,6 +35,7 @@ class Chain:
     last: Ints
     beside: Ints
     weight: Floats
+    ranks: DeviceRanks
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +43,23 @@ class Stages:
     """Arrays [pipelines, stages, blocks] over the stages worth looking at, and [pipelines, blocks] over all of them.
 
     `count`: blocks held. `again`: those fully recomputed. `live`, `live_inputs`: blocks × micro-batches alive at the
-    worst moment, with everything saved or with their input only.
+    worst moment, with everything saved or with their input only. `slowness` and `tightness` of every stage are its
+    devices', [pipelines, stages]; `slow_total` and `slow_again` are totals weighted by slowness.
     """
 
     count: Floats
     again: Floats
     live: Floats
     live_inputs: Floats
+    slowness: Floats
+    tightness: Floats
     total: Floats
-    total_again: Floats
+    slow_total: Floats
+    slow_again: Floats
 
 
-def chain(model: ModelGraph, sequence: int) -> Chain:
-    """The chain of a model; weights use forward FLOPs at that sequence length."""
+def chain(model: ModelGraph, sequence: int, ranks: DeviceRanks = ALIKE) -> Chain:
+    """The chain of a model on some devices; weights use forward FLOPs at that sequence length."""
     blocks = model.blocks
     position = {block: i for i, block in enumerate(blocks)}
     layers: list[int] = []
@@ -74,7 +80,7 @@ def chain(model: ModelGraph, sequence: int) -> Chain:
     flops = np.array([_flops(block, sequence) for block in blocks])
     common = flops[np.bincount(order, minlength=len(blocks)).argmax()] if layers else 1.0
     stacked = np.stack(beside) if beside else np.zeros((0, len(blocks)), np.int64)
-    return Chain(blocks, order, first, pending, stacked, flops / max(common, 1.0))
+    return Chain(blocks, order, first, pending, stacked, flops / max(common, 1.0), ranks)
 
 
 def _flops(block: Block, sequence: int) -> float:
@@ -90,9 +96,9 @@ def _flops(block: Block, sequence: int) -> float:
 def chunk_layers(model: Chain, table: StrategyTable, row: int) -> Ints:
     """Layers of every virtual stage of one row, in chain order.
 
-    EVEN divides them equally. BALANCED gives each pipeline rank layers until its compute, head and loss included, is
-    as low as any other's, later ranks first when equal since they keep fewer micro-batches alive; only the first and
-    the last virtual stage, which hold the embedding and the head, may have no layer.
+    EVEN divides them equally. BALANCED gives each pipeline rank layers until its compute time, head and loss
+    included, is as low as any other's, later ranks first when equal since they keep fewer micro-batches alive; only
+    the first and the last virtual stage, which hold the embedding and the head, may have no layer.
     """
     layout = int(table.layout[row])
     if layout >= CUSTOM:
@@ -114,14 +120,16 @@ def layers_by_layout(model: Chain, schedule: str, pp: int, vpp: int, layout: int
         least[[0, -1]] = 0  # the embedding and the head may stand alone on a virtual stage
     if least.sum() > count:
         least[:] = 0
-    load = np.bincount(home, weights=least, minlength=pp)
+    slowness, _ = model.ranks.of_stages(pp)
+    load: Floats = np.bincount(home, weights=least, minlength=pp).astype(np.float64)
     load[home[-1]] += float(model.last @ model.weight)
     load[home[0]] += float(model.first @ model.weight)
+    load = load * slowness
     per_rank = np.bincount(home, weights=least, minlength=pp).astype(np.int64)
     for _ in range(count - int(per_rank.sum())):
-        rank = pp - 1 - int(np.argmin(load[::-1]))
+        rank = pp - 1 - int(np.argmin((load + slowness - 1.0)[::-1]))
         per_rank[rank] += 1
-        load[rank] += 1.0
+        load[rank] += slowness[rank]
     result = np.zeros(pp * arms, np.int64)
     for rank in range(pp):
         chunks = ranks[:, rank]
@@ -193,7 +201,10 @@ def stage_table(
         )
         for i in first
     ]
-    kept = [np.arange(len(part[0])) if every else _heaviest(part) for part in parts]
+    shares = [model.ranks.of_stages(int(table.pp[i])) for i in first]
+    kept = [
+        np.arange(len(part[0])) if every else _heaviest(part, *share) for part, share in zip(parts, shares, strict=True)
+    ]
     width = max((len(keep) for keep in kept), default=1)
 
     def padded(values: list[Floats]) -> Floats:
@@ -205,8 +216,11 @@ def stage_table(
             again=padded([part[1] for part in parts]),
             live=padded([part[2] for part in parts]),
             live_inputs=padded([part[3] for part in parts]),
+            slowness=padded([share[0] for share in shares]),
+            tightness=padded([share[1] for share in shares]),
             total=np.stack([part[0].sum(axis=0) for part in parts]),
-            total_again=np.stack([part[1].sum(axis=0) for part in parts]),
+            slow_total=np.stack([share[0] @ part[0] for part, share in zip(parts, shares, strict=True)]),
+            slow_again=np.stack([share[0] @ part[1] for part, share in zip(parts, shares, strict=True)]),
         ),
         inverse,
     )
@@ -242,9 +256,12 @@ def pipeline_stages(
     )
 
 
-def _heaviest(part: tuple[Floats, Floats, Floats, Floats]) -> NDArray[np.int64]:
-    """Ranks that no other rank equals or exceeds in every count; of equal ranks the first."""
-    features = np.concatenate(part, axis=1)
+def _heaviest(part: tuple[Floats, Floats, Floats, Floats], slowness: Floats, tightness: Floats) -> NDArray[np.int64]:
+    """Ranks that no other rank equals or exceeds in every count, in time or in room; of equal ranks the first."""
+    count, again, live, live_inputs = part
+    by_time = np.concatenate([count, again], axis=1) * slowness[:, None]
+    by_room = np.concatenate([count, live, live_inputs, np.ones_like(count[:, :1])], axis=1) * tightness[:, None]
+    features = np.concatenate([by_time, by_room, count], axis=1)
     at_least = np.all(features[:, None, :] >= features[None, :, :], axis=2)
     equal = at_least & at_least.T
     earlier = np.tril(np.ones(equal.shape, bool), -1).T

@@ -14,14 +14,13 @@ from shardwright.topologies import Collectives, Topology
 from ..workload.strategy_table import Ints, StrategyTable
 from ..workload.training import TrainingJob
 from .blocks import BlockCosts, block_costs, selective_costs
-from .coefficients import coefficients
-from .compute import Device, device_of
 from .footprint import Footprint, device_memory
 from .keys import BlockKeys, Floats, block_keys
 from .memory import StateBytes, state_bytes
 from .network import MappedNetwork, Network
 from .offload import Tiers, tiers_of
 from .pipeline import PipelineLoad, PipelineTime, pipeline_time
+from .ranks import domain_size, fastest_device
 from .rows import DUALPIPE, SELECTIVE, Rows
 from .sharding import ShardingTime, StageLoad, local_parameters, sharding_time
 from .stages import Chain, chain, chunk_layers, stage_table
@@ -34,7 +33,7 @@ class StepCosts:
     Memory is infinite where a tier cannot take what was moved to it. `step_s` is the pipeline, the exposed
     data-parallel transfers, the optimizer and the fixed time per step. `slowest` and `fullest` say which of the stages
     looked at takes longest and holds most. `busy_s` is what the mean device computes and transfers for its
-    micro-batches.
+    micro-batches. Where devices differ in size, memory counts as on the smallest with as large a share filled.
     """
 
     step_s: Floats
@@ -59,11 +58,11 @@ class TrainingCosts:
     def __init__(self, model: ModelGraph, topology: Topology, job: TrainingJob) -> None:
         self.model = model
         self.job = job
-        self.device: Device = slowest_device(topology, job)
+        self.device, ranks = fastest_device(topology, job)
         self.states: StateBytes = state_bytes(job, self.device)
-        self.network: Network = Network(Collectives(topology), topology.n_devices // topology.n_domains)
+        self.network: Network = Network(Collectives(topology), domain_size(topology))
         self.tiers: Tiers = tiers_of(topology, job)
-        self.chain: Chain = chain(model, job.sequence_length)
+        self.chain: Chain = chain(model, job.sequence_length, ranks)
         self.is_head: Floats = np.array([float(block.role == "head") for block in self.chain.blocks])
 
     def on_devices(self, devices: Ints) -> TrainingCosts:
@@ -118,7 +117,7 @@ class TrainingCosts:
         sharding = replace(sharding, optimizer_s=optimizer_s)
         fixed = self.device.coefficients.framework.step_s
         footprint = device_memory(rows, self.device, self.states, self.is_head)
-        held = footprint.device.sum(axis=2)
+        held = footprint.device.sum(axis=2) * rows.stages.tightness[rows.pipeline]
         held = np.where(self._tiers_hold(table, footprint), held, np.inf)
         return StepCosts(
             step_s=time.seconds + sharding.gradients_s + sharding.weights_s + sharding.optimizer_s + fixed,
@@ -139,6 +138,9 @@ class TrainingCosts:
         forward = rows.by_stage(stages.count, forward_s)
         backward = rows.by_stage(stages.count, rows.gathered(costs.backward_s) + rows.again_s)
         backward = backward + rows.by_stage(stages.again, forward_s)
+        if not self.chain.ranks.alike:
+            slowness = stages.slowness[rows.pipeline]
+            forward, backward = forward * slowness, backward * slowness
         if not np.any(rows.table.offload_activations):
             return forward, backward
         moved = rows.by_stage(stages.count - stages.again, rows.saved_bytes * (1 - self.is_head))
@@ -161,16 +163,16 @@ class TrainingCosts:
         each = np.arange(len(table))
         share = np.where(table.schedule == DUALPIPE, 0.5, 1.0)
         both = rows.gathered(costs.forward_s + costs.backward_s) + rows.again_s
-        weight_s = rows.gathered(costs.weight_s)
+        weight_s = rows.by_stage(stages.count, rows.gathered(costs.weight_s)) * stages.slowness[rows.pipeline]
+        again_s = rows.over_all(stages.slow_again, rows.gathered(costs.forward_s))
         hop, hops = self.hops(table)
         framework = self.device.coefficients.framework
         overlap = np.where(table.vpp > 1, framework.interleaved_pp_overlap, framework.pp_overlap)
         return PipelineLoad(
             stage_s=share * stage_s[each, slowest],
             stage_forward_s=share * forward_s[each, slowest],
-            stage_weight_s=share * rows.by_stage(stages.count, weight_s)[each, slowest],
-            total_s=share
-            * (rows.over_all(stages.total, both) + rows.over_all(stages.total_again, rows.gathered(costs.forward_s))),
+            stage_weight_s=share * weight_s[each, slowest],
+            total_s=share * (rows.over_all(stages.slow_total, both) + again_s),
             hop_s=hop,
             hops_s=hops,
             hop_exposed_s=2 * table.vpp * hop * (1 - overlap),
@@ -195,25 +197,3 @@ class TrainingCosts:
             part = selective_costs(self.chain.blocks, keys, self.device, self.network, int(bits))
             again[mask], saved[mask] = part.again_s[key[mask]], part.saved_bytes[key[mask]]
         return again, saved
-
-
-def slowest_device(topology: Topology, job: TrainingJob) -> Device:
-    """The accelerator of a cluster as the job sees it; of mixed ones the worst of every property, since every rank
-    waits for the slowest."""
-    present = sorted(set(topology.device_accelerator.tolist()))
-    devices = []
-    for index in present:
-        accelerator = topology.accelerators[index]
-        chosen = coefficients(accelerator.architecture, job.precision, job.framework, accelerator.name)
-        devices.append(device_of(accelerator, job.precision, chosen, job.trained == "adapters"))
-    slowest = min(devices, key=lambda each: each.peak_flops * each.coefficients.kernels.gemm_fraction)
-    return Device(
-        peak_flops=slowest.peak_flops,
-        low_precision_peak_flops=slowest.low_precision_peak_flops,
-        memory_bytes_per_s=min(each.memory_bytes_per_s for each in devices),
-        memory_bytes=min(each.memory_bytes for each in devices),
-        coefficients=slowest.coefficients,
-        low_precision=slowest.low_precision,
-        element_bytes=slowest.element_bytes,
-        frozen=slowest.frozen,
-    )

@@ -33,12 +33,13 @@ class VirtualStage(_Record, frozen=True):
 
 
 class StageMemory(_Record, frozen=True):
-    """Bytes on every device of one pipeline rank, by category; their sum is `total_bytes`. `moved_bytes` are those it
-    keeps elsewhere, by tier."""
+    """Bytes on every device of one pipeline rank, by category; their sum is `total_bytes`, of what its smallest
+    device has, `capacity_bytes`. `moved_bytes` are those it keeps elsewhere, by tier."""
 
     pipeline_rank: int
     categories: dict[str, int]
     total_bytes: int
+    capacity_bytes: int
     moved_bytes: dict[str, int] = {}
 
 
@@ -73,7 +74,8 @@ class TrainingPlan(PlanBase, frozen=True, tag="training"):
 
     `rank_groups` lists, per axis, the ranks of every group; `rank_to_device[r]` is the topology's device that plays
     rank r. `breakdown` adds up to `prediction.step_s`. Every device of a pipeline rank holds the same, so `memory` has
-    one entry per pipeline rank; `capacity_bytes` is what the device has, of which `job.memory_margin` stays free.
+    one entry per pipeline rank; `capacity_bytes` is what the smallest device has; `job.memory_margin` of each stays
+    free.
     """
 
     model: str

@@ -21,19 +21,21 @@ ROUNDING = 1 - 1e-9
 def node_floors(space: Space, nodes: Nodes, costs: TrainingCosts) -> Measures:
     """What no leaf of a node goes below.
 
-    Time: the slowest rank takes at least the mean of all ranks, so m micro-batches take m · Σ / pp, and the fill at
-    least (Σ - Σ / pp) / vpp with the largest vpp allowed (none for zero-bubble schedules); recompute, exposed
-    reductions and stalls only add. Memory: the fullest rank holds at least the mean of the states.
+    Time: the slowest rank takes at least the mean of all ranks, weighted by speed, so m micro-batches take m · Σ / pp,
+    and the fill at least (Σ - Σ / pp) / vpp with the largest vpp allowed (none for zero-bubble schedules); recompute,
+    exposed reductions and stalls only add. Memory: the fullest rank holds at least the mean of the states.
     """
     table = nodes.table()
     rows = costs.rows(table)
     both = rows.gathered(rows.costs.forward_s + rows.costs.backward_s)
     total = rows.over_all(rows.stages.total, both)
-    share = total / nodes.pp
+    ranks = space.chain.ranks
+    speeds = {pp: float((1.0 / ranks.of_stages(pp)[0]).sum()) for pp in np.unique(nodes.pp).tolist()}
+    share = total / np.array([speeds[pp] for pp in nodes.pp.tolist()]) if speeds else total
     microbatches = rows.microbatches
     _, hops = costs.hops(table)
     framework = costs.device.coefficients.framework
-    fill = (total - share) / _largest_vpp(space, nodes, microbatches) + 2 * hops
+    fill = np.maximum(total - share, 0.0) / _largest_vpp(space, nodes, microbatches) + 2 * hops
     bubble_free = {"zb-h1", "zb-v", "dualpipe"} & set(space.scope.constraints.schedule)
     if bubble_free:
         fill = np.zeros(len(nodes))
@@ -49,7 +51,8 @@ def node_floors(space: Space, nodes: Nodes, costs: TrainingCosts) -> Measures:
     seconds = microbatches * share + np.where(nodes.pp > 1, fill, 0.0) + optimizer + framework.step_s
     held = state_floor(dense, expert, shard, edp, nodes.pp == 1, states)
     held = (held + framework.workspace_bytes) * (1 + framework.allocator_fraction) + framework.context_bytes
-    return Measures(seconds * ROUNDING, microbatches * share * ROUNDING, held * ROUNDING)
+    held = held * float(ranks.tightness.min())
+    return Measures(seconds * ROUNDING, microbatches * total / nodes.pp * ROUNDING, held * ROUNDING)
 
 
 def _largest_vpp(space: Space, nodes: Nodes, microbatches: NDArray[np.int64]) -> Floats:

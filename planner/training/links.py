@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from shardwright.topologies import Topology, parse_topology
 
+from ..costs.keys import Floats
+from ..costs.network import Groups, Network
 from ..costs.step import TrainingCosts
 from ..plan.base import Term
 from ..workload.strategy_table import StrategyTable
@@ -23,8 +26,17 @@ ORDERED = 3
 
 
 def uneven_links(topology: Topology) -> bool:
-    """Whether some pairs of devices that should be alike are not."""
-    return topology.has_measured_links or bool(topology.document.get("degraded"))
+    """Whether some pairs of devices have other links than others in their place."""
+    return topology.has_measured_links or not topology.homogeneous
+
+
+@dataclass(frozen=True)
+class FreeNetwork(Network):
+    """Links that take no time: a bound where clusters mix kinds of node and no link is the best of all."""
+
+    def seconds(self, op: str, size_bytes: Floats, groups: Groups) -> Floats:
+        """No time for any collective."""
+        return np.zeros(np.broadcast_shapes(np.shape(size_bytes), np.shape(groups.degree)))
 
 
 def best_links(topology: Topology) -> Topology:
@@ -64,8 +76,8 @@ def best_placed(context: Context, tables: Sequence[StrategyTable]) -> list[Candi
 
 
 def in_own_order(context: Context, table: StrategyTable) -> Candidate:
-    """A strategy with rank r on device r."""
-    return _on(context, table, np.arange(context.topology.n_devices))
+    """A strategy on the devices as they stand, faster ones first where they differ."""
+    return _on(context, table, context.costs.chain.ranks.devices)
 
 
 def placed(context: Context, table: StrategyTable) -> Candidate:
@@ -83,7 +95,7 @@ def _on(context: Context, table: StrategyTable, devices: NDArray[np.int64]) -> C
 def link_terms(context: Context, chosen: Candidate) -> tuple[Term, ...]:
     """What the slow links cost the plan, with and without a better order of nodes, and which they are."""
     assert chosen.devices is not None
-    own = np.arange(context.topology.n_devices)
+    own = context.costs.chain.ranks.devices
     host = float(evaluated(context.costs.on_devices(own), chosen.table).step_s[0])
     made = float(evaluated(chosen.costs, chosen.table).step_s[0])
     best = float(evaluated(ideal_context(context).costs, chosen.table).step_s[0])
@@ -121,10 +133,17 @@ def _slowest(topology: Topology) -> list[Term]:
         rate = float(rates[a, b])
         if rate < median:
             why = f"{1 - rate / median:.1%} slower than the median pair of nodes"
-            result.append(Term(name=f"{names[a]} to {names[b]}", value=rate, unit="bytes/s", why=why))
+            result.append(Term(name=f"{names[a]} to {names[b]}", value=rate, unit="B/s", why=why))
     return result
 
 
 def ideal_context(context: Context) -> Context:
     """The context of a search whose values bound those of every order of nodes on the real links."""
-    return replace(context, costs=TrainingCosts(context.model, best_links(context.topology), context.job))
+    topology = context.topology
+    if len(topology.document["nodes"]) > 1 or len(topology.networks) > 1:
+        costs = copy.copy(context.costs)
+        costs.network = FreeNetwork(costs.network.collectives, costs.network.domain)
+    else:
+        costs = TrainingCosts(context.model, best_links(topology), context.job)
+        costs.chain = context.costs.chain
+    return replace(context, costs=costs)

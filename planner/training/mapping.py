@@ -73,7 +73,10 @@ def carried_bytes(costs: TrainingCosts, table: StrategyTable) -> dict[tuple[str,
 
 
 def node_order(topology: Topology, costs: TrainingCosts, table: StrategyTable) -> NDArray[np.int64] | None:
-    """Device of every rank in the best order found; None where there is nothing to order."""
+    """Device of every rank in the best order found; None where there is nothing to order.
+
+    Domains of different pace keep to the places of theirs, so that slow devices stay in the stages sized for them.
+    """
     from shardwright.solvers.mapping import MappingProblem, Term, solve
     from shardwright.solvers.solution import Work
 
@@ -94,7 +97,11 @@ def node_order(topology: Topology, costs: TrainingCosts, table: StrategyTable) -
         # every device of a domain sends along the same axes at the same time
         cost = domain * sent * seconds
         terms.append(Term(between, cost, cyclic=ring and length > 2, reduce="max" if ring else "sum"))
-    solution = solve(MappingProblem(grid.shape, tuple(terms)), stop=Work(SEARCH_WORK))
+    ranks = costs.chain.ranks
+    start = ranks.devices[::domain] // domain
+    pace = None if ranks.alike else np.unique(ranks.slowness[::domain], return_inverse=True)[1]
+    problem = MappingProblem(grid.shape, tuple(terms), blocks=pace)
+    solution = solve(problem, stop=Work(SEARCH_WORK), start=start)
     if solution.point is None:
         return None
     domains = np.asarray(solution.point, dtype=np.int64)

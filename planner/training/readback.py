@@ -113,6 +113,7 @@ def stage_memory(context: Context, table: StrategyTable) -> tuple[StageMemory, .
     costs = context.costs
     footprint = costs.step(costs.rows(table, every_stage=True)).footprint
     strategy = table.row(0)
+    _, tightness = costs.chain.ranks.of_stages(strategy.pp)
     result = []
     for rank, values in enumerate(footprint.device[0]):
         categories = {name: round(value) for name, value in zip(CATEGORIES, values.tolist(), strict=True)}
@@ -125,7 +126,11 @@ def stage_memory(context: Context, table: StrategyTable) -> tuple[StageMemory, .
                 moved[tier] = moved.get(tier, 0) + round(float(size))
         result.append(
             StageMemory(
-                pipeline_rank=rank, categories=categories, total_bytes=sum(categories.values()), moved_bytes=moved
+                pipeline_rank=rank,
+                categories=categories,
+                total_bytes=sum(categories.values()),
+                capacity_bytes=int(costs.device.memory_bytes / float(tightness[rank])),
+                moved_bytes=moved,
             )
         )
     return tuple(result)
@@ -187,7 +192,7 @@ def assumptions(context: Context, strategy: Strategy) -> tuple[str, ...]:
     framework = costs.device.coefficients.framework
     notes = [*costs.device.coefficients.assumptions, *context.model.assumptions]
     if len(context.topology.accelerators) > 1:
-        notes.append("every rank runs at the pace of the slowest accelerator and holds what the smallest can")
+        notes.append("a pipeline rank goes at the pace of its slowest accelerator and holds what its smallest can")
     notes.append(f"{job.memory_margin:.0%} of the device's memory stays free")
     if not job.constraints.schedule:
         notes.append("schedules 1f1b and interleaved were considered; others only when job.constraints.schedule asks")

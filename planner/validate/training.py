@@ -142,11 +142,16 @@ def _memory(plan: TrainingPlan, model: ModelGraph, topology: Topology) -> Iterat
     if sorted(stage.pipeline_rank for stage in plan.memory) != list(range(plan.strategy.pp)):
         yield "memory must have one entry per pipeline rank"
         return
-    usable = capacity * (1 - plan.job.memory_margin)
+    memory = np.array([topology.accelerators[kind].memory_bytes for kind in _kinds(plan, topology)])
+    smallest = memory.reshape(plan.strategy.pp, -1).min(axis=1)
     for stage in plan.memory:
+        usable = float(smallest[stage.pipeline_rank]) * (1 - plan.job.memory_margin)
         place = f"memory of pipeline rank {stage.pipeline_rank}"
         if sum(stage.categories.values()) != stage.total_bytes:
             yield f"{place}: categories add up to {sum(stage.categories.values())}, not {stage.total_bytes}"
+        if abs(stage.capacity_bytes - smallest[stage.pipeline_rank]) > ROUNDING_BYTES:
+            has = smallest[stage.pipeline_rank]
+            yield f"{place}: capacity is {stage.capacity_bytes} but its smallest device has {has}"
         if min(stage.categories.values(), default=0) < 0:
             yield f"{place}: a category is negative"
         if stage.total_bytes > usable and plan.optimality.candidates > 1:
