@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from shardwright.solvers import Work
 from shardwright.solvers.mapping import MappingProblem, Term, evaluate, solve
 
 SNAPSHOTS = Path(__file__).resolve().parent.parent.parent / "shared" / "topologies" / "pipette"
@@ -87,7 +88,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="the snapshots' cases as JSON")
     options = parser.parse_args()
-    solve(grid_problem(generated(4), 2), steps=5)  # imports and first calls are not the solver's time
+    solve(grid_problem(generated(4), 2), Work(100))  # imports and first calls are not the solver's time
     rows = snapshots()
     if options.json:
         keys = ("snapshot", "pp", "cost_ms", "bound_ms", "cpu_s", "order")

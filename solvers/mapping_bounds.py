@@ -12,6 +12,7 @@ that such edges leave, each part has room for few rings, and every path visits a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,44 +32,73 @@ def term_bounds(problem: MappingProblem) -> list[float]:
 def problem_bound(problem: MappingProblem, floors: list[float]) -> float:
     """A lower bound on the value of every order, given the term bounds: their sum, or more for rings crossed by paths.
 
-    Let rings no worse than r need at least x + 1 connected parts. Then each path has at least x hops between parts,
-    and all paths together cost at least the cheapest so many such hops and the cheapest other ones. The bound is the
-    least over r, and only has to be looked at where x drops.
+    Rings no worse than r stay inside the connected parts that such edges leave. If they need at least x + 1 parts, the
+    paths, which visit every ring side by side, hop between parts at least x times, along x edges of a forest over the
+    parts. The bound is the least over r, and only has to be looked at where parts join.
     """
-    ring = next((k for k, term in enumerate(problem.terms) if term.cyclic and term.reduce == "max"), None)
-    path = next((k for k, term in enumerate(problem.terms) if not term.cyclic and term.reduce == "sum"), None)
-    if len(problem.shape) != 2 or len(problem.terms) != 2 or ring is None or path is None:
+    priced = list(zip(problem.terms, floors, strict=True))
+    ring, ring_floor = next((pair for pair in priced if pair[0].cyclic and pair[0].reduce == "max"), (None, 0.0))
+    path, path_floor = next((pair for pair in priced if not pair[0].cyclic and pair[0].reduce == "sum"), (None, 0.0))
+    plain = len(problem.shape) == len(problem.terms) == 2 and all(len(term.axes) == 1 for term in problem.terms)
+    if not plain or ring is None or path is None or ring.axes == path.axes or min(problem.shape) < 2:
         return sum(floors)
-    ring_cost, path_cost = problem.terms[ring].cost, problem.terms[path].cost
-    width, rings = problem.shape[problem.terms[ring].axis], problem.shape[problem.terms[path].axis]
-    if width * rings != problem.positions or min(width, rings) < 2:
-        return sum(floors)
-    values = np.unique(ring_cost[~np.eye(problem.items, dtype=bool)])
-    values = values[values >= floors[ring] * (1 - ROUNDING)]
-    bound, needed = np.inf, rings + 1
-    while needed > 1:
-        limit = needed
-        worst = _least(values, lambda value: _parts_needed(ring_cost <= value, width, rings)[1] < limit)  # noqa: B023
-        label, needed = _parts_needed(ring_cost <= worst, width, rings)
-        between = np.where(label[:, None] != label, path_cost, np.inf)
-        hops = cheapest_edges(between, (needed - 1) * width) + cheapest_edges(path_cost, (rings - needed) * width)
-        bound = min(bound, worst + max(floors[path], hops / width))
-    return max(bound, sum(floors))
+    width, rings = problem.shape[ring.axes[0]], problem.shape[path.axes[0]]
+    values = np.unique(ring.cost[~np.eye(problem.items, dtype=bool)])
+    values = values[values >= ring_floor * (1 - ROUNDING)]
+    bound = np.inf
+
+    def fewer_parts(value: float, limit: int) -> bool:
+        return len(_Parts(ring.cost <= value, width, rings).members) < limit
+
+    worst = _least(values, lambda value: _Parts(ring.cost <= value, width, rings).needed <= rings)
+    while worst + path_floor < bound:
+        found = _Parts(ring.cost <= worst, width, rings)
+        other = cheapest_edges(path.cost, (rings - found.needed) * width) / width
+        bound = min(bound, worst + max(path_floor, found.crossing(path.cost) + other))
+        if len(found.members) == 1:
+            break
+        worst = _least(values, partial(fewer_parts, limit=len(found.members)))
+    return float(max(bound, sum(floors)))
 
 
-def _parts_needed(allowed: NDArray[np.bool_], width: int, rings: int) -> tuple[Ints, int]:
-    """The connected part of every item, and how many parts it takes at least to hold all rings of a width."""
-    allowed = allowed & ~np.eye(len(allowed), dtype=bool)
-    found = parts(masks(allowed), masks(allowed.T))
-    label = np.zeros(len(allowed), dtype=np.int64)
-    for k, part in enumerate(found):
-        label[[item for item in range(len(allowed)) if part >> item & 1]] = k
-    room = np.sort([part.bit_count() // width for part in found])[::-1].cumsum()
-    return label, int(np.searchsorted(room, rings)) + 1
+class _Parts:
+    """The connected parts of the items, and how many of them it takes at least to hold all rings of a width."""
+
+    def __init__(self, allowed: NDArray[np.bool_], width: int, rings: int) -> None:
+        allowed = allowed & ~np.eye(len(allowed), dtype=bool)
+        found = parts(masks(allowed), masks(allowed.T))
+        self.members = [np.array([i for i in range(len(allowed)) if part >> i & 1]) for part in found]
+        self.width = width
+        room = np.sort([len(part) // width for part in self.members])[::-1].cumsum()
+        self.needed = int(np.searchsorted(room, rings)) + 1
+
+    def crossing(self, cost: Floats) -> float:
+        """Least mean cost of `needed` - 1 hops between parts that make no circle, `width` paths side by side.
+
+        From one part to another the paths cost at least the cheapest `width` edges out of different items, or into
+        different items. Of all forests with so many edges, Kruskal's has the least cost.
+        """
+        large = [part for part in self.members if len(part) >= self.width]
+        hops = []
+        for k, one in enumerate(large):
+            for j, other in enumerate(large[:k]):
+                both = [cost[np.ix_(one, other)], cost[np.ix_(other, one)]]
+                means = [
+                    max(float(np.sort(block.min(axis=axis))[: self.width].mean()) for axis in (0, 1)) for block in both
+                ]
+                hops.append((min(means), j, k))
+        tree, total, taken = list(range(len(large))), 0.0, 0
+        for mean, j, k in sorted(hops):
+            if taken == self.needed - 1:
+                break
+            if tree[j] != tree[k]:
+                total, taken = total + mean, taken + 1
+                tree = [tree[j] if label == tree[k] else label for label in tree]
+        return total
 
 
 def _term_bound(problem: MappingProblem, term: Term) -> float:
-    length = problem.shape[term.axis]
+    length = int(problem.members(term.axes).shape[1])
     if length == 1:
         return 0.0
     if problem.items == problem.positions <= EXACT_ITEMS:
@@ -81,7 +111,7 @@ def _term_bound(problem: MappingProblem, term: Term) -> float:
         edges = 2 if term.reduce == "max" else 1
     if term.reduce == "max":
         return _bottleneck(cost, lines * edges, length, problem.positions, term.cyclic)
-    return cheapest_edges(cost, lines * edges) / lines
+    return float(cheapest_edges(cost, lines * edges)) / lines
 
 
 def _smallest_worst_cover(term: Term, length: int) -> float:

@@ -15,16 +15,22 @@ Reduce = Literal["sum", "max"]
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """What the lines along one axis of the grid cost: the worst line's sum, or worst, of `cost[item, next item]`.
+    """What the lines along some axes of the grid cost: the worst line's sum, or worst, of `cost[item, next item]`.
 
-    On a cyclic line the last position is followed by the first. `cost` is square over the items; its diagonal is not
+    A line runs through the positions that differ in this axis only, or in these, the last named fastest; on a cyclic
+    line the last position is followed by the first. `cost` is square over the items, not negative, its diagonal not
     used.
     """
 
-    axis: int
+    axis: int | tuple[int, ...]
     cost: Floats
     cyclic: bool = False
     reduce: Reduce = "sum"
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes a line runs through."""
+        return self.axis if isinstance(self.axis, tuple) else (self.axis,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +50,13 @@ class MappingProblem:
         if not self.terms or positions < 1:
             raise ValueError(f"a mapping problem needs terms and positions but has shape {self.shape}")
         for term in self.terms:
-            if not 0 <= term.axis < len(self.shape):
-                raise ValueError(f"a term's axis must be one of {len(self.shape)} but is {term.axis}")
+            if not term.axes or not set(term.axes) <= set(range(len(self.shape))):
+                raise ValueError(f"a term's axes must be some of {len(self.shape)} but are {term.axes}")
             if term.cost.shape != (self.items, self.items) or self.items < positions:
-                raise ValueError(
-                    f"a term's cost must be square over at least {positions} items but is {term.cost.shape}"
-                )
+                raise ValueError(f"a term's cost must be square over {positions} items or more, not {term.cost.shape}")
+            off = term.cost[~np.eye(self.items, dtype=bool)]
+            if off.size and not (np.isfinite(off).all() and off.min() >= 0):
+                raise ValueError("a term's cost must be finite and not negative off the diagonal")
         if self.blocks is not None and self.blocks.shape != (self.items,):
             raise ValueError(f"blocks must label {self.items} places but have shape {self.blocks.shape}")
 
@@ -62,6 +69,12 @@ class MappingProblem:
     def positions(self) -> int:
         """Number of positions; the items beyond stay out."""
         return int(np.prod(self.shape))
+
+    def members(self, axes: tuple[int, ...]) -> Ints:
+        """Positions of every line along some axes, shape [lines, length]."""
+        grid = np.arange(self.positions).reshape(self.shape)
+        length = int(np.prod([self.shape[axis] for axis in axes]))
+        return np.moveaxis(grid, axes, range(-len(axes), 0)).reshape(-1, length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +107,7 @@ class Lines:
 def lines_of(problem: MappingProblem, term: Term) -> Lines:
     """Neighbours and lines of a term's axis."""
     places = np.arange(problem.items)
-    grid = np.arange(problem.positions).reshape(problem.shape)
-    members = np.moveaxis(grid, term.axis, -1).reshape(-1, problem.shape[term.axis])
+    members = problem.members(term.axes)
     following, before = places.copy(), places.copy()
     following[members[:, :-1]], before[members[:, 1:]] = members[:, 1:], members[:, :-1]
     if term.cyclic:

@@ -116,8 +116,8 @@ class Cooling:
     last: float = 0.03
 
 
-def anneal(chains: Chains, cooling: Cooling, random: np.random.Generator, stop: Callable[[Chains], bool]) -> None:
-    """Cool all chains together; `stop` is asked after every step."""
+def anneal(chains: Chains, cooling: Cooling, random: np.random.Generator, stop: Callable[[Chains], bool]) -> bool:
+    """Cool all chains together; `stop` is asked after every step, and whether it said so is returned."""
     usual = _usual_change(chains, random)
     for step in range(cooling.steps):
         temperature = usual * cooling.first * (cooling.last / cooling.first) ** (step / cooling.steps)
@@ -126,7 +126,8 @@ def anneal(chains: Chains, cooling: Cooling, random: np.random.Generator, stop: 
         else:
             _swap_by_heat_bath(chains, temperature, random)
         if stop(chains):
-            return
+            return True
+    return False
 
 
 def _usual_change(chains: Chains, random: np.random.Generator) -> float:
@@ -152,8 +153,8 @@ def _move_segments(chains: Chains, temperature: float, random: np.random.Generat
     Rotating a stretch by one is an insertion, by more a block move.
     """
     problem, count = chains.problem, len(chains.chain)
-    axis = int(random.integers(len(problem.shape)))
-    length = problem.shape[axis]
+    places = problem.members((int(random.integers(len(problem.shape))),))
+    length = places.shape[1]
     if length < 2:
         return
     low, high = np.sort(random.integers(length, size=(2, count)), axis=0)[:, :, None]
@@ -163,7 +164,6 @@ def _move_segments(chains: Chains, temperature: float, random: np.random.Generat
     else:
         shifted = low + (x - low + random.integers(1, length, size=(count, 1))) % (high - low + 1)
     source = np.where((x >= low) & (x <= high), shifted, x)
-    places = np.moveaxis(np.arange(problem.positions).reshape(problem.shape), axis, -1).reshape(-1, length)
     moved = np.repeat(source[:, None, :], len(places), axis=1)
     if random.random() < 0.5:
         line = random.integers(len(places), size=(count, 1, 1))
