@@ -36,6 +36,11 @@ def test_the_public_names():
         "model",
         "parameters",
         "read_config",
+    "read_routing",
+    "routing_from_counts",
+    "routing_from_ids",
+    "routing_from_transitions",
+    "split_tokens",
         "state_bytes_per_sequence",
         "transformer",
     ]
