@@ -55,7 +55,9 @@ KERNEL_FIGURES = (
     "expert_compute.fp8",
     "expert_compute.fp4",
     "expert_memory",
-    "expert_start_s",
+    "expert_start_s.bf16",
+    "expert_start_s.fp8",
+    "expert_start_s.fp4",
     "small_reduce_s",
     "library_reduce",
 )
@@ -157,6 +159,7 @@ class _Problem:
         self.kernels = {name: msgspec.convert(value, Kernels) for name, value in document["architectures"].items()}
         self.engines = {value["generation"]: msgspec.convert(value, Engine) for value in document["engines"]}
         self.relatives = document["relatives"]
+        self.hosts = dict(document["hosts"])
         self.original = document
         self.cases = cases
         self.owners = [self._owners(case) for case in cases]
@@ -165,14 +168,15 @@ class _Problem:
         self.point = self.start.copy()
         self.residuals, self.weights = self._residuals(range(len(cases)))
 
-    def _owners(self, case: Case) -> tuple[str, str]:
+    def _owners(self, case: Case) -> tuple[str, str, str]:
         device = case.fabric.accelerator
         relatives = self.relatives
         architecture = device.name if device.name in self.kernels else device.architecture
         if architecture not in self.kernels:
             architecture = relatives.get(device.name) or relatives.get(device.architecture, relatives["*"])
         known, _ = generation(list(self.engines.values()), case.engine, case.engine_version)
-        return architecture, known.generation
+        host = next((name for name in self.hosts if device.name.startswith(name)), "")
+        return architecture, known.generation, host
 
     def _figures(self) -> list[Figure]:
         used = {owner for pair in self.owners for owner in pair}
@@ -180,7 +184,7 @@ class _Problem:
         for owner, names in ((self.kernels, KERNEL_FIGURES), (self.engines, ENGINE_FIGURES)):
             for each in owner:
                 found += [Figure(each, name) for name in names if each in used and self._has(each, name)]
-        return found
+        return found + [Figure(name, "host") for name in self.hosts if name in used]
 
     def _has(self, owner: str, name: str) -> bool:
         record: Any = self.kernels.get(owner) or self.engines[owner]
@@ -190,12 +194,17 @@ class _Problem:
         return bool(value > 0)
 
     def _read(self, figure: Figure) -> float:
+        if figure.name == "host":
+            return float(self.hosts[figure.owner])
         record: Any = self.kernels.get(figure.owner) or self.engines[figure.owner]
         head, _, key = figure.name.partition(".")
         value = getattr(record, head)
         return float(value[key] if key else value)
 
     def _write(self, figure: Figure, value: float) -> None:
+        if figure.name == "host":
+            self.hosts[figure.owner] = value
+            return
         store: Any = self.kernels if figure.owner in self.kernels else self.engines
         record = store[figure.owner]
         head, _, key = figure.name.partition(".")
@@ -207,8 +216,8 @@ class _Problem:
         weights: dict[int, list[float]] = {}
         for place in places:
             case = self.cases[place]
-            architecture, generation = self.owners[place]
-            machine = Machine(case.fabric, self.kernels[architecture], self.engines[generation])
+            architecture, name, host = self.owners[place]
+            machine = Machine(case.fabric, self.kernels[architecture], self.engines[name], self.hosts.get(host, 1.0))
             try:
                 predicted = predict(case, machine)
             except SkippedError:
@@ -275,6 +284,7 @@ class _Problem:
     def document(self) -> dict[str, Any]:
         """The file with the figures as they are now, to four digits."""
         document = dict(self.original)
+        document["hosts"] = _rounded(self.hosts)
         document["architectures"] = {name: _rounded(msgspec.to_builtins(each)) for name, each in self.kernels.items()}
         document["engines"] = [_rounded(msgspec.to_builtins(each)) for each in self.engines.values()]
         return document

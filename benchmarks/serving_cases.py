@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import msgspec
@@ -110,7 +110,7 @@ def case_of(row: Row) -> Case:
         speculative=not re.match(r"(no\b|$)", _text(row, "spec_decode")),
         model=graph,
         model_name=name,
-        fabric=_fabric(device.name, max(layout.devices for layout in layouts), "NeuronCore" in _text(row, "gpu")),
+        fabric=_capped(row, _fabric(device.name, max(each.devices for each in layouts), "Core" in _text(row, "gpu"))),
         accelerator=device.name,
         quantization=_quantization(row, name, engine, device),
         engine=engine,
@@ -246,6 +246,17 @@ def _fabric(name: str, devices: int, half: bool) -> Fabric:
     elif devices > node["devices"]:
         node["count"] = -(-devices // node["devices"])
     return fabric(parse_topology(document))
+
+
+def _capped(row: Row, links: Fabric) -> Fabric:
+    """Devices held below their TDP clock lower: power grows with the cube of the clock, so peaks with its cube root."""
+    cap = re.search(r"power-capped (\d+) ?W", _text(row, "gpu"))
+    device = links.accelerator
+    if cap is None or not device.tdp_watts:
+        return links
+    share = (float(cap[1]) / device.tdp_watts) ** (1 / 3)
+    slower = {dtype: rate * share for dtype, rate in device.peak_flops.items()}
+    return replace(links, accelerator=msgspec.structs.replace(device, peak_flops=slower))
 
 
 _PREFERRED = {"H100-SXM5-80GB": ("hgx-h100",), "A100-SXM4-80GB": ("hgx-a100",)}

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from benchmarks.serving_cases import TRTLLM_REQUESTS, Case, SkippedError
-from shardwright.planner.costs.serving.coefficients import Engine, Kernels, engine, kernels
+from shardwright.planner.costs.serving.coefficients import Engine, Kernels, engine, host_factor, kernels
 from shardwright.planner.costs.serving.memory import replica_memory
 from shardwright.planner.costs.serving.shapes import ReplicaShapes, replica_shapes
 from shardwright.planner.costs.serving.step import Machine, StepCost, cost_of_shapes
@@ -27,7 +27,7 @@ def machine_of(case: Case) -> Machine:
     device = case.fabric.accelerator
     found, _ = kernels(device.architecture, device.name)
     known, _ = engine(case.engine, case.engine_version)
-    return Machine(case.fabric, found, known)
+    return Machine(case.fabric, found, known, host_factor(device.name))
 
 
 def predict(case: Case, machine: Machine | None = None) -> dict[str, float]:

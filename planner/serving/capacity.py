@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from ..workload.serving import Load, Targets
 from .pools import Phase
 from .problem import Problem
 from .simulation import Deployment, Outcome, Pool, simulate
-from .workers import WorkerType
+from .steady import steady_state
+from .workers import WorkerType, most_decode_rate, most_prefill_rate, most_rate
 
 REQUESTS = 400
-STEADY_SHARE = 0.9
+MOST_REQUESTS = 8000
+TURNS = 6.0
 PRECISION = 0.03
 
 
@@ -21,17 +25,18 @@ def capacity(problem: Problem, worker: WorkerType, phase: Phase, expected: float
     A prefill worker must meet TTFT, a decode worker TPOT. Without a target on waiting, a rate counts as carried while
     the requests of its second half wait no longer than twice those of its first.
     """
-    if expected <= 0:
+    most = most_of(problem, worker, phase)
+    if expected <= 0 or most <= 0:
         return 0.0
     targets = phase_targets(problem.job.targets, phase)
     low, high = 0.0, 0.0
-    rate = expected
+    rate = min(expected, most)
     for _ in range(12):
         if _carries(problem, worker, phase, targets, rate):
             low = rate
-            if high:
+            if high or rate >= most:
                 break
-            rate *= 1.12
+            rate = min(rate * 1.12, most)
         else:
             high = rate
             if low:
@@ -46,6 +51,24 @@ def capacity(problem: Problem, worker: WorkerType, phase: Phase, expected: float
         else:
             high = middle
     return low
+
+
+def most_of(problem: Problem, worker: WorkerType, phase: Phase) -> float:
+    """The rate that no schedule of the worker's steps exceeds in that phase."""
+    lengths, targets = problem.setting.lengths, problem.job.targets
+    if phase == "prefill":
+        return most_prefill_rate(worker, lengths)
+    if phase == "decode":
+        return most_decode_rate(worker, lengths, targets)
+    return most_rate(worker, lengths, targets)
+
+
+def long_enough(problem: Problem, worker: WorkerType, rate: float, least: int) -> int:
+    """Requests of a run that lasts several times as long as one of them, so that what is in hand settles."""
+    osl = problem.setting.lengths.osl
+    alone = steady_state(worker.cost, worker.schedule, problem.setting.lengths, np.ones(1))
+    seconds = float(alone.e2e_s(osl)[0])
+    return int(min(max(least, TURNS * rate * seconds), MOST_REQUESTS))
 
 
 def phase_targets(targets: Targets, phase: Phase) -> Targets:
@@ -68,7 +91,7 @@ def run_alone(problem: Problem, worker: WorkerType, phase: Phase, rate: float) -
     load = problem.job.load
     sampled = Load(
         lengths=load.lengths, rate_per_s=rate, spread=load.spread, cached=load.cached, seed=problem.job.seed
-    ).sample(REQUESTS)
+    ).sample(long_enough(problem, worker, rate, REQUESTS))
     pool = Pool(worker.table, worker.schedule, 1)
     problem.simulated += 1
     if phase == "aggregated":

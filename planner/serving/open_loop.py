@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import Infeasible
 from ..workload.serving import Load
-from .capacity import capacity, steady
+from .capacity import capacity, long_enough, steady
 from .deployments import PoolOf, Proposal, deployment, joules_per_token
 from .pools import Counts, Option, Phase, fewest, most_rate
 from .problem import Problem
@@ -174,9 +174,11 @@ def run(problem: Problem, proposal: Proposal, rate: float, requests: int = REQUE
         return simulate(joined, problem.trace)
     load = problem.job.load
     workers = sum(pool.workers for pool in proposal.pools)
+    slowest = next(pool.worker for pool in proposal.pools if pool.phase != "prefill")
+    number = long_enough(problem, slowest, rate, max(requests, 150 * workers))
     sampled = Load(
         lengths=load.lengths, rate_per_s=rate, spread=load.spread, cached=load.cached, seed=problem.job.seed
-    ).sample(min(max(requests, 150 * workers), 6000))
+    ).sample(number)
     return simulate(joined, sampled)
 
 

@@ -19,6 +19,7 @@ from ..workload.serving_layout import Layout, LayoutConstraints
 from .closed_loop import run as run_closed
 from .closed_loop import search_concurrency
 from .deployments import PoolOf, Proposal
+from .modes import search_mode
 from .open_loop import Choice, Found, search_rate, value_of
 from .open_loop import run as run_open
 from .placement import Placement, place
@@ -46,13 +47,12 @@ def plan_serving(
     """
     with input_errors():
         problem = problem_of(model, topology, job, trace)
-        if job.mode in ("shared", "afd"):
-            from .modes import search_mode
-
-            found = search_mode(problem)
-        else:
-            found = search_concurrency(problem) if job.load.concurrency is not None else search_rate(problem)
-        placement = _placed(problem, found.proposal)
+        found = _search(problem)
+        placement = _place(problem, found.proposal)
+        if placement is None:
+            problem = problem_of(model, topology, job, trace, even=True)
+            found = _search(problem)
+            placement = _placed(problem, found.proposal)
         loss = node_loss(problem, found.proposal, placement) if not found.proposal.shared else None
         schedule = _hours(problem, found, hours) if hours else ()
         return plan_of(problem, found, placement, inputs, (loss, schedule))
@@ -86,8 +86,8 @@ def estimate_serving(
             problem = problem_of(model, topology, only(job, layout), trace)
             exact = [each for each in problem.types if each.layout == layout]
             if not exact:
-                raise Infeasible(f"layout {layout.label()} of {model.name} does not fit in memory")
-            pools.append(PoolOf(exact[0], "aggregated" if phase == "aggregated" else _phase(phase), workers))
+                raise InputError(f"layout {layout.label()} is not one that {topology.name} can hold")
+            pools.append(PoolOf(exact[0], _phase(phase), workers))
         assert problem is not None
         proposal = Proposal(tuple(pools))
         load = job.load
@@ -115,7 +115,8 @@ def load_of_trace(trace: Trace, concurrency: int | None = None) -> Load:
 
 
 def _phase(name: str) -> Phase:
-    return "prefill" if name == "prefill" else "decode"
+    phases: dict[str, Phase] = {"aggregated": "aggregated", "prefill": "prefill", "decode": "decode"}
+    return phases[name]
 
 
 def only(job: ServingJob, layout: Layout) -> ServingJob:
@@ -124,17 +125,26 @@ def only(job: ServingJob, layout: Layout) -> ServingJob:
     return msgspec.structs.replace(job, constraints=LayoutConstraints(**degrees))
 
 
+def _search(problem: Problem) -> Found:
+    if problem.job.mode in ("shared", "afd"):
+        return search_mode(problem)
+    return search_concurrency(problem) if problem.job.load.concurrency is not None else search_rate(problem)
+
+
 def _placed(problem: Problem, proposal: Proposal) -> Placement:
-    pools = [pool for pool in proposal.pools if not (proposal.shared and pool.phase == "decode")]
-    workers = [pool.worker for pool in pools for _ in range(pool.workers)]
-    found = place(problem.topology, workers)
+    found = _place(problem, proposal)
     if found is None:
         raise Infeasible(
             f"{proposal.label()} cannot be placed on {problem.topology.name}: its scale-up domains are too small"
         )
-    if proposal.shared:
-        return Placement(found.devices * 2)
     return found
+
+
+def _place(problem: Problem, proposal: Proposal) -> Placement | None:
+    pools = [pool for pool in proposal.pools if not (proposal.shared and pool.phase == "decode")]
+    workers = [pool.worker for pool in pools for _ in range(pool.workers)]
+    found = place(problem.topology, workers)
+    return Placement(found.devices * 2) if found is not None and proposal.shared else found
 
 
 def _hours(problem: Problem, found: Found, hours: Sequence[tuple[str, float]]) -> tuple[Hour, ...]:

@@ -13,10 +13,12 @@ from ..costs.serving.coefficients import engine, kernels
 from ..costs.serving.communication import fabric
 from ..errors import Infeasible, InputError
 from ..workload.serving import ServingJob, Trace
-from ..workload.serving_layout import quantization
+from ..workload.serving_layout import Layout, quantization
 from .space import layouts
 from .steady import Lengths
 from .workers import Kind, Setting, WorkerType, worker_type
+
+SMALL_DOMAIN = 16
 
 
 @dataclass
@@ -41,8 +43,10 @@ class Problem:
         return [kind.devices if most is None else min(kind.devices, most) for kind in self.kinds]
 
 
-def problem_of(model: ModelGraph, topology: Topology, job: ServingJob, trace: Trace | None) -> Problem:
-    """Read the cluster and build every legal worker.
+def problem_of(
+    model: ModelGraph, topology: Topology, job: ServingJob, trace: Trace | None, *, even: bool = False
+) -> Problem:
+    """Read the cluster and build every legal worker; `even` keeps those that fill scale-up domains without a rest.
 
     Raises InputError for what contradicts itself, Infeasible when no layout fits in memory.
     """
@@ -65,6 +69,8 @@ def problem_of(model: ModelGraph, topology: Topology, job: ServingJob, trace: Tr
     for kind in kinds:
         most = kind.devices if job.most_devices is None else min(kind.devices, job.most_devices)
         for layout in layouts(model, kind.fabric, most, lengths.isl, job.constraints):
+            if not _packs(layout, kind, even):
+                continue
             worker = worker_type(setting, kind, layout)
             if worker is None:
                 refused += 1
@@ -74,6 +80,17 @@ def problem_of(model: ModelGraph, topology: Topology, job: ServingJob, trace: Tr
         raise Infeasible(_why_nothing_fits(setting, kinds, refused))
     notes = (*noted, *more, *model.assumptions, *_format_notes(setting, kinds))
     return Problem(model, topology, job, trace, setting, kinds, tuple(found), refused, notes)
+
+
+def _packs(layout: Layout, kind: Kind, even: bool) -> bool:
+    """Whether any number of such workers, beside others of the kind, can be placed without breaking domains up.
+
+    In one domain everything packs; small domains are only ever filled evenly.
+    """
+    domain = kind.fabric.domain_devices
+    if domain % layout.devices == 0 or layout.devices % domain == 0:
+        return True
+    return not even and (kind.devices <= domain or domain > SMALL_DOMAIN)
 
 
 def check_lengths(model: ModelGraph, job: ServingJob, trace: Trace | None) -> None:
@@ -127,7 +144,6 @@ def _why_nothing_fits(setting: Setting, kinds: tuple[Kind, ...], refused: int) -
     if not refused:
         return f"{name}: no legal layout on {sum(kind.devices for kind in kinds)} devices under the constraints given"
     from ..costs.serving.shapes import replica_shapes
-    from ..workload.serving_layout import Layout
 
     weights = replica_shapes(setting.model, Layout(), setting.quantization).weight_bytes
     held = sum(kind.devices * kind.fabric.accelerator.memory_bytes for kind in kinds)

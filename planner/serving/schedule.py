@@ -89,7 +89,8 @@ class StepTable:
     def _micro_batch(self, sequences: int) -> tuple[int, int]:
         """Tokens of one attention group and of the stage in one of pp micro-batches."""
         cost = self.cost
-        own = -(-(-(-sequences // cost.groups)) // cost.pp) * cost.tokens_checked
+        per_group = -(-sequences // cost.groups)
+        own = -(-per_group // cost.pp) * cost.tokens_checked
         return own, -(-sequences // cost.pp) * cost.tokens_checked
 
     def _turn(self, own: float, stage: float, sequences: int) -> float:

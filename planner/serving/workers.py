@@ -9,7 +9,7 @@ import numpy as np
 
 from shardwright.models import ModelGraph
 
-from ..costs.serving.coefficients import Engine, Kernels
+from ..costs.serving.coefficients import Engine, Kernels, host_factor
 from ..costs.serving.communication import Fabric
 from ..costs.serving.memory import ReplicaMemory, replica_memory
 from ..costs.serving.shapes import replica_shapes
@@ -78,7 +78,7 @@ def worker_type(setting: Setting, kind: Kind, layout: Layout) -> WorkerType | No
     memory = replica_memory(setting.model, shapes, kind.fabric, layout, (setting.quantization, setting.engine, context))
     if memory.cache_tokens / layout.attn_dp < setting.longest:
         return None
-    machine = Machine(kind.fabric, kind.kernels, setting.engine)
+    machine = Machine(kind.fabric, kind.kernels, setting.engine, host_factor(kind.fabric.accelerator.name))
     cost = cost_of_shapes(shapes, machine, layout, setting.quantization, setting.speculation)
     return WorkerType(kind, layout, cost, schedule_of(setting.engine, memory.cache_tokens, layout.attn_dp), memory)
 

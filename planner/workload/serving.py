@@ -32,8 +32,11 @@ class Targets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     percentile: float = 99.0
 
     def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "percentile", float(self.percentile))
         for name in ("ttft_s", "tpot_s", "e2e_s"):
             value = getattr(self, name)
+            if value is not None:
+                msgspec.structs.force_setattr(self, name, float(value))
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InputError(f"targets.{name} must be a positive finite number but got {value}")
         if not 0 < self.percentile < 100:
@@ -78,6 +81,8 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.rate_per_s is not None:
+            msgspec.structs.force_setattr(self, "rate_per_s", float(self.rate_per_s))
         if not self.lengths:
             msgspec.structs.force_setattr(self, "lengths", (LengthBin(isl=self.isl, osl=self.osl),))
         for place, each in enumerate(self.lengths):

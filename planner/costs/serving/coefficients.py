@@ -42,7 +42,7 @@ class Kernels(_Record, frozen=True):
     attention_start_s: float
     expert_compute: dict[str, float]
     expert_memory: float
-    expert_start_s: float
+    expert_start_s: dict[str, float]
     expert_rows: float
     kernel_s: float
     small_reduce_s: float
@@ -125,7 +125,7 @@ def kernels(architecture: str, accelerator: str = "") -> tuple[Kernels, tuple[st
 
 
 def host_factor(accelerator: str) -> float:
-    """Host times relative to an x86 host, by the start of the accelerator's name (Grace hosts launch more slowly)."""
+    """Host times relative to the hosts of H100s, by the start of the accelerator's name (Grace, older x86: slower)."""
     return next((factor for name, factor in _file().hosts.items() if accelerator.startswith(name)), 1.0)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from shardwright.models import ModelGraph
 
 from ...workload.serving_layout import Layout, Quantization, Speculation
-from .coefficients import Engine, Kernels, host_factor
+from .coefficients import Engine, Kernels
 from .communication import Fabric
 from .shapes import ExpertClass, Products, ReplicaShapes, replica_shapes
 
@@ -27,11 +27,12 @@ TOKEN_GRID: Array = np.unique(np.concatenate([np.arange(0, 17), np.rint(np.geoms
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a copy runs on and with: devices and links, kernels, engine."""
+    """What a copy runs on and with: devices and links, kernels, engine, and how slow its hosts are."""
 
     fabric: Fabric
     kernels: Kernels
     engine: Engine
+    host: float = 1.0
 
     def peak(self, compute: str) -> tuple[float, str]:
         """FLOP/s for products in a format, and the format the device really computes in."""
@@ -167,7 +168,7 @@ def cost_of_shapes(
     imbalance = shapes.stage_imbalance
     sends = (layout.pp - 1) * _send(machine, shapes, layout) if layout.pp > 1 else np.zeros_like(TOKEN_GRID)
     scan = shapes.scan_bytes_per_sequence / (machine.fabric.accelerator.memory_bytes_per_s * kernels.memory)
-    host = host_factor(machine.fabric.accelerator.name)
+    host = machine.host
     drafted = speculation.draft_tokens if speculation else 0
     return StepCost(
         own_s=own * imbalance + sends,
@@ -192,9 +193,12 @@ def cost_of_shapes(
 
 
 def _kernel_count(shapes: ReplicaShapes) -> float:
-    """Kernels a step launches: products (with what narrows their input), small ones, attention, reductions, experts."""
+    """Kernels a step launches: products (with what narrows their input), small ones, attention, reductions, experts.
+
+    Latent attention also rotates, concatenates, narrows and appends its parts in kernels of their own.
+    """
     products = float(sum((1 + group.narrow) @ group.count for group in (shapes.own, shapes.shared)))
-    attention = sum(2 * each.layers for each in shapes.attention)
+    attention = sum((8 if each.latent else 2) * each.layers for each in shapes.attention)
     experts = sum(8 * each.layers for each in shapes.experts)
     return products + shapes.kernels + attention + experts + shapes.reduces + shapes.stage_reduces
 
@@ -280,7 +284,7 @@ def _one_expert_layer(each: ExpertClass, machine: Machine, layout: Layout, quant
     compute = rows * each.flops / (peak * kernels.expert_compute[format_])
     moved = busy * each.weights * quantization.expert_bytes + routed * 2 * (2 * each.hidden + 3 * each.inner)
     memory = moved / (device.memory_bytes_per_s * kernels.expert_memory)
-    started = kernels.expert_start_s * machine.engine.start
+    started = kernels.expert_start_s[format_] * machine.engine.start
     work = np.hypot(compute * machine.engine.expert_work, memory * machine.engine.expert)
     return np.where(tokens > 0, started + work, 0.0)
 

@@ -48,9 +48,7 @@ def alone(schedule=ROOMY, workers=1, of=TABLE):
     return Deployment(aggregated=(Pool(of, schedule, workers),))
 
 
-REQUESTS = st.lists(
-    st.tuples(st.floats(0, 0.2), st.integers(1, 1500), st.integers(1, 40)), min_size=1, max_size=12
-)
+REQUESTS = st.lists(st.tuples(st.floats(0, 0.2), st.integers(1, 1500), st.integers(1, 40)), min_size=1, max_size=12)
 
 
 @settings(max_examples=60, derandomize=True, deadline=None)
@@ -141,8 +139,9 @@ def test_speculation_finishes_sooner():
 
 
 def test_a_lone_prompt_crosses_the_whole_pipeline():
-    one, four = simulate(alone(), trace([0.0], [2000], [2])), simulate(
-        alone(of=table(Layout(pp=4))), trace([0.0], [2000], [2])
+    one, four = (
+        simulate(alone(), trace([0.0], [2000], [2])),
+        simulate(alone(of=table(Layout(pp=4))), trace([0.0], [2000], [2])),
     )
     assert four.ttft_s[0] > 0.9 * one.ttft_s[0]
 

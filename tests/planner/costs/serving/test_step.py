@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from shardwright.models import TransformerShape, model, transformer
-from shardwright.planner.costs.serving.coefficients import engine, kernels
+from shardwright.planner.costs.serving.coefficients import engine, host_factor, kernels
 from shardwright.planner.costs.serving.communication import fabric
 from shardwright.planner.costs.serving.memory import replica_memory
 from shardwright.planner.costs.serving.shapes import check_layout, replica_shapes
@@ -17,7 +17,8 @@ BATCHES = np.array([1.0, 2, 4, 8, 16, 32, 64, 128, 256])
 def machine(name="hgx-h200", engine_name="vllm"):
     links = fabric(cluster(name))
     device = links.accelerator
-    return Machine(links, kernels(device.architecture, device.name)[0], engine(engine_name)[0])
+    figures = kernels(device.architecture, device.name)[0]
+    return Machine(links, figures, engine(engine_name)[0], host_factor(device.name))
 
 
 def cost(layout=None, formats="bf16", name="llama-3.1-8b", on="hgx-h200", speculation=None):
