@@ -7,6 +7,7 @@ smallest can (Metis, Um et al. 2024, keeps device types apart in the same way).
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from .compute import Device, device_of
 from .keys import Floats
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DeviceRanks:
     """For every rank in the cluster's own order: the device, how many times longer it takes than the fastest, and the
     smallest device's memory as a share of its own."""
@@ -30,7 +31,7 @@ class DeviceRanks:
     slowness: Floats
     tightness: Floats
 
-    @property
+    @functools.cached_property
     def alike(self) -> bool:
         """Whether every device is as fast and as large as any other."""
         return bool(np.all(self.slowness == 1.0) and np.all(self.tightness == 1.0))

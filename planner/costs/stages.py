@@ -93,19 +93,6 @@ def _flops(block: Block, sequence: int) -> float:
     )
 
 
-def chunk_layers(model: Chain, table: StrategyTable, row: int) -> Ints:
-    """Layers of every virtual stage of one row, in chain order.
-
-    EVEN divides them equally. BALANCED gives each pipeline rank layers until its compute time, head and loss
-    included, is as low as any other's, later ranks first when equal since they keep fewer micro-batches alive; only
-    the first and the last virtual stage, which hold the embedding and the head, may have no layer.
-    """
-    layout = int(table.layout[row])
-    if layout >= CUSTOM:
-        return np.array(table.custom_layouts[layout - CUSTOM], np.int64)
-    return layers_by_layout(model, SCHEDULES[int(table.schedule[row])], int(table.pp[row]), int(table.vpp[row]), layout)
-
-
 def layers_by_layout(model: Chain, schedule: str, pp: int, vpp: int, layout: int) -> Ints:
     """Layers of every virtual stage for EVEN or BALANCED."""
     count = len(model.layers)
@@ -178,52 +165,89 @@ def live_microbatches(schedule: str, pp: int, vpp: int, microbatches: int) -> ND
     return cycles * pp + np.clip(rest - chunk * pp, 0, pp)
 
 
-def stage_table(
-    model: Chain, table: StrategyTable, microbatches: Ints, every: bool = False
-) -> tuple[Stages, NDArray[np.int64]]:
-    """Stages of every distinct pipeline of a table, and for every row the position of its pipeline.
+class Pipelines:
+    """The stages of every pipeline a chain was asked for, each worked out once."""
 
-    With `every` no stage is left out, so stage i is pipeline rank i; the rows must then share one pp.
-    """
-    full = np.where(table.recompute == 2, table.recompute_layers, 0)
-    limit = np.where(table.schedule == SCHEDULES.index("gpipe"), microbatches, np.minimum(microbatches, 2 * table.pp))
-    columns = (table.pp, table.vpp, table.schedule, table.layout, full, limit)
-    first, inverse = row_codes(columns)
-    parts = [
-        pipeline_stages(
-            model,
-            chunk_layers(model, table, int(i)),
-            SCHEDULES[int(table.schedule[i])],
-            live_microbatches(
-                SCHEDULES[int(table.schedule[i])], int(table.pp[i]), int(table.vpp[i]), int(microbatches[i])
-            ),
-            int(full[i]),
+    def __init__(self, model: Chain) -> None:
+        self.chain = model
+        self._layers: dict[tuple[int, ...], Ints] = {}
+        self._stages: dict[tuple[int, ...], _Kept] = {}
+
+    def layers(self, table: StrategyTable, row: int) -> Ints:
+        """Layers of every virtual stage of one row, in chain order."""
+        layout = int(table.layout[row])
+        if layout >= CUSTOM:
+            return np.array(table.custom_layouts[layout - CUSTOM], np.int64)
+        key = (int(table.schedule[row]), int(table.pp[row]), int(table.vpp[row]), layout)
+        if key not in self._layers:
+            self._layers[key] = layers_by_layout(self.chain, SCHEDULES[key[0]], *key[1:])
+        return self._layers[key]
+
+    def of(self, table: StrategyTable, microbatches: Ints, every: bool = False) -> tuple[Stages, NDArray[np.int64]]:
+        """Stages of every distinct pipeline of a table, and for every row the position of its pipeline.
+
+        With `every` no stage is left out, so stage i is pipeline rank i; the rows must then share one pp.
+        """
+        full = np.where(table.recompute == 2, table.recompute_layers, 0)
+        gpipe = table.schedule == SCHEDULES.index("gpipe")
+        limit = np.where(gpipe, microbatches, np.minimum(microbatches, 2 * table.pp))
+        columns = (table.pp, table.vpp, table.schedule, table.layout, full, limit)
+        first, inverse = row_codes(columns)
+        keys = np.stack([column[first] for column in columns], axis=1).tolist()
+        kept = [self._kept(table, int(i), tuple(key), every) for i, key in zip(first, keys, strict=True)]
+        width = max((len(each.slowness) for each in kept), default=1)
+
+        def padded(name: str) -> Floats:
+            return np.stack([_repeated(getattr(each, name), width) for each in kept])
+
+        stages = Stages(
+            **{name: padded(name) for name in ("count", "again", "live", "live_inputs", "slowness", "tightness")},
+            **{
+                name: np.stack([getattr(each, name) for each in kept]) for name in ("total", "slow_total", "slow_again")
+            },
         )
-        for i in first
-    ]
-    shares = [model.ranks.of_stages(int(table.pp[i])) for i in first]
-    kept = [
-        np.arange(len(part[0])) if every else _heaviest(part, *share) for part, share in zip(parts, shares, strict=True)
-    ]
-    width = max((len(keep) for keep in kept), default=1)
+        return stages, inverse
 
-    def padded(values: list[Floats]) -> Floats:
-        return np.stack([value[np.resize(keep, width)] for value, keep in zip(values, kept, strict=True)])
+    def _kept(self, table: StrategyTable, row: int, key: tuple[int, ...], every: bool) -> _Kept:
+        """The stages of one row's pipeline; custom layouts and complete lists are not remembered."""
+        lasting = not every and int(table.layout[row]) < CUSTOM
+        if lasting and key in self._stages:
+            return self._stages[key]
+        pp, vpp, schedule, _, full, limit = key
+        live = live_microbatches(SCHEDULES[schedule], pp, vpp, limit)
+        part = pipeline_stages(self.chain, self.layers(table, row), SCHEDULES[schedule], live, full)
+        slowness, tightness = self.chain.ranks.of_stages(pp)
+        keep = np.arange(pp) if every else _heaviest(part, slowness, tightness)
+        made = _Kept(
+            *(values[keep] for values in (*part, slowness, tightness)),
+            total=part[0].sum(axis=0),
+            slow_total=slowness @ part[0],
+            slow_again=slowness @ part[1],
+        )
+        if lasting:
+            self._stages[key] = made
+        return made
 
-    return (
-        Stages(
-            count=padded([part[0] for part in parts]),
-            again=padded([part[1] for part in parts]),
-            live=padded([part[2] for part in parts]),
-            live_inputs=padded([part[3] for part in parts]),
-            slowness=padded([share[0] for share in shares]),
-            tightness=padded([share[1] for share in shares]),
-            total=np.stack([part[0].sum(axis=0) for part in parts]),
-            slow_total=np.stack([share[0] @ part[0] for part, share in zip(parts, shares, strict=True)]),
-            slow_again=np.stack([share[0] @ part[1] for part, share in zip(parts, shares, strict=True)]),
-        ),
-        inverse,
-    )
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """The stages worth looking at of one pipeline, [stages, blocks] or [stages], and totals over all, [blocks]."""
+
+    count: Floats
+    again: Floats
+    live: Floats
+    live_inputs: Floats
+    slowness: Floats
+    tightness: Floats
+    total: Floats
+    slow_total: Floats
+    slow_again: Floats
+
+
+def _repeated(values: Floats, width: int) -> Floats:
+    """The values, the first repeated until there are `width`."""
+    short = width - len(values)
+    return np.concatenate([values, values[:1].repeat(short, axis=0)]) if short else values
 
 
 def pipeline_stages(

@@ -23,7 +23,7 @@ from .pipeline import PipelineLoad, PipelineTime, pipeline_time
 from .ranks import domain_size, fastest_device
 from .rows import DUALPIPE, SELECTIVE, Rows
 from .sharding import ShardingTime, StageLoad, local_parameters, sharding_time
-from .stages import Chain, chain, chunk_layers, stage_table
+from .stages import Chain, Pipelines, chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class TrainingCosts:
         self.network: Network = Network(Collectives(topology), domain_size(topology))
         self.tiers: Tiers = tiers_of(topology, job)
         self.chain: Chain = chain(model, job.sequence_length, ranks)
+        self.pipelines = Pipelines(self.chain)
         self.is_head: Floats = np.array([float(block.role == "head") for block in self.chain.blocks])
 
     def on_devices(self, devices: Ints) -> TrainingCosts:
@@ -77,7 +78,7 @@ class TrainingCosts:
 
     def layers_of(self, table: StrategyTable) -> Ints:
         """Layers of every virtual stage of a table's first row, in chain order."""
-        return chunk_layers(self.chain, table, 0)
+        return self.pipelines.layers(table, 0)
 
     def rows(self, table: StrategyTable, every_stage: bool = False) -> Rows:
         """Everything a row is made of; the rows must be legal. With `every_stage` (one pp for all rows) stage i is
@@ -85,7 +86,7 @@ class TrainingCosts:
         keys, key = block_keys(table, self.job.sequence_length)
         costs = block_costs(self.model, self.chain.blocks, keys, self.device, self.network)
         microbatches = self.microbatches(table)
-        stages, pipeline = stage_table(self.chain, table, microbatches, every_stage)
+        stages, pipeline = self.pipelines.of(table, microbatches, every_stage)
         again_s, saved = self._selective(table, keys, key, costs)
         return Rows(table, microbatches, keys, key, costs, stages, pipeline, again_s, saved)
 

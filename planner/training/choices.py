@@ -55,13 +55,14 @@ def divisors(number: int) -> tuple[int, ...]:
     return tuple(sorted({*low, *(number // d for d in low)}))
 
 
-@dataclass(frozen=True, slots=True)
 class Choices:
     """Values per field for a model, a job's facts and a scope."""
 
-    chain: Chain
-    facts: Facts
-    scope: Scope
+    def __init__(self, chain: Chain, facts: Facts, scope: Scope) -> None:
+        self.chain = chain
+        self.facts = facts
+        self.scope = scope
+        self._pipelines: dict[int, list[tuple[int, int, int]]] = {}
 
     def of_nodes(self, tp: Ints) -> tuple[Sequence[int], ...]:
         """Values of sp, ep, etp, cp_comm, tp_overlap and ep_overlap."""
@@ -126,6 +127,11 @@ class Choices:
     def pipelines(self, pp: int) -> list[tuple[int, int, int]]:
         """(vpp, schedule, layout). A vpp must divide the layers, counting the embedding and the head as one each or
         not at all; without interleaving any balanced layout goes."""
+        if pp not in self._pipelines:
+            self._pipelines[pp] = self._pipelines_of(pp)
+        return self._pipelines[pp]
+
+    def _pipelines_of(self, pp: int) -> list[tuple[int, int, int]]:
         result = []
         layers = self.facts.layers
         for schedule in self.scope.constraints.schedule or DEFAULT_SCHEDULES:

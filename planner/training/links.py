@@ -145,5 +145,5 @@ def ideal_context(context: Context) -> Context:
         costs.network = FreeNetwork(costs.network.collectives, costs.network.domain)
     else:
         costs = TrainingCosts(context.model, best_links(topology), context.job)
-        costs.chain = context.costs.chain
+        costs.chain, costs.pipelines = context.costs.chain, context.costs.pipelines
     return replace(context, costs=costs)

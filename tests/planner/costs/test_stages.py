@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from shardwright.models import model
 from shardwright.planner.costs.schedules import chunks_in_flight
 from shardwright.planner.costs.stages import (
+    Pipelines,
     chain,
     layers_by_layout,
     layouts_of,
     live_microbatches,
     pipeline_stages,
-    stage_table,
 )
 from shardwright.planner.strategy import SCHEDULES
 from shardwright.planner.workload.strategy_table import BALANCED, EVEN, table_of_columns
@@ -72,8 +72,8 @@ def test_interleaving_keeps_narayanans_number_of_chunks():
 
 def test_only_stages_that_can_be_worst_are_kept_and_none_that_can_is_lost():
     table = table_of_columns({"pp": 16, "layout": BALANCED}, 1)
-    kept, _ = stage_table(DEEPSEEK, table, np.array([32]))
-    every, _ = stage_table(DEEPSEEK, table, np.array([32]), every=True)
+    kept, _ = Pipelines(DEEPSEEK).of(table, np.array([32]))
+    every, _ = Pipelines(DEEPSEEK).of(table, np.array([32]), every=True)
     assert kept.count.shape[1] < 6
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -85,7 +85,7 @@ def test_only_stages_that_can_be_worst_are_kept_and_none_that_can_is_lost():
 
 def test_a_v_of_stages_puts_the_embedding_and_the_head_on_one_rank():
     table = table_of_columns({"pp": 4, "schedule": SCHEDULES.index("zb-v"), "layout": BALANCED}, 1)
-    stages, _ = stage_table(LLAMA, table, np.array([32]), every=True)
+    stages, _ = Pipelines(LLAMA).of(table, np.array([32]), every=True)
     names = [block.role for block in LLAMA.blocks]
     assert stages.count[0, 0, names.index("embedding")] == stages.count[0, 0, names.index("head")] == 1
     assert np.ptp(stages.live[0, :, names.index("layer")]) <= 32

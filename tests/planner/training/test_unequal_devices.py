@@ -35,7 +35,7 @@ def mixed(first: str = "dgx-h100:2", second: str = "dgx-a100:2"):
 
 
 def test_slow_devices_stand_last_and_domains_stay_together():
-    device, ranks = fastest_device(slow_node(), JOB)
+    _, ranks = fastest_device(slow_node(), JOB)
     assert not ranks.alike
     assert ranks.devices[-8:].tolist() == list(range(8, 16))
     assert ranks.slowness[-8:].tolist() == [2.0] * 8
