@@ -219,7 +219,12 @@ class Pipelines:
         slowness, tightness = self.chain.ranks.of_stages(pp)
         keep = np.arange(pp) if every else _heaviest(part, slowness, tightness)
         made = _Kept(
-            *(values[keep] for values in (*part, slowness, tightness)),
+            count=part[0][keep],
+            again=part[1][keep],
+            live=part[2][keep],
+            live_inputs=part[3][keep],
+            slowness=slowness[keep],
+            tightness=tightness[keep],
             total=part[0].sum(axis=0),
             slow_total=slowness @ part[0],
             slow_again=slowness @ part[1],
