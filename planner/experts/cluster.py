@@ -51,7 +51,7 @@ class ExpertCluster:
         """
         wanted = experts + redundant
         share = wanted * self.memory_bytes / self.memory_bytes.sum()
-        return np.maximum(1, np.ceil(share - 1e-9)).astype(np.int64)
+        return np.asarray(np.maximum(1, np.ceil(share - 1e-9)), dtype=np.int64)
 
 
 def flat_cluster(gpus: int, gpus_per_node: int | None = None, link_ratio: float = 1.0) -> ExpertCluster:

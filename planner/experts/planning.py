@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
 
-from shardwright.solvers import Solution, Status, relative_gap
-from shardwright.solvers.placement import Effort, PlacementProblem, SlotPlacement, fill, place
+from shardwright.solvers import Status, relative_gap
+from shardwright.solvers.placement import Effort, PlacementProblem, fanout, fill, place
 
 from ..errors import InputError
 from ..plan.base import Alternative, Optimality, Provenance
 from ..plan.experts import ExpertPlan, Migration, WorkloadScore
 from .cluster import ExpertCluster, Ints
+from .found import Found
 from .replay import Holders, problem_of, replay
 from .request import ExpertRequest
 from .workloads import Workloads
@@ -25,15 +26,6 @@ SENTENCES = {
     "fanout": "link cost of reaching every GPU and node that holds one of a token's experts, per layer",
     "minimax": "largest link cost times flow between two GPUs, per token",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a solver hands back: holders per layer with routing, the objective's value and a bound on it."""
-
-    holders: Holders
-    solution: Solution[SlotPlacement]
-    solver: str
 
 
 def plan_experts(workloads: Workloads, cluster: ExpertCluster, request: ExpertRequest) -> ExpertPlan:
@@ -96,6 +88,7 @@ def _solve(workloads: Workloads, cluster: ExpertCluster, request: ExpertRequest,
         from .certificate import certified
 
         solution = certified(problem, solution)
+        assert solution.point is not None
     return Found(solution.point.holders(problem.items), solution, "placement")
 
 
@@ -180,6 +173,13 @@ def _alternatives(
     why = f"load ratio {usual.load_ratio:.3f}"
     if usual.traffic is not None:
         why += f", link cost {usual.traffic:.4g} per transition"
+    if request.objective == "fanout":
+        from .returning import returning_problem
+
+        task = returning_problem(workloads, cluster, request)
+        value = fanout.cost(task, np.array([[gpus[0] for gpus in plain]] * len(workloads.first.layers)))
+        why = f"{usual.fanout_gpus:.3f} GPUs and {usual.fanout_nodes:.3f} nodes per token"
+        return (Alternative(label="experts in order", value=value, why=why),)
     value = request.weight_of_load * usual.load_ratio
     if request.objective in ("transitions", "joint") and usual.traffic is not None:
         value += usual.traffic

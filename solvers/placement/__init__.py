@@ -1,9 +1,10 @@
 """Layered placement of items on devices: exact where the states are few, annealed and bounded where they are not."""
 
+from . import fanout, heaviest
 from .bounds import Floor, floor
 from .placing import Effort, packed, place, value_of
 from .problem import PlacementProblem, Score, contiguous, fill, peaks_of, score
-from .slots import SlotPlacement, follow, followed_score, one_copy_each, slot_loads
+from .slots import SlotPlacement, even_weights, follow, followed_score, one_copy_each, slot_loads
 
 __all__ = [
     "Effort",
@@ -12,10 +13,13 @@ __all__ = [
     "Score",
     "SlotPlacement",
     "contiguous",
+    "even_weights",
+    "fanout",
     "fill",
     "floor",
     "follow",
     "followed_score",
+    "heaviest",
     "one_copy_each",
     "packed",
     "peaks_of",
