@@ -12,11 +12,24 @@ from typing import Any
 import pytest
 
 # Kernels that this machine cannot build or run are switched off; they change no degree, size or schedule.
-CPU_ONLY = (
-    "--mock-data --train-iters 10 --lr 1e-4 --attention-backend flash --transformer-impl local "
-    "--no-persist-layer-norm --no-masked-softmax-fusion --no-bias-swiglu-fusion --no-bias-gelu-fusion "
-    "--no-bias-dropout-fusion --no-rope-fusion --no-gradient-accumulation-fusion"
-).split()
+CPU_ONLY = [
+    "--mock-data",
+    "--train-iters",
+    "10",
+    "--lr",
+    "1e-4",
+    "--attention-backend",
+    "flash",
+    "--transformer-impl",
+    "local",
+    "--no-persist-layer-norm",
+    "--no-masked-softmax-fusion",
+    "--no-bias-swiglu-fusion",
+    "--no-bias-gelu-fusion",
+    "--no-bias-dropout-fusion",
+    "--no-rope-fusion",
+    "--no-gradient-accumulation-fusion",
+]
 
 
 class _Absent(types.ModuleType):
@@ -47,7 +60,7 @@ def _without_triton() -> None:
         import torch._dynamo.utils
         import torch._inductor.runtime.hints
         import torch._inductor.runtime.triton_compat
-        import torch._inductor.utils  # noqa: F401
+        import torch._inductor.utils
 
         for name in ("triton", "triton.language", "triton.language.extra"):
             module = _Absent(name)
@@ -106,4 +119,3 @@ def rank_groups(parsed: Any) -> dict[str, list[list[int]]]:
         order="tp-cp-ep-dp-pp",
     )
     return {axis: generator.get_ranks(axis) for axis in ("tp", "cp", "dp", "pp")}
-

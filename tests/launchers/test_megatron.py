@@ -8,7 +8,6 @@ import pytest
 
 from shardwright.planner import Strategy, TrainingJob, estimate_training, export_plan, plan_training
 from shardwright.planner.plan.training import TrainingPlan
-
 from tests.launchers import megatron_parser
 
 pytest.importorskip("torch", reason="the launcher checks run in `make test-launchers`")
