@@ -20,9 +20,10 @@ class Routing:
     """Routing statistics of one workload, from the first to the last layer that has experts.
 
     `loads[l, e]` is the share of layer l's tokens that expert e gets (rows add up to one). `transitions[l, e, f]` is
-    the share that goes from expert e of layer l to expert f of layer l + 1. `top_ids[t, l, :]` are the experts of token t,
-    best first. `layers[l]` is the row of the file that layer l was read from and `rows` the number of rows in it: rows
-    without a single token are dense layers and left out. `weight` is the number of tokens counted (0: unknown).
+    the share that goes from expert e of layer l to expert f of layer l + 1. `top_ids[t, l, :]` are the experts of
+    token t, best first. `layers[l]` is the row of the file that layer l was read from and `rows` the number of rows
+    in it: rows without a single token are dense layers and left out. `weight` is the number of tokens counted (0:
+    unknown).
     """
 
     name: str

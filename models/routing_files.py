@@ -25,11 +25,11 @@ SUFFIXES = (".npz", ".npy", ".json", ".jsonl", ".pt")
 def read_routing(path: str | Path, *, array: str | None = None, top: int | None = None) -> list[Routing]:
     """The workloads in a routing file, at least one.
 
-    `.npz` and `.npy` hold counts (layers × experts), transitions (square last axes), or expert ids (tokens × layers
-    × k, whole numbers); an `.npz` with `T` and `w` holds transitions and loads, and every other array of it is a workload
-    of its own unless `array` names one. JSON holds the same lists, or an object with `logical_count`, `T` and `w`, or
-    `top_ids`. JSONL holds one token a line. `.pt` is what SGLang's expert distribution recorder dumps. `top` keeps
-    the first ids of every token. Raises ModelError in one line when the file is refused.
+    `.npz` and `.npy` hold counts (layers × experts), transitions (square last axes), or expert ids (tokens × layers ×
+    k, whole numbers); an `.npz` with `T` and `w` holds transitions and loads, and every other array of it is a
+    workload of its own unless `array` names one. JSON holds the same lists, or an object with `logical_count`, `T`
+    and `w`, or `top_ids`. JSONL holds one token a line. `.pt` is what SGLang's expert distribution recorder dumps.
+    `top` keeps the first ids of every token. Raises ModelError in one line when the file is refused.
     """
     path = Path(path)
     name = f"routing {path}"

@@ -84,11 +84,6 @@ def _solve(workloads: Workloads, cluster: ExpertCluster, request: ExpertRequest,
         return place_node_local(problem, cluster, request)
     solution = place(problem, request.redundant, effort)
     assert solution.point is not None
-    if request.certify and solution.status is not Status.OPTIMAL and request.redundant == 0 and problem.has_traffic:
-        from .certificate import certified
-
-        solution = certified(problem, solution)
-        assert solution.point is not None
     return Found(solution.point.holders(problem.items), solution, "placement")
 
 

@@ -60,7 +60,8 @@ def solve(problem: FanoutProblem, start: Ints, work: int, seed: int = 0) -> Solu
         looked_at = 1 + 2 * sets.members.size // items
         each = max(items, work // (layers * STEPS * looked_at))
         proposed += STEPS * each
-        carried: Floats = np.bincount(place[layer], problem.loads[layer], devices) * float(devices)
+        held = np.bincount(place[layer], problem.loads[layer], devices)
+        carried: Floats = np.asarray(held * devices, dtype=np.float64)
         scale = float(groups.step.sum()) / max(1, items) if nested else 0.0
         temperatures = np.r_[scale * np.geomspace(0.3, 0.001, STEPS - 4), np.zeros(4)]
         loads = (problem.loads[layer] * devices, carried, problem.load_weight * devices)

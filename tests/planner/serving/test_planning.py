@@ -99,7 +99,7 @@ def test_a_rate_no_cluster_of_this_size_serves_names_the_highest():
 
 
 def test_a_model_that_does_not_fit_says_how_much_is_missing():
-    with pytest.raises(Infeasible, match="GB of bf16 weights .* do not fit"):
+    with pytest.raises(Infeasible, match=r"GB of bf16 weights .* do not fit"):
         plan_serving(model("llama-3.1-405b"), ONE_NODE, job())
 
 
