@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.measurements.others import other_runs
 from benchmarks.measurements.runs import Memory, Run, Skipped, read_rows, runs_of
 from benchmarks.metrics import errors
-from benchmarks.prediction import batches
+from benchmarks.prediction import evaluations
 from shardwright.planner.costs.footprint import CATEGORIES
 
 MEASURED = Path(__file__).resolve().parent.parent.parent / "shared" / "measured"
@@ -55,10 +55,10 @@ def kind_of(memory: Memory) -> str:
 
 def outcomes(runs: Sequence[Run]) -> tuple[list[Outcome], dict[int, str]]:
     """Every run with memory, on the stage that holds most of what is counted; and why others have no prediction."""
-    made, refusals = batches(runs)
+    made, refusals = evaluations(runs)
     found: dict[int, Outcome] = {}
-    for batch in made:
-        memory = batch.costs.evaluate(batch.table).footprint.device
+    for batch, costs in made:
+        memory = costs.footprint.device
         for row, place in enumerate(batch.rows.tolist()):
             run = runs[place]
             assert run.memory is not None

@@ -56,17 +56,29 @@ def batches(runs: Sequence[Run]) -> tuple[list[Batch], dict[int, str]]:
     return made, refusals
 
 
-def evaluated(batch: Batch) -> StepCosts:
-    """Costs of every row of a batch."""
-    return batch.costs.evaluate(batch.table)
+def evaluations(runs: Sequence[Run]) -> tuple[list[tuple[Batch, StepCosts]], dict[int, str]]:
+    """The runs grouped, with the costs of each group, and why others have none; one run refused leaves the rest."""
+    made, refusals = batches(runs)
+    found: list[tuple[Batch, StepCosts]] = []
+    waiting = made[::-1]
+    while waiting:
+        batch = waiting.pop()
+        try:
+            found.append((batch, batch.costs.evaluate(batch.table)))
+        except (ShardwrightError, ModelError, TopologyError, MemoryError) as error:
+            if len(batch.rows) == 1:
+                refusals[int(batch.rows[0])] = str(error)
+                continue
+            alone = np.arange(len(batch.rows))[:, None]
+            waiting += [Batch(batch.costs, batch.table.take(row), batch.rows[row]) for row in alone[::-1]]
+    return found, refusals
 
 
 def predict(runs: Sequence[Run]) -> Predictions:
     """Predictions of all runs with the shipped coefficients."""
-    made, refusals = batches(runs)
+    made, refusals = evaluations(runs)
     step_s, memory = np.full(len(runs), np.nan), np.full(len(runs), np.nan)
-    for batch in made:
-        costs = evaluated(batch)
+    for batch, costs in made:
         step_s[batch.rows], memory[batch.rows] = costs.step_s, costs.memory_bytes
     for i in np.flatnonzero(~(np.isfinite(step_s) & (step_s > 0))):
         refusals.setdefault(int(i), "the cost model gives no finite time")

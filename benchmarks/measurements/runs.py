@@ -92,6 +92,8 @@ def run_of(row: Row, name: str, source: str) -> Run:
     model, from_model = model_of(row)
     framework, from_framework = generation(row)
     strategy, from_strategy = strategy_of(row, framework)
+    if strategy.pp * strategy.vpp > model.num_layers + 2:
+        raise UnusableError("more stages than layers")
     gbs, part, from_batch = batch_of(row, strategy)
     job = job_of(row, framework, gbs)
     topology_of(cluster)

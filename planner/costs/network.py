@@ -69,11 +69,12 @@ class Network:
 
     def pair_seconds(self, size_bytes: Floats, sharing: Ints) -> tuple[Floats, Floats]:
         """Seconds from one device to another inside a domain, and to another domain while `sharing` devices of the
-        domain send."""
+        domain send. In a domain of one device every neighbour is in another."""
         ones = np.ones(np.shape(size_bytes), np.int64)
-        near = self.seconds("send_recv", size_bytes, Groups(ones, 2 * ones, ones, ones))
         far = self.seconds("send_recv", size_bytes, Groups(ones, ones, 2 * ones, np.broadcast_to(sharing, ones.shape)))
-        return near, far
+        if self.domain == 1:
+            return far, far
+        return self.seconds("send_recv", size_bytes, Groups(ones, 2 * ones, ones, ones)), far
 
     def hop_seconds(self, table: StrategyTable, size_bytes: Floats) -> tuple[Floats, Floats]:
         """Seconds to send `size_bytes` to the next pipeline rank: over the slowest boundary, over all in a row."""

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.measurements.runs import Run, Skipped, measured_seconds, read_rows, runs_of
+from benchmarks.prediction import predict
 from tests.benchmarks.rows import COLUMNS, row
 
 ODD = ["", "nan", "-1", "0", "1e309", "abc", "1.5", "∞", "None", "full:20 layers", "ZeRO-9", "8x", "1e6", "💥", " 4 "]
@@ -52,6 +53,7 @@ def test_throughput_stands_in_for_a_time_not_reported() -> None:
         ({"layers": "forty"}, "layers is not a number"),
         ({"experts": "8", "topk": "2", "moe_ffn": "99"}, "mixture of experts unknown to the catalog"),
         ({"model": "secret-7b"}, "model unknown: whether its feed-forward is gated"),
+        ({"vpp": "30"}, "more stages than layers"),
         ({"zero_distopt": "magic"}, "sharding of the optimizer unknown"),
     ],
 )
@@ -145,9 +147,12 @@ def test_runs_that_differ_in_strategy_alone_share_a_group() -> None:
 
 @given(st.dictionaries(st.sampled_from(COLUMNS), st.sampled_from(ODD) | st.text(max_size=6), max_size=4))
 @settings(derandomize=True, max_examples=300, deadline=None)
-def test_no_row_however_odd_stops_the_reader(changes: dict[str, str]) -> None:
+def test_no_row_however_odd_stops_the_reader_or_the_prediction(changes: dict[str, str]) -> None:
     found = only(**changes)
     assert isinstance(found, Run | Skipped)
+    if isinstance(found, Run):
+        predicted = predict([found])
+        assert predicted.step_s[0] > 0 or 0 in predicted.refusals
 
 
 def test_a_file_with_missing_columns_and_broken_bytes_is_still_read(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from shardwright.planner.costs.communication import tensor_features
 from shardwright.planner.costs.network import MappedNetwork, Network, groups_of
 from shardwright.planner.strategy import Strategy
 from shardwright.planner.workload.strategy_table import table_of
-from shardwright.topologies import Collectives, cluster
+from shardwright.topologies import Collectives, cluster, parse_topology
 
 TWO_NODES = Network(Collectives(cluster("dgx-h100:2")), 8)
 
@@ -52,6 +52,15 @@ def test_a_group_of_one_takes_no_time():
 def test_a_ring_hop_across_nodes_is_slower_than_inside():
     inside, across = TWO_NODES.ring_step_seconds(np.array([1e8, 1e8]), groups_of(ints(1, 8), ints(8, 2), 8))
     assert 0 < inside < across
+
+
+def test_devices_alone_in_their_nodes_reach_each_other_over_the_network():
+    nics = {"count": 1, "bandwidth_bytes_per_s": 25e9, "latency_s": 2e-6, "kind": "ib"}
+    node = {"name": "node", "count": 4, "accelerator": "A100-SXM4-80GB", "devices": 1, "network": "ib", "nics": nics}
+    network = {"kind": "rail", "name": "ib", "pod_nodes": 32, "latency_s": 1e-6}
+    document = {"schema": "shardwright.topology/1", "name": "four", "nodes": [node], "networks": [network]}
+    near, far = Network(Collectives(parse_topology(document)), 1).pair_seconds(np.array([1e8]), ints(1))
+    assert near == far > 1e8 / 25e9
 
 
 def test_a_dense_layer_gathers_twice_and_reduces_twice():
