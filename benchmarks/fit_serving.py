@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import sys
 import zlib
@@ -96,11 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cases", type=int, default=900)
     parser.add_argument("--start", default=str(START))
+    parser.add_argument("--resume", help="a fitted file to go on from; the start still is what figures are held to")
     parser.add_argument("--output", default=str(TARGET))
     given = parser.parse_args(arguments)
     cases = chosen_cases(given.file, given.half, given.without, given.cases)
     document = json.loads(Path(given.start).read_text())
-    fitted = fit(document, cases, given.rounds)
+    resumed = json.loads(Path(given.resume).read_text()) if given.resume else document
+    fitted = fit(document, cases, given.rounds, resumed)
     Path(given.output).write_text(json.dumps(fitted, indent=1) + "\n")
     return 0
 
@@ -144,9 +147,10 @@ def chosen_cases(path: str, half: str | None, without: str, limit: int) -> list[
     return kept
 
 
-def fit(document: dict[str, Any], cases: list[Case], rounds: int) -> dict[str, Any]:
-    """The document with its figures moved to where the cases want them."""
+def fit(document: dict[str, Any], cases: list[Case], rounds: int, resumed: dict[str, Any]) -> dict[str, Any]:
+    """The document with its figures moved, from those of `resumed`, to where the cases want them."""
     problem = _Problem(document, cases)
+    problem.resume(resumed)
     for turn in range(rounds):
         before = problem.loss()
         problem.step()
@@ -167,6 +171,13 @@ class _Problem:
         self.start = np.array([np.log(self._read(each)) for each in self.figures])
         self.point = self.start.copy()
         self.residuals, self.weights = self._residuals(range(len(cases)))
+
+    def resume(self, document: dict[str, Any]) -> None:
+        """Go on from the figures of an earlier fit."""
+        self.kernels = {name: msgspec.convert(value, Kernels) for name, value in document["architectures"].items()}
+        self.engines = {value["generation"]: msgspec.convert(value, Engine) for value in document["engines"]}
+        self.hosts = dict(document["hosts"])
+        self._move(np.array([np.log(self._read(each)) for each in self.figures]))
 
     def _owners(self, case: Case) -> tuple[str, str, str]:
         device = case.fabric.accelerator
@@ -287,6 +298,13 @@ class _Problem:
         document["hosts"] = _rounded(self.hosts)
         document["architectures"] = {name: _rounded(msgspec.to_builtins(each)) for name, each in self.kernels.items()}
         document["engines"] = [_rounded(msgspec.to_builtins(each)) for each in self.engines.values()]
+        figures = msgspec.json.encode([document[key] for key in ("hosts", "architectures", "engines")])
+        document["version"] = hashlib.sha256(figures).hexdigest()[:12]
+        document["provenance"] = (
+            f"benchmarks/fit_serving.py on {len(self.cases)} measured configurations without speculative decoding, "
+            f"thinned evenly from serving tables of {len({case.source for case in self.cases})} sources, from "
+            f"{self.original['provenance']}"
+        )
         return document
 
 

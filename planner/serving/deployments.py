@@ -109,9 +109,16 @@ def hand_over(setting: Setting, topology: Topology, prefill: WorkerType, decode:
 def deployment(proposal: Proposal, setting: Setting, topology: Topology) -> Deployment:
     """The proposal as the simulator runs it."""
     parts: dict[str, list[Pool]] = {"aggregated": [], "prefill": [], "decode": []}
+    carried = {
+        phase: sum(pool.rate * pool.workers for pool in proposal.pools if pool.phase == phase) for phase in parts
+    }
+    paired = min(carried["prefill"], carried["decode"])
     for pool in proposal.pools:
+        weight = pool.rate * pool.workers
+        if pool.phase == "prefill" and carried["prefill"] > 0:
+            weight *= paired / carried["prefill"]
         if pool.workers:
-            parts[pool.phase].append(Pool(pool.worker.table, pool.worker.schedule, pool.workers))
+            parts[pool.phase].append(Pool(pool.worker.table, pool.worker.schedule, pool.workers, weight))
     start = token = 0.0
     if proposal.split and not proposal.shared:
         over = hand_over(setting, topology, _first(proposal.pools, "prefill"), _first(proposal.pools, "decode"))

@@ -32,6 +32,7 @@ from .workers import most_rate as most_worker_rate
 
 KEPT = 24
 TRIES = 8
+RESCUES = 20
 REQUESTS = 1200
 
 
@@ -183,7 +184,10 @@ def run(problem: Problem, proposal: Proposal, rate: float, requests: int = REQUE
 
 
 def _most(problem: Problem, choices: list[Choice]) -> Found:
-    """The highest rate: the program's counts, run together at falling rates until the targets hold."""
+    """The highest rate: the program's counts, run together at falling rates until the targets hold.
+
+    Rates fall slowly at first, then fast: what fails at a hundredth of what the workers carry alone is infeasible.
+    """
     bound = bound_of(problem, choices, None)
     found = solve(problem, choices, None)
     if found is None:
@@ -191,12 +195,12 @@ def _most(problem: Problem, choices: list[Choice]) -> Found:
     counts, pool = found
     proposal = proposal_of(counts, pool)
     rate = counts.rate
-    for _ in range(TRIES):
+    for tries in range(TRIES + RESCUES):
         outcome = run(problem, proposal, rate)
         if outcome.meets(problem.job.targets) and steady(outcome):
             others = _others(problem, choices, counts, pool)
             return Found(proposal, outcome, rate, max(bound, rate), len(choices), _useful(choices), others)
-        rate *= 0.96
+        rate *= 0.96 if tries < TRIES else 0.8
     raise Infeasible(nearest_target(problem))
 
 
@@ -223,9 +227,14 @@ def _fewest(problem: Problem, choices: list[Choice], rate: float) -> Found:
         if reachable <= 0:
             raise Infeasible(nearest_target(problem))
         raise Infeasible(_too_fast(problem, reachable, rate))
-    if problem.trace is not None and most[0].rate > rate:
-        outcome = run(problem, proposal_of(*most), rate)
-        raise Infeasible(_bursts(problem, outcome))
+    if most[0].rate > rate:
+        proposal = proposal_of(*most)
+        outcome = run(problem, proposal, rate)
+        if outcome.meets(problem.job.targets) and (problem.trace is not None or steady(outcome)):
+            value = most[0].cost if problem.job.goal == "cost" else float(most[0].devices)
+            return Found(proposal, outcome, value, min(bound, value), len(choices), _useful(choices))
+        if problem.trace is not None:
+            raise Infeasible(_bursts(problem, outcome))
     raise Infeasible(_too_fast(problem, most[0].rate / 1.08, rate))
 
 
@@ -253,7 +262,9 @@ def first_good(problem: Problem, ranked: Sequence[tuple[float, float, Proposal]]
     """Run the most promising and return the best of those that meet the targets."""
     best: Found | None = None
     lost: list[tuple[str, float, str]] = []
-    for _, low, proposal in ranked[:TRIES]:
+    for tries, (_, low, proposal) in enumerate(ranked[: TRIES + RESCUES]):
+        if best is not None and tries >= TRIES:
+            break
         if best is not None and low >= best.value:
             continue
         outcome = run(problem, proposal, rate)

@@ -11,6 +11,7 @@ from shardwright.topologies import Topology
 
 from ..costs.serving.coefficients import engine, kernels
 from ..costs.serving.communication import fabric
+from ..costs.serving.measured import MeasuredOperators, measured_kernels, measured_operators
 from ..errors import Infeasible, InputError
 from ..workload.serving import ServingJob, Trace
 from ..workload.serving_layout import Layout, quantization
@@ -123,8 +124,21 @@ def _kinds(topology: Topology, job: ServingJob) -> tuple[tuple[Kind, ...], tuple
             raise InputError(f"objective cost needs usd_per_hour of {device.name}, which the topology does not give")
         if job.goal == "energy" and device.tdp_watts is None:
             raise InputError(f"objective energy needs tdp_watts of {device.name}, which the topology does not give")
-        kinds.append(Kind(index, fabric(topology, index), count, figures, device.usd_per_hour, device.tdp_watts))
+        operators = None
+        if job.operators is not None:
+            operators = measured_operators(job.operators, device, job.engine)
+            figures, versions = measured_kernels(job.operators, device, job.engine, figures)
+            notes.append(_operator_note(device.name, operators, versions))
+        kind = Kind(index, fabric(topology, index), count, figures, device.usd_per_hour, device.tdp_watts, operators)
+        kinds.append(kind)
     return tuple(kinds), tuple(notes)
+
+
+def _operator_note(device: str, operators: MeasuredOperators | None, versions: dict[str, str]) -> str:
+    used = dict(operators.versions if operators else {}) | versions
+    if not used:
+        return f"measured operators: no table for {device} and this engine, fitted figures are used"
+    return f"measured operators of {device}: " + ", ".join(f"{name} {version}" for name, version in used.items())
 
 
 def _format_notes(setting: Setting, kinds: tuple[Kind, ...]) -> tuple[str, ...]:

@@ -45,7 +45,9 @@ def _after(problem: Problem, proposal: Proposal, lost: Sequence[int], node: int)
     )
     devices = sum(number * pool.worker.devices for number, pool in zip(lost, proposal.pools, strict=True))
     phases = {pool.phase for pool in left}
-    serves = "aggregated" in phases or {"prefill", "decode"} <= phases
+    if not {"prefill", "decode"} <= phases:
+        left = tuple(pool for pool in left if pool.phase == "aggregated")
+    serves = bool(left)
     if not serves:
         return NodeLoss(
             node=name,

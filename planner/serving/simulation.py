@@ -17,11 +17,12 @@ from .worker import Requests, Worker
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Equal workers. `usd_per_hour` and the like are the planner's business; here only time counts."""
+    """Equal workers; `weight` is the pool's share of new requests, 0 where they go to whoever has fewest in hand."""
 
     table: StepTable
     schedule: Schedule
     workers: int
+    weight: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +90,8 @@ class Outcome:
 def simulate(deployment: Deployment, trace: Trace, concurrency: int | None = None) -> Outcome:
     """Run a trace through a deployment: at its arrival times, or in a closed loop of `concurrency` requests.
 
-    A request goes to the worker with the fewest requests in hand. In a closed loop a request is sent when another
-    one ends.
+    A request goes to the worker with the fewest requests in hand, of the pool whose turn it is where pools have
+    weights. In a closed loop a request is sent when another one ends.
     """
     return _Run(deployment, trace, concurrency).outcome()
 
@@ -102,6 +103,28 @@ def simulate_load(deployment: Deployment, load: Load, requests: int | None = Non
     return simulate(deployment, load.sample(requests or 2000))
 
 
+class _Turns:
+    """Whose turn it is: pools take requests in proportion to their weights, each when it is furthest behind."""
+
+    def __init__(self, pools: Sequence[Pool]) -> None:
+        total = sum(pool.weight for pool in pools)
+        weighted = len(pools) > 1 and all(pool.weight > 0 for pool in pools)
+        self.shares = [pool.weight / total for pool in pools] if weighted else []
+        self.behind = [0.0] * len(pools)
+        ends = np.cumsum([pool.workers for pool in pools]).tolist()
+        self.ranges = [range(end - pool.workers, end) for pool, end in zip(pools, ends, strict=True)]
+
+    def next(self, workers: int) -> range:
+        """The workers among which the next request chooses."""
+        if not self.shares:
+            return range(workers)
+        for place, share in enumerate(self.shares):
+            self.behind[place] += share
+        chosen = max(range(len(self.behind)), key=self.behind.__getitem__)
+        self.behind[chosen] -= 1
+        return self.ranges[chosen]
+
+
 class _Run:
     def __init__(self, deployment: Deployment, trace: Trace, concurrency: int | None) -> None:
         self.deployment, self.trace = deployment, trace
@@ -109,6 +132,8 @@ class _Run:
             trace.prompt_tokens.tolist(), trace.output_tokens.tolist(), trace.cached_tokens.tolist()
         )
         self.front = self._workers(deployment.aggregated, True, True) + self._workers(deployment.prefill, True, False)
+        self.turns = _Turns((*deployment.aggregated, *deployment.prefill))
+        self.back_turns = _Turns(deployment.decode)
         self.back = self._workers(deployment.decode, False, True)
         self.events: list[tuple[float, int, int, int]] = []  # (time, order, kind or stamp, who)
         self.order = count()
@@ -158,7 +183,9 @@ class _Run:
         return self._collect()
 
     def _arrive(self, request: int, now: float, workers: list[Worker], offset: int = 0) -> None:
-        place = 0 if len(workers) == 1 else min(range(len(workers)), key=lambda each: workers[each].load)
+        turns = self.turns if workers is self.front else self.back_turns
+        among = turns.next(len(workers))
+        place = among[0] if len(among) == 1 else min(among, key=lambda each: workers[each].load)
         worker = workers[place]
         worker.waiting.append(request)
         worker.load += 1

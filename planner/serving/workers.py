@@ -11,6 +11,7 @@ from shardwright.models import ModelGraph
 
 from ..costs.serving.coefficients import Engine, Kernels, host_factor
 from ..costs.serving.communication import Fabric
+from ..costs.serving.measured import MeasuredOperators
 from ..costs.serving.memory import ReplicaMemory, replica_memory
 from ..costs.serving.shapes import replica_shapes
 from ..costs.serving.step import Machine, StepCost, cost_of_shapes
@@ -30,6 +31,7 @@ class Kind:
     kernels: Kernels
     usd_per_hour: float | None
     tdp_watts: float | None
+    operators: MeasuredOperators | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ def worker_type(setting: Setting, kind: Kind, layout: Layout) -> WorkerType | No
     memory = replica_memory(setting.model, shapes, kind.fabric, layout, (setting.quantization, setting.engine, context))
     if memory.cache_tokens / layout.attn_dp < setting.longest:
         return None
-    machine = Machine(kind.fabric, kind.kernels, setting.engine, host_factor(kind.fabric.accelerator.name))
+    host = host_factor(kind.fabric.accelerator.name)
+    machine = Machine(kind.fabric, kind.kernels, setting.engine, host, kind.operators)
     cost = cost_of_shapes(shapes, machine, layout, setting.quantization, setting.speculation)
     return WorkerType(kind, layout, cost, schedule_of(setting.engine, memory.cache_tokens, layout.attn_dp), memory)
 

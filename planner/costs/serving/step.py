@@ -17,6 +17,7 @@ from shardwright.models import ModelGraph
 from ...workload.serving_layout import Layout, Quantization, Speculation
 from .coefficients import Engine, Kernels
 from .communication import Fabric
+from .measured import MeasuredOperators
 from .shapes import ExpertClass, Products, ReplicaShapes, replica_shapes
 
 Array = NDArray[np.float64]
@@ -27,12 +28,13 @@ TOKEN_GRID: Array = np.unique(np.concatenate([np.arange(0, 17), np.rint(np.geoms
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a copy runs on and with: devices and links, kernels, engine, and how slow its hosts are."""
+    """What a copy runs on and with: devices and links, kernels, engine, how slow its hosts are, measured operators."""
 
     fabric: Fabric
     kernels: Kernels
     engine: Engine
     host: float = 1.0
+    operators: MeasuredOperators | None = None
 
     def peak(self, compute: str) -> tuple[float, str]:
         """FLOP/s for products in a format, and the format the device really computes in."""
@@ -226,6 +228,12 @@ def _product_seconds(products: Products, machine: Machine, quantization: Quantiz
     compute = 2 * tokens * weights / rate
     memory = bytes_ / (device.memory_bytes_per_s * kernels.memory)
     each = np.where(tokens > 0, start * machine.engine.start + np.hypot(compute, memory) * machine.engine.gemm, 0.0)
+    if machine.operators is not None:
+        formats = np.where(products.narrow, quantization.compute, "bf16")
+        for place, format_ in enumerate(formats.tolist()):
+            measured = machine.operators.product_seconds(format_, products.k[place], products.n[place], TOKEN_GRID)
+            if measured is not None:
+                each[:, place] = measured
     return np.asarray(each @ products.count, dtype=float)
 
 

@@ -93,6 +93,16 @@ def test_targets_that_cannot_be_met_name_the_nearest():
         plan_serving(SMALL, ONE_NODE, job(LOOP, Targets(tpot_s=1e-4)))
 
 
+def test_no_loop_is_called_infeasible_that_some_layout_serves():
+    tight = job(Load(isl=2000, osl=300, concurrency=200), Targets(ttft_s=2.0, tpot_s=0.05), quantization="fp8")
+    large, nodes = model("llama-3.1-70b"), cluster("dgx-h100:6")
+    plain = estimate_serving(large, nodes, tight, [("aggregated", Layout(tp=2), 24)])
+    assert plain.targets_met
+    plan = plan_serving(large, nodes, tight)
+    assert plan.targets_met
+    assert plan.prediction.ttft.at_percentile_s <= 2.0
+
+
 def test_a_rate_no_cluster_of_this_size_serves_names_the_highest():
     with pytest.raises(Infeasible, match=r"nearest attainable rate is [\d.e+]+ requests/s"):
         plan_serving(SMALL, ONE_NODE, job(Load(isl=1000, osl=100, rate_per_s=1e5)))
