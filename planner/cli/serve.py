@@ -45,7 +45,7 @@ def serve(
     cp: _Held = None,
     ep: _Held = None,
     moe_tp: _Held = None,
-    operators: Annotated[str | None, typer.Option(help="Experimental, attention rates read low: aiconfigurator or a folder of tables.")] = None,
+    operators: Annotated[str | None, typer.Option(help="Operator tables (experimental: attention reads low).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of sampled arrivals and lengths.")] = 0,
     output: shared.Output = None,
     json: shared.Json = False,
