@@ -20,7 +20,6 @@ _Redundant = Annotated[int, typer.Option(help="Slots per layer for further copie
 _Slots = Annotated[int | None, typer.Option(help="Slots on each GPU per layer. [default: even shares]")]
 _Groups = Annotated[int | None, typer.Option(help="Router groups whose experts must share a node.")]
 _HeldOut = Annotated[float, typer.Option(help="Share of each trace's tokens to judge by only.")]
-_Certify = Annotated[bool, typer.Option("--certify", help="Spend minutes on a tighter bound.")]
 _Seed = Annotated[int, typer.Option(help="Seed of the search.")]
 _Work = Annotated[int | None, typer.Option(help="Swaps to propose.")]
 _Json = Annotated[bool, typer.Option("--json", help="Only the plan as JSON on stdout.")]
@@ -42,7 +41,6 @@ def experts(
     slots_per_gpu: _Slots = None,
     expert_groups: _Groups = None,
     held_out: _HeldOut = 0.0,
-    certify: _Certify = False,
     seed: _Seed = 0,
     work: _Work = None,
     output: _Output = None,
@@ -66,7 +64,6 @@ def experts(
         slots_per_gpu=slots_per_gpu,
         expert_groups=expert_groups,
         held_out=held_out,
-        certify=certify,
         seed=seed,
         **({} if work is None else {"work": work}),
     )

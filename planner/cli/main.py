@@ -16,6 +16,7 @@ COMMANDS = (
     ("train", "Split a training job over a cluster."),
     ("serve", "Deploy a model under latency targets."),
     ("experts", "Place the experts of a mixture-of-experts model."),
+    ("experts", "Place the experts of a mixture-of-experts model."),
     ("estimate", "Predict a given strategy without searching."),
     ("validate", "Check a plan from first principles."),
     ("export", "Write a plan in a launcher's own form."),

@@ -74,5 +74,4 @@ def serve(
     plan = plan_serving(
         graph, devices, job, trace=given.trace, hours=given.hours, inputs=(graph_input, devices_input, *given.inputs)
     )
-    seconds = time.perf_counter() - started
-    emit(plan, json=json, output=output, view=lambda: print_serving_plan(plan, seconds))
+    emit(plan, json=json, output=output, view=lambda: print_serving_plan(plan, time.perf_counter() - started))

@@ -97,7 +97,7 @@ def plan_of(
     """The plan of a placement that was found, scored on every workload in sample and held out."""
     first = workloads.first
     slots = slots_of(workloads, cluster, request)
-    scores = score_all(found.holders, workloads, cluster)
+    scores = score_all(found.holders, workloads, cluster, evenly=request.objective == "load")
     solution = found.solution
     return ExpertPlan(
         inputs=workloads.sources + ((cluster.source,) if cluster.source else ()),
@@ -133,10 +133,12 @@ def plan_of(
     )
 
 
-def score_all(holders: Holders, workloads: Workloads, cluster: ExpertCluster) -> tuple[WorkloadScore, ...]:
+def score_all(
+    holders: Holders, workloads: Workloads, cluster: ExpertCluster, *, evenly: bool = False
+) -> tuple[WorkloadScore, ...]:
     """Scores on the workloads planned with, then on the tokens held out."""
-    seen = [replay(holders, routing, cluster).score for routing in workloads.routings]
-    unseen = [replay(holders, routing, cluster, held_out=True).score for routing in workloads.held_out]
+    seen = [replay(holders, routing, cluster, evenly=evenly).score for routing in workloads.routings]
+    unseen = [replay(holders, routing, cluster, held_out=True, evenly=evenly).score for routing in workloads.held_out]
     return tuple(seen + unseen)
 
 
@@ -164,7 +166,8 @@ def _alternatives(
 ) -> tuple[Alternative, ...]:
     """What the usual layout costs on the first workload."""
     plain = in_order(workloads.first.experts, slots, request.redundant)
-    usual = replay([plain] * len(workloads.first.layers), workloads.first, cluster).score
+    even = request.objective == "load"
+    usual = replay([plain] * len(workloads.first.layers), workloads.first, cluster, evenly=even).score
     why = f"load ratio {usual.load_ratio:.3f}"
     if usual.traffic is not None:
         why += f", link cost {usual.traffic:.4g} per transition"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,14 +28,19 @@ class Replay:
     flow: Floats | None
 
 
-def replay(holders: Holders, routing: Routing, cluster: ExpertCluster, *, held_out: bool = False) -> Replay:
+def replay(
+    holders: Holders, routing: Routing, cluster: ExpertCluster, *, held_out: bool = False, evenly: bool = False
+) -> Replay:
     """The placement's cost on a workload. `holders[l][e]` are the GPUs of expert e in the routing's layer l.
 
-    Where tokens move between layers, every copy sends to the nearest copies and load follows; without transitions the
-    copies of an expert share its load evenly. For fan-out, token t uses copy t modulo the number of copies.
+    Where tokens move between layers, every copy sends to the nearest copies and load follows. Without transitions, or
+    when asked to share `evenly`, the copies of an expert share its load; where there are several, nothing then tells
+    which copy a token comes from, and traffic is not counted. For fan-out, token t uses copy t modulo the number of copies.
     """
     placement = slot_placement(holders)
     problem = problem_of([routing], cluster, np.full(cluster.gpus, routing.experts))
+    if evenly and any(len(gpus) > 1 for row in holders for gpus in row):
+        problem = replace(problem, transitions=None)
     flow = follow(problem, placement)
     loads = slot_loads(flow.weights, placement.device, cluster.gpus)
     peaks = peaks_of(loads, problem.per_fair_share)

@@ -18,7 +18,7 @@ class ExpertRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     `redundant` slots per layer hold further copies of hot experts. `slots_per_gpu` overrides even shares.
     `expert_groups` is the number of router groups whose experts must share a node. `held_out` is the share of tokens
-    kept aside to judge by. `work` is the number of swaps to propose; `certify` spends minutes on a tighter bound.
+    kept aside to judge by. `work` is the number of swaps to propose.
     """
 
     objective: Objective = "joint"
@@ -29,7 +29,6 @@ class ExpertRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     held_out: float = 0.0
     seed: int = 0
     work: int = 100_000_000
-    certify: bool = False
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:

@@ -16,7 +16,6 @@ from .base import SCHEMA_VERSION, PlanBase
 KINDS = {
     "training": "TrainingPlan",
     "serving": "ServingPlan",
-    "fleet": "FleetPlan",
     "experts": "ExpertPlan",
 }
 MAX_PLAN_BYTES = 256_000_000

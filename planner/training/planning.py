@@ -38,6 +38,7 @@ def plan_training(
     Raises InputError when the cost model lacks a figure, Infeasible with the binding constraint and the nearest
     feasible change, and LimitReached when `stop` ends the search before anything feasible was found.
     """
+    _refuse_undivided(job, topology.n_devices)
     context = context_of(model, topology, job, inputs)
     space = space_of(context)
     with input_errors():
@@ -112,6 +113,16 @@ def estimate_training(
     )
     strategy = strategy if strategy.stage_layers else explicit(table, context)
     return read_back(context, [chosen], strategy=strategy, optimality=optimality, notes=notes)
+
+
+def _refuse_undivided(job: TrainingJob, devices: int) -> None:
+    """A held degree of which no value can divide what it must is a mistake, not a search without a result."""
+    wholes = dict.fromkeys(("tp", "cp", "pp", "dp_replicate", "dp_shard", "ep", "etp"), ("devices", devices))
+    for name, (what, whole) in (wholes | {"mbs": ("sequences of the global batch", job.gbs)}).items():
+        held = getattr(job.constraints, name)
+        if held and all(whole % value for value in held):
+            shown = ", ".join(map(str, held))
+            raise InputError(f"constraints.{name} must divide the {whole} {what} but got {shown}")
 
 
 def with_default_modules(strategy: Strategy, costs: TrainingCosts) -> Strategy:

@@ -116,6 +116,8 @@ def test_a_job_file_is_read_and_overridden(here, capsys):
         (["train", "gpt2", "--cluster", "dgx-h100", *SMALL_JOB, "-o", "no/such/place.json"], ["no/such", "written"]),
         (["train", "none/config.json", "--cluster", "dgx-h100", *SMALL_JOB], ["none/config.json", "nothing"]),
         (["estimate", "gpt2", "--cluster", "dgx-h100", *SMALL_JOB, "--tp", "3"], ["3", "divide"]),
+        (["train", "gpt2", "--cluster", "dgx-h100", *SMALL_JOB, "--tp", "3"], ["tp", "divide", "8 devices"]),
+        (["train", "gpt2", "--cluster", "dgx-h100", *SMALL_JOB, "--mbs", "5"], ["mbs", "divide", "32"]),
         (["estimate", "gpt2", "--cluster", "dgx-h100", *SMALL_JOB, "--ep", "2"], ["ep"]),
         (["train", "gpt2", *SMALL_JOB], ["--cluster"]),
         (["train", "gpt2", "--cluster", "dgx-h100", "--no-such-option"], ["--no-such-option"]),

@@ -113,8 +113,8 @@ def test_a_binding_constraint_is_named_with_what_dropping_it_gives():
 
 
 def test_a_constraint_without_any_legal_strategy_is_named():
-    job = msgspec.structs.replace(JOB, constraints=Constraints(tp=(5,)))
-    with pytest.raises(Infeasible, match="no strategy is legal: dropping the constraint on tp"):
+    job = msgspec.structs.replace(JOB, constraints=Constraints(ep=(2,)))
+    with pytest.raises(Infeasible, match="no strategy is legal: dropping the constraint on ep"):
         plan_training(LLAMA, TWO_NODES, job)
 
 

@@ -1,0 +1,73 @@
+"""`shardwright experts` as a user meets it, on a small routing made here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shardwright.planner.cli.main import run
+
+
+@pytest.fixture
+def routing(tmp_path, monkeypatch) -> Path:
+    """Three layers of eight experts: tokens of expert e go to expert e + 4, and expert 0 is twice as busy."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    first = random.choice(8, size=400, p=np.array([2, 1, 1, 1, 1, 1, 1, 1]) / 9)
+    np.save("ids.npy", np.stack([first, (first + 4) % 8, first], axis=1)[:, :, None])
+    return tmp_path / "ids.npy"
+
+
+def test_tokens_stay_home_where_the_routing_lets_them(routing, capsys):
+    command = ["experts", "--routing", "ids.npy", "--gpus", "2", "--objective", "transitions", "-o", "plan.json"]
+    assert run([*command, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["optimality"]["status"] == "optimal"
+    assert plan["scores"][0]["hops_per_token"] == pytest.approx(0.0)
+    assert all(len(gpus) == 1 for layer in plan["placement"] for gpus in layer)
+    assert run(["validate", "plan.json"]) == 0
+
+
+def test_copies_of_the_busiest_expert_even_the_load(routing, capsys):
+    ratios = []
+    for redundant in ("0", "4"):
+        command = ["experts", "--routing", "ids.npy", "--gpus", "4", "--objective", "load", "--redundant", redundant]
+        assert run([*command, "--json"]) == 0
+        plan = json.loads(capsys.readouterr().out)
+        ratios.append(plan["scores"][0]["load_ratio"])
+        assert ratios[-1] == pytest.approx(plan["optimality"]["value"])
+    assert plan["optimality"]["bound"] <= ratios[1] < ratios[0]
+
+
+def test_the_plan_is_shown_and_exported(routing, capsys):
+    assert run(["experts", "--routing", "ids.npy", "--gpus", "2", "-o", "plan.json"]) == 0
+    assert "Replayed on" in capsys.readouterr().out
+    assert run(["export", "plan.json", "--to", "sglang-experts"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["physical_to_logical_map"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--routing", "none.npy", "--gpus", "2"], "none.npy"),
+        (["--routing", "ids.npy"], "--gpus"),
+        (["--routing", "ids.npy", "--gpus", "0"], "gpus"),
+        (["--routing", "ids.npy", "--gpus", "2", "--objective", "luck"], "luck"),
+        (["--routing", "ids.npy", "--gpus", "2", "--redundant", "-1"], "redundant"),
+        (["--routing", "ids.npy", "--gpus", "2", "--slots-per-gpu", "3"], "slots"),
+        (["--routing", "nan.json", "--gpus", "2"], "nan.json"),
+        (["--routing", "negative.json", "--gpus", "2"], "negative.json"),
+        (["--routing", "ragged.json", "--gpus", "2"], "ragged.json"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(routing, capsys, arguments, word):
+    Path("nan.json").write_text('{"logical_count": [[1, NaN]]}')
+    Path("negative.json").write_text('{"logical_count": [[1, -2], [3, 4]]}')
+    Path("ragged.json").write_text('{"logical_count": [[1, 2], [3]]}')
+    assert run(["experts", *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1
+    assert word in error
