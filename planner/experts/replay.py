@@ -35,7 +35,8 @@ def replay(
 
     Where tokens move between layers, every copy sends to the nearest copies and load follows. Without transitions, or
     when asked to share `evenly`, the copies of an expert share its load; where there are several, nothing then tells
-    which copy a token comes from, and traffic is not counted. For fan-out, token t uses copy t modulo the number of copies.
+    which copy a token comes from, and traffic is not counted. For fan-out, token t uses copy t modulo the number of
+    copies.
     """
     placement = slot_placement(holders)
     problem = problem_of([routing], cluster, np.full(cluster.gpus, routing.experts))
