@@ -36,6 +36,12 @@ class DeviceRanks:
         """Whether every device is as fast and as large as any other."""
         return bool(np.all(self.slowness == 1.0) and np.all(self.tightness == 1.0))
 
+    def in_order(self, devices: Ints) -> DeviceRanks:
+        """The same devices in another order."""
+        place = np.empty_like(self.devices)
+        place[self.devices] = np.arange(len(place))
+        return DeviceRanks(devices, self.slowness[place[devices]], self.tightness[place[devices]])
+
     def of_stages(self, pp: int) -> tuple[Floats, Floats]:
         """Slowness and tightness of every pipeline rank."""
         if self.alike or len(self.devices) % pp:

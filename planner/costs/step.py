@@ -70,6 +70,9 @@ class TrainingCosts:
         """The same costs with every transfer timed on the real groups: `devices[r]` plays rank r."""
         other = copy.copy(self)
         other.network = MappedNetwork(self.network.collectives, self.network.domain, devices)
+        if not self.chain.ranks.alike:
+            other.chain = replace(self.chain, ranks=self.chain.ranks.in_order(devices))
+            other.pipelines = Pipelines(other.chain)
         return other
 
     def microbatches(self, table: StrategyTable) -> Ints:

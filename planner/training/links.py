@@ -77,17 +77,18 @@ def best_placed(context: Context, tables: Sequence[StrategyTable]) -> list[Candi
 
 def in_own_order(context: Context, table: StrategyTable) -> Candidate:
     """A strategy on the devices as they stand, faster ones first where they differ."""
-    return _on(context, table, context.costs.chain.ranks.devices)
+    return on_devices(context, table, context.costs.chain.ranks.devices)
 
 
 def placed(context: Context, table: StrategyTable) -> Candidate:
     """A strategy in the better of the cluster's own order and the order found for it."""
     own = in_own_order(context, table)
     found = node_order(context.topology, context.costs, table)
-    return own if found is None else min(own, _on(context, table, found), key=lambda each: each.value)
+    return own if found is None else min(own, on_devices(context, table, found), key=lambda each: each.value)
 
 
-def _on(context: Context, table: StrategyTable, devices: NDArray[np.int64]) -> Candidate:
+def on_devices(context: Context, table: StrategyTable, devices: NDArray[np.int64]) -> Candidate:
+    """A strategy with rank r on `devices[r]`."""
     costs = context.costs.on_devices(devices)
     return Candidate(table, costs, float(context.goal.values(evaluated(costs, table))[0]), devices)
 

@@ -17,6 +17,7 @@ from shardwright.topologies import Topology
 from ..costs.step import TrainingCosts
 from ..strategy import Strategy
 from ..workload.strategy_table import StrategyTable
+from .device_order import order_within_domains
 
 AXES = ("tp", "cp", "dp_shard", "dp_replicate", "pp")
 SEARCH_WORK = 400_000
@@ -50,6 +51,16 @@ def domain_grid(strategy: Strategy, domain: int) -> DomainGrid | None:
     return DomainGrid(tuple(axis for axis, _ in outer), tuple(degree for _, degree in outer))
 
 
+def inner_degrees(strategy: Strategy, domain: int) -> dict[str, int]:
+    """The part of every axis that lies inside a domain, outermost first, where the axes fill whole domains."""
+    inner: dict[str, int] = {}
+    room = domain
+    for axis in AXES:
+        inner[axis] = min(room, getattr(strategy, axis))
+        room //= inner[axis]
+    return dict(reversed(inner.items()))
+
+
 def carried_bytes(costs: TrainingCosts, table: StrategyTable) -> dict[tuple[str, ...], float]:
     """Bytes one device sends per step along each set of axes, outermost first, whether or not compute hides them."""
     rows = costs.rows(table)
@@ -73,22 +84,38 @@ def carried_bytes(costs: TrainingCosts, table: StrategyTable) -> dict[tuple[str,
 
 
 def node_order(topology: Topology, costs: TrainingCosts, table: StrategyTable) -> NDArray[np.int64] | None:
-    """Device of every rank in the best order found; None where there is nothing to order.
+    """Device of every rank in the best order found, of domains and within each; None where there is nothing to order.
 
     Domains of different pace keep to the places of theirs, so that slow devices stay in the stages sized for them.
     """
+    domain = costs.network.domain
+    if topology.n_devices != domain * topology.n_domains:
+        return None
+    strategy = table.row(0)
+    grid = domain_grid(strategy, domain)
+    if grid is None:
+        return None
+    carried = carried_bytes(costs, table)
+    domains = np.zeros(1, dtype=np.int64)
+    if grid.shape:
+        found = _domain_order(topology, costs, grid, carried)
+        if found is None:
+            return None
+        domains = found
+    return order_within_domains(topology, inner_degrees(strategy, domain), carried)[domains].reshape(-1)
+
+
+def _domain_order(
+    topology: Topology, costs: TrainingCosts, grid: DomainGrid, carried: dict[tuple[str, ...], float]
+) -> NDArray[np.int64] | None:
+    """The domain at every place of the grid."""
     from shardwright.solvers.mapping import MappingProblem, Term, solve
     from shardwright.solvers.solution import Work
 
     domain = costs.network.domain
-    if topology.n_domains < 2 or topology.n_devices != domain * topology.n_domains:
-        return None
-    grid = domain_grid(table.row(0), domain)
-    if grid is None or not grid.shape:
-        return None
     seconds = 1.0 / _domain_rates(topology)
     terms = []
-    for axes, sent in carried_bytes(costs, table).items():
+    for axes, sent in carried.items():
         between = tuple(grid.axes.index(axis) for axis in axes if axis in grid.axes)
         if not between or not sent:
             continue
@@ -99,13 +126,12 @@ def node_order(topology: Topology, costs: TrainingCosts, table: StrategyTable) -
         terms.append(Term(between, cost, cyclic=ring and length > 2, reduce="max" if ring else "sum"))
     ranks = costs.chain.ranks
     start = ranks.devices[::domain] // domain
+    if not terms:
+        return start
     pace = None if ranks.alike else np.unique(ranks.slowness[::domain], return_inverse=True)[1]
     problem = MappingProblem(grid.shape, tuple(terms), blocks=pace)
     solution = solve(problem, stop=Work(SEARCH_WORK), start=start)
-    if solution.point is None:
-        return None
-    domains = np.asarray(solution.point, dtype=np.int64)
-    return (domains[:, None] * domain + np.arange(domain)[None, :]).reshape(-1)
+    return None if solution.point is None else np.asarray(solution.point, dtype=np.int64)
 
 
 def _domain_rates(topology: Topology) -> NDArray[np.float64]:

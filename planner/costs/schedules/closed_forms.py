@@ -77,7 +77,8 @@ def makespan_bound_s(
 ) -> Floats:
     """A lower bound on `makespan_s` without any walk and without checks: its value wherever the closed form holds.
 
-    It is the length of a path that the walk has too; with fewer than 2·pp - 1 micro-batches ZB-V counts work only.
+    It is the length of a path that the walk has too. With fewer than 2·pp - 1 micro-batches ZB-V's is that of the last
+    rank's wait and work, or of one micro-batch's way down and back.
     """
     symbols, shape = _symbols(times, pp, microbatches, vpp)
     return _closed_form(schedule, symbols).reshape(shape)
@@ -210,8 +211,11 @@ def _zb_v(s: _Symbols) -> Floats:
             + (up[0] * p + up[1]) * s.up
         )
         paths = _largest(paths, path)
-    fill = np.asarray(np.where((s.m >= 2 * s.pp - 1) & (s.pp > 1), paths, 0.0))
-    return np.asarray(2 * s.m * (s.F + s.B + s.W) + fill)
+    work = 2 * s.m * (s.F + s.B + s.W)
+    last_rank = work + p * (s.F + s.down)
+    one_microbatch = 2 * s.pp * (s.F + s.B) + 2 * p * (s.down + s.up) + s.W
+    few = _largest(last_rank, one_microbatch)
+    return np.asarray(np.where((s.m >= 2 * s.pp - 1) & (s.pp > 1), work + paths, few))
 
 
 _ZB_V_PATHS = (
