@@ -9,12 +9,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import dump_plan, estimate_training, load_model, load_plan, load_topology, plan_training
+    from .api import (
+        dump_plan,
+        estimate_serving,
+        estimate_training,
+        load_model,
+        load_plan,
+        load_topology,
+        load_trace,
+        plan_serving,
+        plan_training,
+    )
     from .errors import Infeasible, InputError, InvalidPlan, LimitReached, ShardwrightError
     from .export import export_plan, list_exporters
+    from .plan.serving import ServingPlan
     from .plan.training import TrainingPlan
     from .strategy import Constraints, Strategy
     from .validate import validate_plan
+    from .workload.serving import Load, ServingJob, Targets
+    from .workload.serving_layout import Layout, Speculation
     from .workload.training import TrainingJob
 
 _HOMES = {
@@ -22,18 +35,27 @@ _HOMES = {
     "Infeasible": "errors",
     "InputError": "errors",
     "InvalidPlan": "errors",
+    "Layout": "workload.serving_layout",
     "LimitReached": "errors",
+    "Load": "workload.serving",
+    "ServingJob": "workload.serving",
+    "ServingPlan": "plan.serving",
     "ShardwrightError": "errors",
+    "Speculation": "workload.serving_layout",
     "Strategy": "strategy",
+    "Targets": "workload.serving",
     "TrainingJob": "workload.training",
     "TrainingPlan": "plan.training",
     "dump_plan": "api",
+    "estimate_serving": "api",
     "estimate_training": "api",
     "export_plan": "export",
     "list_exporters": "export",
     "load_model": "api",
     "load_plan": "api",
     "load_topology": "api",
+    "load_trace": "api",
+    "plan_serving": "api",
     "plan_training": "api",
     "validate_plan": "validate",
 }
@@ -43,18 +65,27 @@ __all__ = [
     "Infeasible",
     "InputError",
     "InvalidPlan",
+    "Layout",
     "LimitReached",
+    "Load",
+    "ServingJob",
+    "ServingPlan",
     "ShardwrightError",
+    "Speculation",
     "Strategy",
+    "Targets",
     "TrainingJob",
     "TrainingPlan",
     "dump_plan",
+    "estimate_serving",
     "estimate_training",
     "export_plan",
     "list_exporters",
     "load_model",
     "load_plan",
     "load_topology",
+    "load_trace",
+    "plan_serving",
     "plan_training",
     "validate_plan",
 ]

@@ -10,19 +10,34 @@ from .plan.io import dump as dump_plan
 from .plan.io import load as load_plan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shardwright.models import ModelGraph
     from shardwright.solvers import Stop
     from shardwright.topologies import Topology
 
     from .plan.base import Input
+    from .plan.serving import ServingPlan
     from .plan.training import TrainingPlan
     from .strategy import Strategy
+    from .workload.serving import ServingJob, Trace
+    from .workload.serving_layout import Layout
     from .workload.training import TrainingJob
 
     ModelInput = str | ModelGraph | tuple[ModelGraph, Input]
     TopologyInput = str | Topology | tuple[Topology, Input]
 
-__all__ = ["dump_plan", "estimate_training", "load_model", "load_plan", "load_topology", "plan_training"]
+__all__ = [
+    "dump_plan",
+    "estimate_serving",
+    "estimate_training",
+    "load_model",
+    "load_plan",
+    "load_topology",
+    "load_trace",
+    "plan_serving",
+    "plan_training",
+]
 
 
 def load_model(name: str | Path) -> ModelGraph:
@@ -39,6 +54,16 @@ def load_topology(name: str | Path, measured: str | None = None) -> Topology:
     Raises InputError when it is neither or the description is refused.
     """
     return inputs.load_topology(str(name), measured)[0]
+
+
+def load_trace(path: str | Path) -> Trace:
+    """The requests of an Azure CSV, a Mooncake JSONL or an APEX JSONL file, in order of arrival.
+
+    Raises InputError naming the line that is wrong.
+    """
+    from .workload.serving_traces import read_trace
+
+    return read_trace(str(path))
 
 
 def plan_training(
@@ -64,6 +89,45 @@ def estimate_training(model: ModelInput, topology: TopologyInput, job: TrainingJ
 
     graph, devices, records = _resolved(model, topology)
     return estimate(graph, devices, job, strategy, inputs=records)
+
+
+def plan_serving(
+    model: ModelInput,
+    topology: TopologyInput,
+    job: ServingJob,
+    *,
+    trace: Trace | None = None,
+    hours: Sequence[tuple[str, float]] = (),
+) -> ServingPlan:
+    """The best deployment of a model for a load, its latency targets met in simulation.
+
+    `trace` is replayed in place of the job's sampled load; `hours` are names and rates of a day, for each of which the
+    plan says how many workers carry it. Raises Infeasible with the nearest attainable target or rate when no deployment
+    meets the targets.
+    """
+    from .serving.planning import plan_serving as search
+
+    graph, devices, records = _resolved(model, topology)
+    return search(graph, devices, job, trace=trace, hours=hours, inputs=records)
+
+
+def estimate_serving(
+    model: ModelInput,
+    topology: TopologyInput,
+    job: ServingJob,
+    layouts: Sequence[tuple[str, Layout, int]],
+    *,
+    trace: Trace | None = None,
+) -> ServingPlan:
+    """What one given deployment sees of a load: (`aggregated`, `prefill` or `decode`; layout; workers) of every pool.
+
+    Targets may be missed; `targets_met` says so. Raises InputError when a layout does not fit the model or the cluster,
+    Infeasible when it does not fit in memory.
+    """
+    from .serving.planning import estimate_serving as estimate
+
+    graph, devices, records = _resolved(model, topology)
+    return estimate(graph, devices, job, layouts, trace=trace, inputs=records)
 
 
 def _resolved(model: ModelInput, topology: TopologyInput) -> tuple[ModelGraph, Topology, tuple[Input, ...]]:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from shardwright.models import ModelGraph
 from shardwright.topologies import Topology
 
-from ..errors import Infeasible, input_errors
+from ..costs.serving.memory import replica_memory
+from ..costs.serving.shapes import ReplicaShapes, replica_shapes
+from ..errors import Infeasible, InputError, input_errors
 from ..workload.serving import LengthBin, Load, ServingJob
 from ..workload.serving_layout import Layout
 from .capacity import capacity
 from .planning import only
-from .problem import problem_of
-from .workers import expected_rate
+from .pools import Phase
+from .problem import Problem, problem_of
+from .schedule import schedule_of
+from .steady import Lengths
+from .workers import WorkerType, decode_rate, expected_rate, prefill_rate
+
+PHASES: tuple[Phase, ...] = ("aggregated", "prefill", "decode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +39,77 @@ class Bucket:
 def replica_throughput(
     model: ModelGraph, topology: Topology, layout: Layout, bucket: Bucket, job: ServingJob, *, exact: bool = False
 ) -> float:
-    """Requests per second one copy of a layout carries within the job's targets; 0 when it cannot or does not fit.
+    """Requests per second of one bucket that one aggregated copy carries: `replica_rates` of one."""
+    return float(replica_rates(model, topology, layout, (bucket,), job, exact=exact)[0])
 
-    The closed form's means by default; `exact` simulates, queueing and percentiles included. Of the job its targets,
-    engine, quantization and speculation are used. Raises InputError when the layout does not fit the model.
+
+def replica_rates(
+    model: ModelGraph,
+    topology: Topology,
+    layout: Layout,
+    buckets: Sequence[Bucket],
+    job: ServingJob,
+    *,
+    phase: Phase = "aggregated",
+    exact: bool = False,
+) -> NDArray[np.float64]:
+    """Requests per second of every bucket alone that one copy carries within the job's targets; 0 where it cannot.
+
+    The copy stands on the topology's first kind of device that holds it, in a `phase`: prefill answers for TTFT alone,
+    decode for TPOT. The means of the closed form by default, under a millisecond a bucket; `exact` simulates Poisson
+    arrivals, queueing and percentiles included, some hundred milliseconds a bucket. Of the job its targets, engine,
+    quantization, speculation and seed count, not its load. A copy that does not fit in memory, or whose cache does not
+    hold one request of a bucket, carries none of it.
+
+    Raises InputError when the layout does not fit the model, a request its context, or the phase is not known.
     """
-    load = Load(lengths=(LengthBin(isl=bucket.isl, osl=bucket.osl),), rate_per_s=1.0)
+    if phase not in PHASES:
+        raise InputError(f"phase must be one of {', '.join(PHASES)} but got {phase!r}")
+    rates = np.zeros(len(buckets))
+    if not buckets:
+        return rates
+    least, most = (pick(buckets, key=lambda each: each.isl + each.osl) for pick in (min, max))
     with input_errors():
+        if model.max_positions is not None and most.isl + most.osl > model.max_positions:
+            raise InputError(
+                f"a request of {most.isl} prompt and {most.osl} output tokens is longer than the {model.max_positions} "
+                f"of the context of {model.name}"
+            )
         try:
-            problem = problem_of(model, topology, only(msgspec.structs.replace(job, load=load), layout), None)
+            problem = problem_of(model, topology, _held(job, layout, least), None)
         except Infeasible:
-            return 0.0
+            return rates
+        shapes = replica_shapes(model, layout, problem.setting.quantization)
     worker = next((each for each in problem.types if each.layout == layout), None)
     if worker is None:
+        return rates
+    for place, bucket in enumerate(buckets):
+        rates[place] = _rate(*_for_bucket(problem, worker, shapes, bucket), phase, exact)
+    return rates
+
+
+def _held(job: ServingJob, layout: Layout, bucket: Bucket) -> ServingJob:
+    """The job held to the layout, with a load of one bucket in place of its own."""
+    load = Load(lengths=(LengthBin(isl=bucket.isl, osl=bucket.osl),), rate_per_s=1.0)
+    return only(msgspec.structs.replace(job, load=load, mode="auto"), layout)
+
+
+def _for_bucket(
+    problem: Problem, worker: WorkerType, shapes: ReplicaShapes, bucket: Bucket
+) -> tuple[Problem, WorkerType]:
+    """The same copy under requests of a bucket: step times stay, the cache holds other sequences."""
+    setting = replace(problem.setting, lengths=Lengths(bucket.isl, bucket.osl), longest=bucket.isl + bucket.osl)
+    use = (setting.quantization, setting.engine, setting.lengths.context)
+    memory = replica_memory(problem.model, shapes, worker.kind.fabric, worker.layout, use)
+    schedule = schedule_of(setting.engine, memory.cache_tokens, worker.layout.attn_dp)
+    job = _held(problem.job, worker.layout, bucket)
+    return replace(problem, setting=setting, job=job), replace(worker, memory=memory, schedule=schedule)
+
+
+def _rate(problem: Problem, worker: WorkerType, phase: Phase, exact: bool) -> float:
+    if worker.schedule.cache_tokens / worker.layout.attn_dp < problem.setting.longest:
         return 0.0
-    rate = expected_rate(worker, problem.setting.lengths, job.targets)
-    return capacity(problem, worker, "aggregated", rate) if exact else rate
+    lengths, targets = problem.setting.lengths, problem.job.targets
+    expected = {"aggregated": expected_rate, "prefill": prefill_rate, "decode": decode_rate}[phase]
+    rate = expected(worker, lengths, targets)
+    return capacity(problem, worker, phase, rate) if exact else rate

@@ -2,12 +2,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from shardwright import planner
 from shardwright.models import TransformerShape, model, transformer
 from shardwright.planner.errors import Infeasible, InputError
 from shardwright.planner.plan.io import dump, parse
 from shardwright.planner.serving.modes import shared_factors
 from shardwright.planner.serving.planning import estimate_serving, load_of_trace, plan_serving
-from shardwright.planner.serving.replica import Bucket, replica_throughput
+from shardwright.planner.serving.replica import Bucket, replica_rates, replica_throughput
 from shardwright.planner.workload.serving import Load, ServingJob, Targets, Trace
 from shardwright.planner.workload.serving_layout import Layout, LayoutConstraints, Speculation
 from shardwright.topologies import cluster, parse_topology
@@ -253,6 +254,33 @@ def test_one_copy_carries_less_under_tighter_targets():
     exact = replica_throughput(SMALL, ONE_NODE, Layout(tp=2), bucket, job(), exact=True)
     assert 0 < exact <= replica_throughput(SMALL, ONE_NODE, Layout(tp=2), bucket, job(targets=Targets())) * 1.2
     assert replica_throughput(model("llama-3.1-70b"), ONE_NODE, Layout(), bucket, job()) == 0
+
+
+def test_rates_of_many_buckets_are_those_of_each_alone():
+    buckets = (Bucket(200, 20), Bucket(1000, 100), Bucket(8000, 400))
+    together = replica_rates(SMALL, ONE_NODE, Layout(tp=2), buckets, job())
+    alone = [replica_throughput(SMALL, ONE_NODE, Layout(tp=2), bucket, job()) for bucket in buckets]
+    assert together == pytest.approx(alone)
+    assert list(together) == sorted(together, reverse=True)
+    prefill = replica_rates(SMALL, ONE_NODE, Layout(tp=2), buckets, job(), phase="prefill")
+    decode = replica_rates(SMALL, ONE_NODE, Layout(tp=2), buckets, job(), phase="decode")
+    assert (np.minimum(prefill, decode) >= together).all()
+
+
+def test_a_copy_carries_no_request_its_model_cannot_read():
+    with pytest.raises(InputError, match="40000 prompt"):
+        replica_rates(SMALL, ONE_NODE, Layout(), (Bucket(10, 10), Bucket(40_000, 10)), job())
+    with pytest.raises(InputError, match="phase must be one of"):
+        replica_rates(SMALL, ONE_NODE, Layout(), (Bucket(10, 10),), job(), phase="both")
+
+
+def test_the_public_functions_take_names_and_give_plans_that_validate():
+    asked = planner.ServingJob(load=planner.Load(isl=500, osl=50, rate_per_s=4.0), targets=planner.Targets(ttft_s=1.0))
+    plan = planner.plan_serving("llama-3.1-8b", "dgx-h100:1", asked)
+    assert planner.validate_plan(plan) == []
+    given = planner.estimate_serving("llama-3.1-8b", "dgx-h100:1", asked, [("aggregated", planner.Layout(tp=2), 1)])
+    assert given.pools[0].layout == planner.Layout(tp=2)
+    assert planner.validate_plan(given) == []
 
 
 def test_plans_refuse_unknown_fields():
