@@ -15,7 +15,7 @@ from ..errors import ShardwrightError
 COMMANDS = (
     ("train", "Split a training job over a cluster."),
     ("serve", "Deploy a model under latency targets."),
-    ("experts", "Place the experts of a mixture-of-experts model."),
+    ("fleet", "Rent the cheapest fleet of GPUs for a load."),
     ("experts", "Place the experts of a mixture-of-experts model."),
     ("estimate", "Predict a given strategy without searching."),
     ("validate", "Check a plan from first principles."),

@@ -17,6 +17,7 @@ KINDS = {
     "training": "TrainingPlan",
     "serving": "ServingPlan",
     "experts": "ExpertPlan",
+    "fleet": "FleetPlan",
 }
 MAX_PLAN_BYTES = 256_000_000
 _SPREAD_NUMBERS = re.compile(r"\[\n\s*((?:-?[\d.eE+-]+,\n\s*)*-?[\d.eE+-]+)\n\s*\]")

@@ -37,7 +37,7 @@ def test_a_plan_read_back_gives_the_same_bytes(text):
     assert dump_plan(parse(text, "plan")) == text
 
 
-@pytest.mark.parametrize("kind", ["fleet", "cooking", None, 3])
+@pytest.mark.parametrize("kind", ["holiday", "cooking", None, 3])
 def test_a_kind_that_there_is_not_is_an_invalid_plan(text, kind):
     with pytest.raises(InvalidPlan, match="kind must be one of"):
         parse(json.dumps(json.loads(text) | {"kind": kind}), "plan")

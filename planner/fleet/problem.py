@@ -1,0 +1,82 @@
+"""A fleet to be found: request classes, replicas that can be rented, their prices and the caps on them."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from shardwright.solvers.binpacking.problem import Floats
+
+from ..plan.fleet import Replica, RequestClass
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """One way to rent one kind of replica: where, how and for how much."""
+
+    replica: int
+    usd_per_hour: float
+    region: str = ""
+    tier: str = "on-demand"
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """`row @ counts <= most`, counts by price; `unit` is what the row counts. A floor has negative numbers."""
+
+    name: str
+    unit: str
+    row: Floats
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
+class FleetProblem:
+    """Everything the program needs. `slices` divides every class into equal whole parts; None lets any share go
+    anywhere."""
+
+    classes: tuple[RequestClass, ...]
+    replicas: tuple[Replica, ...]
+    prices: tuple[Price, ...]
+    caps: tuple[Cap, ...] = ()
+    slices: int | None = None
+
+    @property
+    def throughput(self) -> Floats:
+        """Requests per second of one replica, [replica, class]; 0 where it cannot."""
+        return np.array([replica.requests_per_s for replica in self.replicas], dtype=float)
+
+    @property
+    def rates(self) -> Floats:
+        """Requests per second of every class."""
+        return np.array([each.rate_per_s for each in self.classes])
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """The GPU types offered, in order of appearance."""
+        return tuple(dict.fromkeys(self.replicas[price.replica].gpu for price in self.prices))
+
+    def without_caps(self, dropped: Container[int]) -> FleetProblem:
+        """The problem with some caps lifted."""
+        return replace(self, caps=tuple(cap for at, cap in enumerate(self.caps) if at not in dropped))
+
+    def with_prices(self, kept: Floats) -> FleetProblem:
+        """The problem with some of the prices only, chosen by a mask."""
+        chosen = np.flatnonzero(kept)
+        return replace(
+            self,
+            prices=tuple(self.prices[at] for at in chosen),
+            caps=tuple(replace(cap, row=cap.row[chosen]) for cap in self.caps),
+        )
+
+    def scaled(self, factor: float) -> FleetProblem:
+        """The problem with every rate multiplied."""
+        scaled = (
+            RequestClass(
+                name=each.name, model=each.model, rate_per_s=each.rate_per_s * factor, isl=each.isl, osl=each.osl
+            )
+            for each in self.classes
+        )
+        return replace(self, classes=tuple(scaled))
