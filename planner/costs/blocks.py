@@ -13,7 +13,7 @@ from ..strategy import RECOMPUTE_MODULES
 from .communication import BlockTransfers, Cover, block_transfers, dispatch_seconds
 from .compute import Device, OperatorTimes, operator_times
 from .keys import BlockKeys, Floats
-from .memory import block_parameters, dispatch_features, input_bytes, saved_bytes
+from .memory import block_parameters, dispatch_features, input_bytes, operator_saved_bytes, saved_bytes
 from .network import Network
 from .recompute import rerun
 
@@ -23,7 +23,8 @@ class BlockCosts:
     """Arrays of shape [keys, blocks]: seconds and bytes per micro-batch and rank, parameters per rank.
 
     `forward_s` and `backward_s` include the exposed transfers; `weight_s` is the part of backward that computes weight
-    gradients, which zero-bubble schedules move. `input_bytes` is what a fully recomputed block keeps.
+    gradients, which zero-bubble schedules move. `input_bytes` is what a fully recomputed block keeps. `operators` are
+    the parts of every block that selective recompute adds up otherwise.
     """
 
     compute_forward_s: Floats
@@ -39,6 +40,17 @@ class BlockCosts:
     tied_parameters: Floats
     expert_parameters: Floats
     dispatch_bytes: Floats
+    operators: tuple[OperatorCosts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorCosts:
+    """Of every operator of one block, arrays over keys: its times and what it keeps for backward; and the seconds of
+    one way of expert dispatch."""
+
+    times: tuple[OperatorTimes, ...]
+    saved_bytes: tuple[Floats, ...]
+    dispatch_s: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +67,14 @@ def block_costs(
     """Costs of every block for every key, nothing recomputed."""
     columns: dict[str, list[Floats]] = {}
     transfers: list[BlockTransfers] = []
+    parts: list[OperatorCosts] = []
     for block in blocks:
         times = [operator_times(op, keys, device) for op in block.operators]
-        moved = block_transfers(block, keys, network, device.coefficients.framework, _cover(block, times, keys))
+        kept = tuple(operator_saved_bytes(op, keys, device) for op in block.operators)
+        dispatch_s = dispatch_seconds(block, keys, network, device.coefficients.framework)
+        parts.append(OperatorCosts(tuple(times), kept, dispatch_s))
+        cover = _cover(block, times, keys)
+        moved = block_transfers(block, keys, network, device.coefficients.framework, cover, dispatch_s)
         transfers.append(moved)
         forward = _issued(block, _total(times, "forward", keys) + moved.forward, device)
         to_weight = np.zeros(len(keys)) if device.frozen else _total(times, "backward_weight", keys)
@@ -71,7 +88,7 @@ def block_costs(
             "forward_s": forward,
             "backward_s": backward,
             "flops": _total(times, "flops", keys),
-            "saved_bytes": saved_bytes(block, keys, device, ()),
+            "saved_bytes": saved_bytes(block, keys, device, (), kept),
             "input_bytes": input_bytes(model.hidden_size, keys, device),
             "dense_parameters": parameters.dense,
             "tied_parameters": tied_table(model, block) / keys.tp,
@@ -81,26 +98,25 @@ def block_costs(
         for name, value in values.items():
             columns.setdefault(name, []).append(value)
     stacked = {name: np.stack(column, axis=1) for name, column in columns.items()}
-    return BlockCosts(transfers=tuple(transfers), **stacked)
+    return BlockCosts(transfers=tuple(transfers), operators=tuple(parts), **stacked)
 
 
 def selective_costs(
-    blocks: tuple[Block, ...], keys: BlockKeys, device: Device, network: Network, bits: int
+    blocks: tuple[Block, ...], keys: BlockKeys, device: Device, parts: tuple[OperatorCosts, ...], bits: int
 ) -> SelectiveCosts:
     """Costs of recomputing the modules whose bits are set; transfers inside them are paid again."""
     modules = [name for i, name in enumerate(RECOMPUTE_MODULES) if bits >> i & 1]
     again_s: list[Floats] = []
     saved: list[Floats] = []
-    for block in blocks:
+    for block, part in zip(blocks, parts, strict=True):
         again, _ = rerun(block, modules)
-        times = [operator_times(op, keys, device) for i, op in enumerate(block.operators) if i in again]
-        total = _total(times, "forward", keys)
+        total = _total([times for i, times in enumerate(part.times) if i in again], "forward", keys)
         if any(isinstance(op, Experts) and i in again for i, op in enumerate(block.operators)):
-            total = total + dispatch_seconds(block, keys, network, device.coefficients.framework)
+            total = total + part.dispatch_s
         if "activation" in modules:
             total = total + _expert_activation_s(block, keys, device)
         again_s.append(total)
-        saved.append(saved_bytes(block, keys, device, modules))
+        saved.append(saved_bytes(block, keys, device, modules, part.saved_bytes))
     return SelectiveCosts(np.stack(again_s, axis=1), np.stack(saved, axis=1))
 
 

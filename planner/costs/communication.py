@@ -73,13 +73,12 @@ class Cover:
 
 
 def block_transfers(
-    block: Block, keys: BlockKeys, network: Network, framework: Framework, cover: Cover
+    block: Block, keys: BlockKeys, network: Network, framework: Framework, cover: Cover, dispatch_s: Floats
 ) -> BlockTransfers:
-    """Exposed transfers of one block."""
+    """Exposed transfers of one block; `dispatch_s` are those of its experts, not yet hidden."""
     tp_forward, tp_backward = _tensor(block, keys, network, framework)
     cp_forward, cp_backward = _context(block, keys, network, framework, cover.attention_s)
-    ep = dispatch_seconds(block, keys, network, framework)
-    ep_forward, ep_backward = (_dispatch_shown(ep, keys, framework, cover, way) for way in (0, 1))
+    ep_forward, ep_backward = (_dispatch_shown(dispatch_s, keys, framework, cover, way) for way in (0, 1))
     return BlockTransfers(tp_forward, tp_backward, cp_forward, cp_backward, ep_forward, ep_backward)
 
 

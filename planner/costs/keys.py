@@ -18,6 +18,7 @@ class BlockKeys:
 
     `sequence` is the length of one sequence. `tokens` are those of a micro-batch on one cp rank; `own_tokens` those
     that a tp rank alone works on where tp does not divide the features: tokens / tp under sp, all of them without.
+    `pair_first` and `pair_inverse` number the distinct (tp, sp) as `row_codes` does.
     """
 
     tp: Ints
@@ -32,15 +33,16 @@ class BlockKeys:
     sequence: int
     tokens: Floats
     own_tokens: Floats
+    pair_first: NDArray[np.int64]
+    pair_inverse: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.tp)
 
     def by_tp(self, count: object) -> Floats:
         """An array over keys from a function of (tp, sp), called once per distinct pair."""
-        first, inverse = row_codes((self.tp, self.sp))
-        values = [count(int(self.tp[i]), bool(self.sp[i])) for i in first]  # type: ignore[operator]
-        return np.array(values, dtype=np.float64)[inverse]
+        values = [count(int(self.tp[i]), bool(self.sp[i])) for i in self.pair_first]  # type: ignore[operator]
+        return np.array(values, dtype=np.float64)[self.pair_inverse]
 
 
 def block_keys(table: StrategyTable, sequence: int) -> tuple[BlockKeys, NDArray[np.int64]]:
@@ -52,4 +54,8 @@ def block_keys(table: StrategyTable, sequence: int) -> tuple[BlockKeys, NDArray[
     tp, mbs, cp = distinct["tp"], distinct["mbs"], distinct["cp"]
     tokens = mbs * sequence / cp
     own = np.where(distinct["sp"] == 1, tokens / tp, tokens)
-    return BlockKeys(**distinct, sequence=sequence, tokens=tokens, own_tokens=own), inverse
+    pairs = row_codes((tp, distinct["sp"]))
+    keys = BlockKeys(
+        **distinct, sequence=sequence, tokens=tokens, own_tokens=own, pair_first=pairs[0], pair_inverse=pairs[1]
+    )
+    return keys, inverse

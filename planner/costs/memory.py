@@ -7,7 +7,7 @@ section 5 (states by stage).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,14 +75,19 @@ def _by_etp(op: Experts, keys: BlockKeys) -> Floats:
     return np.array(counts, dtype=np.float64)[inverse]
 
 
-def saved_bytes(block: Block, keys: BlockKeys, device: Device, modules: Collection[str]) -> Floats:
-    """Bytes one micro-batch keeps in one block with those modules recomputed (none of them: an empty collection)."""
+def saved_bytes(
+    block: Block, keys: BlockKeys, device: Device, modules: Collection[str], kept: Sequence[Floats] | None = None
+) -> Floats:
+    """Bytes one micro-batch keeps in one block with those modules recomputed (none of them: an empty collection);
+    `kept`, where known already, are what its operators keep with nothing recomputed."""
     _, freed = rerun(block, modules)
-    again = "core_attention" in modules
+    activation, scores = "activation" in modules, "core_attention" in modules
     total: Floats = np.zeros(len(keys))
     for i, op in enumerate(block.operators):
-        if i not in freed:
-            total = total + operator_saved_bytes(op, keys, device, "activation" in modules, again)
+        if i in freed:
+            continue
+        changed = (isinstance(op, Experts) and activation) or (isinstance(op, Attention) and scores)
+        total = total + (operator_saved_bytes(op, keys, device, activation, scores) if changed or kept is None else kept[i])
     return total
 
 

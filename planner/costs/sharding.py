@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..workload.strategy_table import Ints, StrategyTable
+from ..workload.strategy_table import Ints, StrategyTable, row_codes
 from .coefficients import Framework
 from .compute import Device
 from .keys import Floats
@@ -127,10 +127,21 @@ def sharding_time(
 def _transfers(
     table: StrategyTable, part: Partition, parameters: Floats, load: StageLoad, network: Network, device: Device
 ) -> _Transfers:
-    framework, zero = device.coefficients.framework, table.zero
+    """Those of every row, worked out once for all rows that divide as many parameters in the same way."""
+    columns = (part.stride, part.weights, part.gradients, part.states, part.replicas, table.zero)
+    first, inverse = row_codes((*columns, parameters.astype(np.int64), load.layers.astype(np.int64)))
+    chosen = Partition(*(column[first] for column in columns[:5]))
+    made = _distinct_transfers(chosen, table.zero[first], parameters[first], load.layers[first], network, device)
+    return _Transfers(*(getattr(made, name)[inverse] for name in _Transfers.__slots__))
+
+
+def _distinct_transfers(
+    part: Partition, zero: Ints, parameters: Floats, layers: Floats, network: Network, device: Device
+) -> _Transfers:
+    framework = device.coefficients.framework
     size = parameters * (0.0 if device.frozen else framework.gradient_comm_bytes)
     buckets = np.ceil(size / bucket_bytes(part.states * part.replicas, framework))
-    messages = np.maximum(np.where(zero == 3, np.maximum(load.layers, buckets), buckets), 1.0)
+    messages = np.maximum(np.where(zero == 3, np.maximum(layers, buckets), buckets), 1.0)
 
     def seconds(op: str, whole: Floats, stride: Ints, degree: Ints) -> Floats:
         return messages * network.seconds(op, whole / messages, groups_of(stride, degree, network.domain))

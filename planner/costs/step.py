@@ -198,6 +198,6 @@ class TrainingCosts:
         chosen = table.recompute == SELECTIVE
         for bits in np.unique(table.recompute_modules[chosen]):
             mask = chosen & (table.recompute_modules == bits)
-            part = selective_costs(self.chain.blocks, keys, self.device, self.network, int(bits))
+            part = selective_costs(self.chain.blocks, keys, self.device, costs.operators, int(bits))
             again[mask], saved[mask] = part.again_s[key[mask]], part.saved_bytes[key[mask]]
         return again, saved

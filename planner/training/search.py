@@ -19,7 +19,7 @@ from .space import Nodes, Space
 
 Floats = NDArray[np.float64]
 
-ROWS_PER_CALL = 16384
+ROWS_PER_CALL = 65536
 
 
 @dataclass(frozen=True, slots=True)
