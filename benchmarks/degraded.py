@@ -40,8 +40,8 @@ LINKS = (
     Case("llama-3.1-8b", "dgx-h100:8", (0, 1), 0.1, 256, 8192),
     Case("llama-3.1-70b", "dgx-h100:8", (2, 3), 0.1, 256, 8192),
     Case("llama-3.1-70b", "dgx-a100:16", (0, 4), 0.05, 512, 4096),
-    Case("mixtral-8x7b", "dgx-h100:8", (1, 6), 0.1, 512, 4096),
-    Case("qwen2.5-32b", "dgx-a100:8", (3, 5), 0.05, 256, 4096),
+    Case("mixtral-8x7b", "dgx-h100:8", (3, 4), 0.1, 512, 4096),
+    Case("qwen2.5-32b", "dgx-a100:8", (2, 3), 0.05, 256, 4096),
 )
 NODES = (
     Case("llama-3.1-8b", "dgx-h100:4", (1,), 0.6, 256, 8192),
@@ -98,14 +98,15 @@ def outcome(case: Case) -> Outcome:
     job = TrainingJob(gbs=case.gbs, sequence_length=case.sequence)
     healthy = plan_training(graph, cluster(case.healthy), job)
     topology, fault = degraded(case)
-    naive_table = table_of([healthy.strategy], graph.num_layers)
-    naive = on_devices(context_of(graph, topology, job), naive_table, np.arange(topology.n_devices))
+    naive_table, in_order = table_of([healthy.strategy], graph.num_layers), np.arange(topology.n_devices)
+    whole = on_devices(context_of(graph, cluster(case.healthy), job), naive_table, in_order)
+    naive = on_devices(context_of(graph, topology, job), naive_table, in_order)
     plan = plan_training(graph, topology, job)
     return Outcome(
         model=case.model,
         cluster=case.healthy,
         fault=fault,
-        healthy_s=healthy.prediction.step_s,
+        healthy_s=whole.value,
         naive_s=naive.value,
         plan_s=plan.prediction.step_s,
         naive=healthy.strategy.label(),

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from shardwright.topologies import Topology
 
     from .plan.base import Input
+    from .plan.frontier import Frontier
     from .plan.serving import ServingPlan
     from .plan.training import TrainingPlan
     from .strategy import Strategy
     from .workload.serving import ServingJob, Trace
     from .workload.serving_layout import Layout
-    from .workload.training import TrainingJob
+    from .workload.training import Objective, TrainingJob
 
     ModelInput = str | ModelGraph | tuple[ModelGraph, Input]
     TopologyInput = str | Topology | tuple[Topology, Input]
@@ -31,6 +32,7 @@ __all__ = [
     "dump_plan",
     "estimate_serving",
     "estimate_training",
+    "frontier_training",
     "load_model",
     "load_plan",
     "load_topology",
@@ -128,6 +130,24 @@ def estimate_serving(
 
     graph, devices, records = _resolved(model, topology)
     return estimate(graph, devices, job, layouts, trace=trace, inputs=records)
+
+
+def frontier_training(
+    model: ModelInput,
+    topologies: Sequence[TopologyInput],
+    job: TrainingJob,
+    objectives: tuple[Objective, Objective],
+    *,
+    stop: Stop | None = None,
+) -> Frontier:
+    """Every strategy on any of the topologies that none beats in one objective without losing in the other.
+
+    Raises InputError when the objectives are the same or a figure for one is missing, Infeasible when nothing fits.
+    """
+    from .training import frontier_training as search
+
+    resolved = [_resolved(model, topology) for topology in topologies]
+    return search(resolved[0][0], [devices for _, devices, _ in resolved], job, objectives, stop=stop)
 
 
 def _resolved(model: ModelInput, topology: TopologyInput) -> tuple[ModelGraph, Topology, tuple[Input, ...]]:

@@ -26,6 +26,7 @@ OFFLOADS: tuple[Offload, ...] = ("none", "cpu", "nvme")
 EXPERT_OVERLAPS: tuple[ExpertOverlap, ...] = ("none", "shared", "microbatch")
 
 DEGREES = ("tp", "cp", "pp", "vpp", "dp_replicate", "dp_shard", "ep", "etp", "mbs")
+COUNTS = (*DEGREES, "zero", "weight_shard", "gradient_shard", "sync_period")
 
 
 class Constraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -48,6 +48,7 @@ def test_what_the_planner_offers():
         "estimate_serving",
         "estimate_training",
         "export_plan",
+        "frontier_training",
         "list_exporters",
         "load_model",
         "load_plan",

@@ -20,6 +20,8 @@ _SIZE_BYTES = {
     "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30, "tib": 2.0**40,
 }  # fmt: skip
 
+_COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+
 
 def parse_duration(text: str) -> float:
     """Seconds from `500ms`, `2s`, `1.5h`. Raises InputError; a bare number has no unit and is refused."""
@@ -29,6 +31,14 @@ def parse_duration(text: str) -> float:
 def parse_size(text: str) -> float:
     """Bytes from `80GB` (decimal) or `64GiB` (binary). Raises InputError; a bare number is refused."""
     return _quantity(text, _SIZE_BYTES, "size", "80GB or 64GiB")
+
+
+def parse_count(text: str) -> int:
+    """A whole number from `15T`, `300B`, `1.5e12` or `20000`. Raises InputError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:[eE]\d{1,2})?)\s*([kKMBGT]?)\s*", text)
+    if match is None:
+        raise InputError(f"count {text!r} must be a positive number such as 15T, 300B or 1.5e12")
+    return round(float(match[1]) * _COUNTS[match[2].upper()])
 
 
 def _quantity(text: str, units: dict[str, float], kind: str, example: str) -> float:
@@ -43,20 +53,30 @@ def emit(plan: PlanBase, *, json: bool, output: str | None, view: Callable[[], N
 
     With `json`, stdout carries the document and nothing else.
     """
-    from ..files import write_atomic
     from ..plan.io import dump
 
+    emit_text(dump(plan), "plan", json=json, output=output, view=view)
+
+
+def emit_text(text: str, what: str, *, json: bool, output: str | None, view: Callable[[], None]) -> None:
+    """Write a JSON document where asked, or show the view; `what` names it."""
+    from ..files import write_atomic
+
     if output is not None:
-        write_atomic(output, dump(plan))
+        write_atomic(output, text)
     if json:
-        sys.stdout.write(dump(plan))
+        sys.stdout.write(text)
         return
     view()
     if output is not None:
-        print(f"plan written to {output}", file=sys.stderr)  # noqa: T201
+        print(f"{what} written to {output}", file=sys.stderr)  # noqa: T201
 
 
 def emit_json(value: object) -> None:
     """One JSON value on stdout, indented, keys in order."""
-    text = msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=2).decode()
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(json_text(value))
+
+
+def json_text(value: object) -> str:
+    """A value as JSON, indented, keys in order."""
+    return msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=2).decode() + "\n"

@@ -9,9 +9,12 @@ import typer
 from . import training_options as options
 
 _Degree = Annotated[int, typer.Option(help="Degree.")]
+_Part = Annotated[int | None, typer.Option(help="Ranks that divide it, when fewer than dp_shard × cp.")]
+_Offload = Annotated[str, typer.Option(help="none, cpu or nvme.")]
 
 
 def estimate(
+    context: typer.Context,
     model: options.Model,
     cluster: options.Cluster,
     measured: options.Measured = None,
@@ -20,13 +23,20 @@ def estimate(
     job: options.JobFile = None,
     precision: options.Precision = None,
     optimizer: options.Optimizer = None,
+    framework: options.FrameworkName = None,
+    trained: options.Trained = None,
+    tokens: options.Tokens = None,
+    margin: options.Margin = None,
+    price: options.Price = None,
+    cpu_tier: options.Tier = None,
+    nvme_tier: options.Tier = None,
     tp: _Degree = 1,
     sp: Annotated[bool, typer.Option(help="Sequence parallelism over the tp ranks.")] = False,
     cp: _Degree = 1,
     pp: _Degree = 1,
     vpp: _Degree = 1,
     dp_replicate: _Degree = 1,
-    dp_shard: Annotated[int | None, typer.Option(help="Degree. [default: what is left of the devices]")] = None,
+    dp_shard: Annotated[int | None, typer.Option(help="Degree (default: what is left of the devices).")] = None,
     zero: Annotated[int, typer.Option(help="0 to 3: what is divided over dp_shard × cp.")] = 1,
     ep: _Degree = 1,
     etp: _Degree = 1,
@@ -35,6 +45,15 @@ def estimate(
     recompute_modules: Annotated[str | None, typer.Option(help="What selective recomputes, by commas.")] = None,
     recompute_layers: Annotated[int | None, typer.Option(help="Layers per stage that full recomputes.")] = None,
     schedule: Annotated[str, typer.Option(help="1f1b, interleaved, gpipe, zb-h1, zb-v or dualpipe.")] = "1f1b",
+    stage_layers: Annotated[str | None, typer.Option(help="Layers of every virtual stage, such as 9,8,8,7.")] = None,
+    cp_comm: Annotated[str, typer.Option(help="p2p (ring), all_gather, a2a (Ulysses) or a2a+p2p.")] = "p2p",
+    weight_shard: _Part = None,
+    gradient_shard: _Part = None,
+    offload_optimizer: _Offload = "none",
+    offload_activations: _Offload = "none",
+    tp_overlap: Annotated[bool, typer.Option(help="Fuse tp transfers into products.")] = False,
+    ep_overlap: Annotated[str, typer.Option(help="none, shared or microbatch.")] = "none",
+    sync_period: Annotated[int, typer.Option(help="Steps between averages of the dp_replicate ranks.")] = 1,
     output: options.Output = None,
     json: options.Json = False,
 ) -> None:
@@ -48,14 +67,13 @@ def estimate(
     from ..strategy import Strategy
     from .common import emit
 
-    work = options.build_job(job, {}, gbs=gbs, sequence_length=seq, precision=precision, optimizer=optimizer)
+    work = options.build_job(job, {}, **options.job_fields(context.params))
     graph, devices = load_model(model), load_topology(cluster, measured)
-    given = {
-        "tp": tp, "sp": sp, "cp": cp, "pp": pp, "vpp": vpp, "dp_replicate": dp_replicate, "zero": zero, "ep": ep,
-        "etp": etp, "mbs": mbs, "recompute": recompute, "recompute_layers": recompute_layers,
-        "recompute_modules": options.words(recompute_modules), "schedule": schedule,
-        "dp_shard": _rest(devices[0].n_devices, tp * cp * pp * dp_replicate) if dp_shard is None else dp_shard,
-    }  # fmt: skip
+    given = {name: context.params[name] for name in Strategy.__struct_fields__ if name in context.params}
+    given["recompute_modules"] = options.words(recompute_modules)
+    given["stage_layers"] = options.integers(stage_layers, "--stage-layers") or None
+    if dp_shard is None:
+        given["dp_shard"] = _rest(devices[0].n_devices, tp * cp * pp * dp_replicate)
     try:
         strategy = msgspec.convert(given, Strategy)
     except msgspec.ValidationError as error:

@@ -32,7 +32,7 @@ def serve(
     mode: Annotated[str, typer.Option(help="auto, aggregated, disaggregated, shared or afd.")] = "auto",
     objective: Annotated[str | None, typer.Option(help="throughput, gpus, cost, latency or energy.")] = None,
     engine: Annotated[str, typer.Option(help="vllm, sglang or trtllm.")] = "vllm",
-    engine_version: Annotated[str, typer.Option(help="Version of the engine. [default: newest fitted]")] = "",
+    engine_version: Annotated[str, typer.Option(help="Version of the engine (default: newest fitted).")] = "",
     quantization: Annotated[
         str, typer.Option(help="bf16, fp8, w8a16, int8, w4a16, nvfp4, nvfp4-experts or mxfp4, +kv8 for an fp8 cache.")
     ] = "bf16",

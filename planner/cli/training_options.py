@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,20 +12,47 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from ..workload.training import TrainingJob
 
+TECHNIQUES = ("context", "partition", "offload", "tp_overlap", "expert_overlap", "low_communication")
+_HOLD = {"rich_help_panel": "Hold to given values, such as 4 or 2,4,8", "show_default": False}
+
 Model = Annotated[str, typer.Argument(help="Catalog name, config.json, or a directory with one.")]
 Cluster = Annotated[str, typer.Option(help="Catalog name such as dgx-h100:8, or a topology file.")]
+Clusters = Annotated[
+    list[str],
+    typer.Option("--cluster", help="Catalog name such as dgx-h100:8, or a topology file; several for --pareto."),
+]
 Measured = Annotated[str | None, typer.Option(help="mpiGraph JSON whose matrix overrides nominal links.")]
 Gbs = Annotated[int | None, typer.Option(help="Global batch, in sequences.")]
 Seq = Annotated[int | None, typer.Option(help="Sequence length, in tokens.")]
 JobFile = Annotated[str | None, typer.Option("--job", help="Training job file (YAML or JSON); options override it.")]
-Precision = Annotated[str | None, typer.Option(help="fp32, fp16, bf16, fp8 or fp4. [default: bf16]")]
-Optimizer = Annotated[str | None, typer.Option(help="adam, sgd, sgd-momentum, … [default: adam]")]
-Margin = Annotated[float | None, typer.Option(help="Share of device memory that stays free. [default: 0.05]")]
+Precision = Annotated[str | None, typer.Option(help="fp32, fp16, bf16, fp8 or fp4 (default: bf16).")]
+Optimizer = Annotated[str | None, typer.Option(help="adam, adam8bit, sgd, sgd-momentum or muon (default: adam).")]
+FrameworkName = Annotated[
+    str | None, typer.Option("--framework", help="Software whose fitted figures count (default: megatron-2024).")
+]
+Trained = Annotated[str | None, typer.Option(help="all, or adapters (LoRA) (default: all).")]
+Tokens = Annotated[str | None, typer.Option(help="Token budget, such as 15T: adds days and dollars of it all.")]
+Margin = Annotated[float | None, typer.Option(help="Share of device memory that stays free (default: 0.05).")]
+Price = Annotated[float | None, typer.Option(help="Dollars per device and hour.")]
+Tier = Annotated[str | None, typer.Option(help="Memory to offload to, per device: SIZE@RATE, such as 200GB@50GB/s.")]
 Json = Annotated[bool, typer.Option("--json", help="Only the plan as JSON on stdout.")]
 Output = Annotated[str | None, typer.Option("--output", "-o", help="Write the plan to this file.")]
 
+Held = Annotated[str | None, typer.Option(**_HOLD)]
+HeldSwitch = Annotated[bool | None, typer.Option(**_HOLD)]
+HeldWeights = Annotated[str | None, typer.Option(help="Ranks that divide ZeRO 3 weights (ZeRO++).", **_HOLD)]
+HeldGradients = Annotated[str | None, typer.Option(help="Ranks that divide gradients (MiCS, three levels).", **_HOLD)]
+HeldPeriod = Annotated[str | None, typer.Option(help="Steps between averages of replicas (DiLoCo).", **_HOLD)]
+HeldRecompute = Annotated[str | None, typer.Option(help="none, selective, full.", **_HOLD)]
+HeldSchedule = Annotated[
+    str | None, typer.Option(help="1f1b, interleaved (both tried by default), gpipe, zb-h1, zb-v, dualpipe.", **_HOLD)
+]
+HeldContext = Annotated[str | None, typer.Option(help="p2p (ring), all_gather, a2a (Ulysses), a2a+p2p.", **_HOLD)]
+HeldOffload = Annotated[str | None, typer.Option(help="none, cpu, nvme.", **_HOLD)]
+HeldExpertOverlap = Annotated[str | None, typer.Option(help="none, shared, microbatch.", **_HOLD)]
 
-def build_job(job_file: str | None, constraints: dict[str, Any], **fields: Any) -> TrainingJob:
+
+def build_job(job_file: str | None, constraints: Mapping[str, Any], **fields: Any) -> TrainingJob:
     """The job of a file, if any, with the given fields and constraints put over it; None leaves a field alone.
 
     Raises InputError naming the option or field that is wrong or missing.
@@ -35,7 +63,7 @@ def build_job(job_file: str | None, constraints: dict[str, Any], **fields: Any) 
     from ..strategy import Constraints
     from ..workload.training import TrainingJob
 
-    given = {name: value for name, value in fields.items() if value is not None}
+    given = {name: value for name, value in fields.items() if value not in (None, ())}
     held = {name: value for name, value in constraints.items() if value not in (None, ())}
     base: dict[str, Any] = {"constraints": msgspec.to_builtins(Constraints())}
     if job_file is not None:
@@ -49,6 +77,56 @@ def build_job(job_file: str | None, constraints: dict[str, Any], **fields: Any) 
         return msgspec.convert(merged, TrainingJob)
     except msgspec.ValidationError as error:
         raise InputError(f"training job: {error}") from error
+
+
+def job_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a job that the options of the same command line name, None where not given."""
+    from .common import parse_count
+
+    tokens = given.get("tokens")
+    return {
+        "gbs": given.get("gbs"),
+        "sequence_length": given.get("seq"),
+        "precision": given.get("precision"),
+        "optimizer": given.get("optimizer"),
+        "framework": given.get("framework"),
+        "trained": given.get("trained"),
+        "token_budget": None if tokens is None else parse_count(tokens),
+        "memory_margin": given.get("margin"),
+        "usd_per_device_hour": given.get("price"),
+        "cpu_tier": tier(given.get("cpu_tier"), "--cpu-tier"),
+        "nvme_tier": tier(given.get("nvme_tier"), "--nvme-tier"),
+    }
+
+
+def constraints(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that options hold a strategy's fields to, as the fields of Constraints take them."""
+    from ..strategy import COUNTS, Constraints
+
+    held: dict[str, Any] = {}
+    for name in Constraints.__struct_fields__:
+        value = given.get(name)
+        if isinstance(value, str):
+            value = integers(value, f"--{name.replace('_', '-')}") if name in COUNTS else words(value)
+        held[name] = value
+    return held
+
+
+def techniques(text: str | None) -> tuple[str, ...]:
+    """`context,offload` as a tuple, `all` as every technique."""
+    return TECHNIQUES if text == "all" else words(text)
+
+
+def tier(text: str | None, option: str) -> dict[str, float] | None:
+    """`200GB@50GB/s` as the fields of a Tier. Raises InputError naming the option."""
+    if text is None:
+        return None
+    from .common import parse_size
+
+    size, separator, rate = text.partition("@")
+    if not separator or not rate.endswith("/s"):
+        raise InputError(f"{option} must be SIZE@RATE, such as 200GB@50GB/s, but got {text!r}")
+    return {"bytes_per_device": parse_size(size), "bytes_per_s": parse_size(rate.removesuffix("/s"))}
 
 
 def integers(text: str | None, option: str) -> tuple[int, ...]:

@@ -87,7 +87,9 @@ def saved_bytes(
         if i in freed:
             continue
         changed = (isinstance(op, Experts) and activation) or (isinstance(op, Attention) and scores)
-        total = total + (operator_saved_bytes(op, keys, device, activation, scores) if changed or kept is None else kept[i])
+        total = total + (
+            operator_saved_bytes(op, keys, device, activation, scores) if changed or kept is None else kept[i]
+        )
     return total
 
 

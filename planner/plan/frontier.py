@@ -13,7 +13,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class FrontierPoint(_Record, frozen=True):
-    """A strategy on a cluster that none beats in one objective without losing in the other; both per step."""
+    """A strategy on a cluster that none beats in one objective without losing in the other, and its two values."""
 
     cluster: str
     strategy: Strategy
@@ -23,8 +23,8 @@ class FrontierPoint(_Record, frozen=True):
 
 
 class Frontier(_Record, frozen=True):
-    """All compromises between two objectives, ascending in the first. `proven` says that the whole space of every
-    cluster was searched or bounded away."""
+    """All compromises between two objectives, best in the first to best in the second. `proven` says that the
+    whole space of every cluster was searched or bounded away."""
 
     model: str
     objectives: tuple[Objective, Objective]

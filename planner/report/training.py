@@ -7,7 +7,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ..plan.base import Term
+from ..plan.frontier import Robustness
 from ..plan.training import TrainingPlan
+from .objectives import BETTER, NAMES, objective_text
 from .text import console, count, duration, gigabytes, percent, si, table
 
 if TYPE_CHECKING:
@@ -31,7 +33,12 @@ def print_training_plan(plan: TrainingPlan, seconds: float | None = None) -> Non
         f"device, {si(prediction.model_flops_per_s_per_device, 'FLOP/s')} per device, MFU {percent(prediction.mfu)}",
         markup=False,
     )
-    out.print(f"Proof      {_proof(plan, seconds)}\n", markup=False)
+    for line in _spending(plan):
+        out.print(line, markup=False)
+    out.print(f"Proof      {_proof(plan, seconds)}", markup=False)
+    if plan.robustness is not None:
+        out.print(f"Safety     {_safety(plan.robustness)}", markup=False)
+    out.print("")
     out.print(_times(plan))
     out.print(_memory(plan))
     if len(plan.stages) > 1:
@@ -39,13 +46,9 @@ def print_training_plan(plan: TrainingPlan, seconds: float | None = None) -> Non
     if plan.links:
         out.print(_terms("Links", plan.links))
     if plan.alternatives:
-        out.print(
-            table(
-                "Next best",
-                ("strategy", "step", "why"),
-                ((each.label, duration(each.value), each.why) for each in plan.alternatives),
-            )
-        )
+        objective = plan.job.objective
+        rows = ((each.label, objective_text(objective, each.value), each.why) for each in plan.alternatives)
+        out.print(table("Next best", ("strategy", NAMES[objective], "why"), rows))
     _print_list(out, "Assumed", plan.assumptions)
 
 
@@ -54,12 +57,41 @@ def _proof(plan: TrainingPlan, seconds: float | None) -> str:
     took = f" in {duration(seconds)}" if seconds is not None else ""
     if best.candidates == 1:
         return "one given strategy, nothing searched"
+    better = BETTER[plan.job.objective]
     claim = (
-        "no legal strategy is faster under the model"
+        f"no legal strategy is {better} under the model"
         if best.status == "optimal"
-        else f"no legal strategy is more than {percent(best.gap, 2)} faster under the model"
+        else f"no legal strategy is more than {percent(best.gap, 2)} {better} under the model"
     )
     return f"{claim}; {count(best.candidates)} candidates{took}"
+
+
+def _spending(plan: TrainingPlan) -> list[str]:
+    """Dollars and energy of a step, and of the whole token budget, as far as known."""
+
+    def spent(usd: float | None, joules: float | None) -> list[str]:
+        return [
+            *([] if usd is None else [objective_text("usd", usd)]),
+            *([] if joules is None else [objective_text("energy_j", joules)]),
+        ]
+
+    made = plan.prediction
+    lines = []
+    if spent(made.usd, made.energy_j):
+        lines.append("Spends     " + ", ".join(spent(made.usd, made.energy_j)) + " a step")
+    if made.campaign is not None:
+        whole = [f"{made.campaign.days:.3g} days", *spent(made.campaign.usd, made.campaign.energy_j)]
+        lines.append(f"Budget     {count(made.campaign.steps)} steps: " + ", ".join(whole))
+    return lines
+
+
+def _safety(made: Robustness) -> str:
+    text = (
+        f"with every bandwidth off by up to {percent(made.spread, 0)}, still the best of "
+        f"{made.rivals_considered + 1} strategies in {made.best_in} of {made.samples} samples; regret "
+        f"{percent(made.mean_regret, 2)} in the mean, {percent(made.worst_regret, 2)} at worst"
+    )
+    return text + (f"; else mostly {made.rivals[0].label}" if made.rivals else "")
 
 
 def _times(plan: TrainingPlan) -> object:

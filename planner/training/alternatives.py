@@ -6,21 +6,32 @@ from collections.abc import Sequence
 
 from ..costs.breakdown import breakdown
 from ..plan.base import Alternative, Term
+from ..workload.training import Objective
+from .objectives import shown
 from .search import Candidate
 
 ALTERNATIVES = 5
 
 
-def alternatives(candidates: Sequence[Candidate], word: str = "slower") -> tuple[Alternative, ...]:
-    """The candidates after the first, best first, each with the terms that make it worse than the first; `word` says
-    in which respect the values count."""
+WORSE: dict[Objective, str] = {
+    "step_s": "slower",
+    "tokens_per_s_per_device": "slower",
+    "days": "slower",
+    "usd": "dearer",
+    "energy_j": "more energy",
+    "peak_memory_bytes": "more memory",
+}
+
+
+def alternatives(candidates: Sequence[Candidate], objective: Objective = "step_s") -> tuple[Alternative, ...]:
+    """The candidates after the first, best first, each with the terms that make it worse than the first."""
     best, *others = candidates[: ALTERNATIVES + 1]
     reference = _terms(best) if others else ()
     return tuple(
         Alternative(
             label=other.table.row(0).label(),
-            value=other.value,
-            why=f"{other.value / best.value - 1:.2%} {word}: {_difference(reference, _terms(other))}",
+            value=shown(objective, other.value),
+            why=f"{other.value / best.value - 1:.2%} {WORSE[objective]}: {_difference(reference, _terms(other))}",
         )
         for other in others
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +19,8 @@ from ..workload.strategy_table import StrategyTable
 from ..workload.training import Objective, TrainingJob
 from .bounds import node_floors
 from .context import Context
-from .planning import context_of, explicit, space_of
+from .objectives import shown
+from .planning import context_of, explicit, plan_training, space_of
 from .search import evaluated
 
 
@@ -33,7 +35,7 @@ def frontier_training(
     """Every strategy on any of the clusters that none beats in one objective without losing in the other.
 
     Several clusters of different size show what more devices buy: dollars against time per step. Raises InputError
-    when the objectives are the same or a cluster lacks a figure for one.
+    when the objectives are the same or a cluster lacks a figure for one, and Infeasible when nothing fits anywhere.
     """
     if objectives[0] == objectives[1]:
         raise InputError(f"a frontier needs two different objectives but got {objectives[0]} twice")
@@ -46,10 +48,16 @@ def frontier_training(
             front, count = _front(context, objectives, stop)
         points += [_point(context, each.point, each.first, each.second) for each in front.points]
         candidates, work, proven = candidates + count, work + front.evaluated, proven and front.proven
+    if not points and proven:
+        plan_training(model, topologies[-1], job)  # says why nothing fits
+    first, second = objectives
     return Frontier(
         model=model.name,
         objectives=objectives,
-        points=tuple(_undominated(points)),
+        points=tuple(
+            msgspec.structs.replace(each, first=shown(first, each.first), second=shown(second, each.second))
+            for each in _undominated(points)
+        ),
         proven=proven,
         candidates=candidates,
         work=work,

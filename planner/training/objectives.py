@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +34,14 @@ class Measures:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What all devices together cost per second: dollars, and watts while busy and while waiting; None if unknown."""
+    """What all devices together cost per second: dollars, and watts while busy and while waiting; None if unknown.
+    `device_tokens` are the tokens of a step per device, `steps` those of the token budget."""
 
     usd_per_s: float | None
     busy_watts: float | None
     waiting_watts: float | None
+    device_tokens: float = 1.0
+    steps: int | None = None
 
 
 def rates(topology: Topology, job: TrainingJob, costs: TrainingCosts) -> Rates:
@@ -51,6 +56,8 @@ def rates(topology: Topology, job: TrainingJob, costs: TrainingCosts) -> Rates:
         usd_per_s=sum(each for each in prices if each is not None) / 3600 if all(prices) else None,
         busy_watts=None if power is None else power * kernels.busy_power_fraction,
         waiting_watts=None if power is None else power * kernels.waiting_power_fraction,
+        device_tokens=job.tokens_per_step / topology.n_devices,
+        steps=job.steps,
     )
 
 
@@ -76,4 +83,22 @@ def objective_values(objective: Objective, measures: Measures, given: Rates) -> 
         if given.usd_per_s is None:
             raise InputError("job.objective usd needs a price: give job.usd_per_device_hour")
         return measures.step_s * given.usd_per_s
+    if objective == "tokens_per_s_per_device":
+        return measures.step_s / given.device_tokens
+    if objective == "days":
+        if given.steps is None:
+            raise InputError("job.objective days needs job.token_budget")
+        return measures.step_s * given.steps / 86400
     return measures.step_s if objective == "step_s" else measures.memory_bytes
+
+
+def sense(objective: Objective) -> Literal["min", "max"]:
+    """Whether less or more of it is better."""
+    return "max" if objective == "tokens_per_s_per_device" else "min"
+
+
+def shown(objective: Objective, value: float) -> float:
+    """The value or bound to show for one that was minimized: tokens per second for seconds per token."""
+    if sense(objective) == "min":
+        return value
+    return 1.0 / value if value > 0 else math.inf

@@ -23,7 +23,7 @@ from .choices import Scope
 from .context import Context
 from .infeasible import infeasible
 from .links import best_placed, ideal_context, placed, uneven_links
-from .objectives import objective_values
+from .objectives import objective_values, sense, shown
 from .readback import read_back
 from .robustness import CONSIDERED
 from .search import Candidate, Search, evaluated, search
@@ -102,9 +102,9 @@ def estimate_training(
     )
     optimality = Optimality(
         objective=job.objective,
-        sense="min",
-        value=value,
-        bound=value,
+        sense=sense(job.objective),
+        value=shown(job.objective, value),
+        bound=shown(job.objective, value),
         gap=0.0,
         status="feasible",
         candidates=1,
@@ -157,12 +157,12 @@ def explicit(table: StrategyTable, context: Context) -> Strategy:
 
 
 def _optimality(context: Context, space: Space, found: Search, value: float) -> Optimality:
-    solution = found.outcome.solution
-    bound = min(solution.bound, value)
+    solution, objective = found.outcome.solution, context.job.objective
+    value, bound = shown(objective, value), shown(objective, min(solution.bound, value))
     gap = relative_gap(value, bound)
     return Optimality(
-        objective=context.job.objective,
-        sense="min",
+        objective=objective,
+        sense=sense(objective),
         value=value,
         bound=bound,
         gap=gap,

@@ -46,7 +46,7 @@ def read_back(
         inputs=context.inputs,
         optimality=optimality,
         assumptions=(*notes, *assumptions(context, strategy)),
-        alternatives=alternatives(candidates, "slower" if context.job.objective == "step_s" else "more"),
+        alternatives=alternatives(candidates, context.job.objective),
         provenance=provenance(context),
         model=context.model.name,
         cluster=context.topology.name,
@@ -164,9 +164,9 @@ def prediction(context: Context, step: StepCosts) -> Prediction:
 
 def campaign(job: TrainingJob, step_s: float, energy: float | None, usd: float | None) -> Campaign | None:
     """The whole token budget at the predicted step, nothing lost to failures; None without a budget."""
-    if job.token_budget is None:
+    if job.steps is None:
         return None
-    steps = -(-job.token_budget // job.tokens_per_step)
+    steps = job.steps
     return Campaign(
         steps=steps,
         days=steps * step_s / 86400,

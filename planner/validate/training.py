@@ -34,10 +34,15 @@ def problems(plan: PlanBase) -> list[str]:
         *_groups(plan),
         *_memory(plan, model, topology),
         *_prediction(plan, model, topology),
-        *optimality_problems(
-            plan.optimality, getattr(plan.prediction, plan.optimality.objective, math.nan) or math.nan
-        ),
+        *optimality_problems(plan.optimality, _objective(plan)),
     ]
+
+
+def _objective(plan: TrainingPlan) -> float:
+    """What the plan predicts of what it was made for."""
+    if plan.optimality.objective == "days":
+        return math.nan if plan.prediction.campaign is None else plan.prediction.campaign.days
+    return getattr(plan.prediction, plan.optimality.objective, math.nan) or math.nan
 
 
 def _ranks(plan: TrainingPlan, topology: Topology) -> Iterator[str]:

@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..strategy import Constraints
 
 Precision = Literal["fp32", "fp16", "bf16", "fp8", "fp4"]
-Objective = Literal["step_s", "usd", "energy_j", "peak_memory_bytes"]
+Objective = Literal["step_s", "tokens_per_s_per_device", "days", "usd", "energy_j", "peak_memory_bytes"]
 Optimizer = Literal["adam", "adam8bit", "sgd", "sgd-momentum", "muon"]
 
 
@@ -43,7 +43,8 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     parameter: fp32 master weights, both Adam moments, and the accumulated gradient. `memory_margin` is the share of
     the device's memory that a plan must leave free. With `trained` adapters (LoRA) the base weights are frozen: no
     weight gradients, no optimizer states and no gradient transfers are counted, and the adapters as nothing.
-    `objective` is what a plan minimizes, per step, among strategies whose step takes at most `time_limit_s`.
+    `objective` is what a plan minimizes among strategies whose step takes at most `time_limit_s`, per step but for the
+    days of the whole token budget; tokens per second and device are maximized.
     `usd_per_device_hour` overrides the catalog's price. `explore` names techniques to try beside the usual ones: other
     exchanges of context ranks, partitions of weights and gradients over fewer ranks, offload to `cpu_tier` and
     `nvme_tier`, fused tensor-parallel overlap, hidden expert dispatch, and averaging replicas every many steps, which
@@ -89,8 +90,15 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
                 raise InputError(f"job.{name} must be a positive number but got {value}")
         if self.token_budget is not None and self.token_budget < 1:
             raise InputError(f"job.token_budget must be at least 1 but got {self.token_budget}")
+        if self.objective == "days" and self.token_budget is None:
+            raise InputError("job.objective days needs job.token_budget")
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens in one optimizer step."""
         return self.gbs * self.sequence_length
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps of the whole token budget; None without one."""
+        return None if self.token_budget is None else -(-self.token_budget // self.tokens_per_step)
