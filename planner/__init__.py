@@ -18,11 +18,14 @@ if TYPE_CHECKING:
         load_plan,
         load_topology,
         load_trace,
+        plan_experts,
         plan_serving,
         plan_training,
     )
     from .errors import Infeasible, InputError, InvalidPlan, LimitReached, ShardwrightError
+    from .experts.request import ExpertRequest
     from .export import export_plan, list_exporters
+    from .plan.experts import ExpertPlan
     from .plan.serving import ServingPlan
     from .plan.training import TrainingPlan
     from .strategy import Constraints, Strategy
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Constraints": "strategy",
+    "ExpertPlan": "plan.experts",
+    "ExpertRequest": "experts.request",
     "Infeasible": "errors",
     "InputError": "errors",
     "InvalidPlan": "errors",
@@ -57,6 +62,7 @@ _HOMES = {
     "load_plan": "api",
     "load_topology": "api",
     "load_trace": "api",
+    "plan_experts": "api",
     "plan_serving": "api",
     "plan_training": "api",
     "validate_plan": "validate",
@@ -64,6 +70,8 @@ _HOMES = {
 
 __all__ = [
     "Constraints",
+    "ExpertPlan",
+    "ExpertRequest",
     "Infeasible",
     "InputError",
     "InvalidPlan",
@@ -88,6 +96,7 @@ __all__ = [
     "load_plan",
     "load_topology",
     "load_trace",
+    "plan_experts",
     "plan_serving",
     "plan_training",
     "validate_plan",

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from shardwright.solvers import Stop
     from shardwright.topologies import Topology
 
+    from .experts.cluster import ExpertCluster
+    from .experts.request import ExpertRequest
+    from .experts.workloads import Workloads
     from .plan.base import Input
+    from .plan.experts import ExpertPlan
     from .plan.frontier import Frontier
     from .plan.serving import ServingPlan
     from .plan.training import TrainingPlan
@@ -37,6 +41,7 @@ __all__ = [
     "load_plan",
     "load_topology",
     "load_trace",
+    "plan_experts",
     "plan_serving",
     "plan_training",
 ]
@@ -148,6 +153,33 @@ def frontier_training(
 
     resolved = [_resolved(model, topology) for topology in topologies]
     return search(resolved[0][0], [devices for _, devices, _ in resolved], job, objectives, stop=stop)
+
+
+def plan_experts(
+    routing: str | Path | Sequence[str | Path] | Workloads,
+    cluster: str | int | Topology | ExpertCluster,
+    request: ExpertRequest | None = None,
+) -> ExpertPlan:
+    """Which GPUs hold which expert, from routing files and a topology (or a number of equal GPUs).
+
+    Raises InputError when the routing is refused, lacks what the objective needs, or does not fit the GPUs.
+    """
+    from .experts import cluster as clusters
+    from .experts.planning import plan_experts as search
+    from .experts.request import ExpertRequest
+    from .experts.workloads import Workloads, load_workloads
+
+    request = request or ExpertRequest()
+    if not isinstance(routing, Workloads):
+        paths = [routing] if isinstance(routing, str | Path) else list(routing)
+        routing = load_workloads([str(path) for path in paths], None, None, request.held_out)
+    if isinstance(cluster, int):
+        cluster = clusters.flat_cluster(cluster)
+    elif isinstance(cluster, str):
+        cluster = clusters.cluster_of(*inputs.load_topology(cluster))
+    elif not isinstance(cluster, clusters.ExpertCluster):
+        cluster = clusters.cluster_of(cluster, inputs.topology_input(cluster))
+    return search(routing, cluster, request)
 
 
 def _resolved(model: ModelInput, topology: TopologyInput) -> tuple[ModelGraph, Topology, tuple[Input, ...]]:

@@ -30,6 +30,8 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_what_the_planner_offers():
     assert planner.__all__ == [
         "Constraints",
+        "ExpertPlan",
+        "ExpertRequest",
         "Infeasible",
         "InputError",
         "InvalidPlan",
@@ -54,6 +56,7 @@ def test_what_the_planner_offers():
         "load_plan",
         "load_topology",
         "load_trace",
+        "plan_experts",
         "plan_serving",
         "plan_training",
         "validate_plan",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwright.topologies import Topology, TopologyError
-
 from ..errors import InputError
 from ..plan.base import Input
+
+if TYPE_CHECKING:
+    from shardwright.topologies import Topology
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -75,6 +77,8 @@ def cluster_of(topology: Topology, source: Input | None = None) -> ExpertCluster
 
     Speed is bf16 peak where every accelerator has one, else memory bandwidth: experts are matrix products.
     """
+    from shardwright.topologies import TopologyError
+
     gpus = topology.n_devices
     if gpus > MAX_GPUS:
         raise InputError(f"experts are placed on at most {MAX_GPUS} GPUs but {topology.name} has {gpus}")

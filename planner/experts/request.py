@@ -28,7 +28,7 @@ class ExpertRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     expert_groups: int | None = None
     held_out: float = 0.0
     seed: int = 0
-    work: int = 100_000_000
+    work: int = 50_000_000
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:

@@ -9,6 +9,7 @@ import numpy as np
 from ..solution import Solution, Status
 from . import chained, exact
 from .annealing import Annealed, Schedule, anneal
+from .balancing import balance
 from .bounds import floor
 from .packing import pack
 from .problem import Ints, PlacementProblem, Score, score
@@ -18,7 +19,6 @@ from .spectral import spectral_start
 from .threads import one_blas_thread
 
 CLOSED = 1e-9
-BALANCE = Schedule(rounds=24, visits=40, hot=0.3, cold=0.001, soft=1.0, hard=1000.0, peak_from=2.0, polish=4)
 WARM = 0.1
 
 
@@ -70,8 +70,7 @@ def packed(problem: PlacementProblem, spare: int) -> SlotPlacement:
 
 
 def _balance(problem: PlacementProblem, spare: int, effort: Effort) -> Annealed:
-    weighted = replace(problem, load_weight=problem.load_weight or 1.0)
-    return anneal(weighted, packed(problem, spare), replace(BALANCE, seed=effort.seed))
+    return balance(problem, packed(problem, spare), effort.seed)
 
 
 def _search(problem: PlacementProblem, spare: int, effort: Effort) -> Annealed:
