@@ -15,7 +15,7 @@ help:
 	@echo "make check        ruff and mypy"
 	@echo "make coverage     the test suite with branch coverage"
 	@echo "make test-models     compare parameter counts with transformers (installs it, slow)"
-	@echo "make test-launchers  hold exports to Megatron-LM's real parser (installs torch and megatron-core)"
+	@echo "make test-launchers  hold exports to the real launchers (installs torch, Megatron-LM, Slurm and more)"
 	@echo "make clean        remove what the targets made"
 
 $(VENV)/core.done: pyproject.toml
@@ -66,18 +66,14 @@ test-models: .venv-models/done
 	@echo "==> Comparing parameter counts with transformers on the meta device"
 	@.venv-models/bin/python -m tests.models.goldens
 
-.venv-launchers/done: pyproject.toml
-	@echo "==> Installing torch and megatron-core (a few minutes)"
-	@$(PYTHON) -m venv .venv-launchers
-	@.venv-launchers/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@.venv-launchers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 packaging einops regex pytest --editable .
-	@.venv-launchers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python \
-		--python-version 3.12 --only-binary=:all: --target .venv-launchers/megatron megatron-core==0.19.2
+.venv-launchers/done: pyproject.toml tests/launchers/install.sh tests/launchers/requirements.txt
+	@echo "==> Installing Megatron-LM, torchtitan, DeepSpeed, Accelerate, torch and more (two minutes)"
+	@bash tests/launchers/install.sh .venv-launchers $(PYTHON)
 	@touch $@
 
 test-launchers: .venv-launchers/done
 	@echo "==> Holding exports to the real launchers"
-	@PYTHONPATH=.venv-launchers/megatron .venv-launchers/bin/python -m pytest tests/launchers
+	@PYTHONPATH=.venv-launchers/megatron .venv-launchers/bin/python -m pytest tests/launchers -n 2 --dist loadfile -ra
 
 clean:
-	@rm -rf $(VENV) .venv-models .venv-launchers dist plan.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	@rm -rf $(VENV) .venv-models .venv-launchers .venv-launchers.apt.log dist plan.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -91,8 +91,8 @@ def _refuse(strategy: Strategy, job: TrainingJob) -> None:
         reason = "zero 1 (FSDP2 shards gradients too); constrain zero to 0, 2 or 3"
     elif strategy.cp > 1 and strategy.cp_comm not in _ROTATION:
         reason = f"context parallelism by {strategy.cp_comm}; constrain cp_comm to p2p or all_gather"
-    elif strategy.cp > 1 and strategy.zero == 0:
-        reason = "context parallelism without sharding; constrain zero to 2 or 3"
+    elif strategy.zero == 0 and (strategy.cp > 1 or (strategy.tp > 1 and strategy.dp > 1)):
+        reason = "tensor or context parallelism in replicas without sharding; constrain zero to 2 or 3"
     elif strategy.sp:
         reason = "sequence parallelism (sp) of a tensor-parallel plan, which is the model's own"
     elif strategy.recompute == "selective" or strategy.recompute_layers is not None:

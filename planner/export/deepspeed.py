@@ -69,8 +69,6 @@ def configuration(strategy: Strategy, job: TrainingJob, layers: list[int]) -> di
     """The engine's configuration. Raises InputError for what DeepSpeed cannot run."""
     _refuse(strategy, job, layers)
     zero: dict[str, object] = {"stage": strategy.zero, "overlap_comm": strategy.zero > 0}
-    if strategy.zero == 3 and strategy.dp_replicate > 1:
-        zero["mics_shard_size"] = strategy.dp_shard
     config: dict[str, object] = {
         "train_batch_size": job.gbs,
         "train_micro_batch_size_per_gpu": strategy.mbs,
@@ -108,8 +106,8 @@ def _refuse(strategy: Strategy, job: TrainingJob, layers: list[int]) -> None:
         reason = "automatic tensor parallelism with zero 3; constrain zero to 2 or less"
     elif strategy.sp:
         reason = "Megatron's sequence parallelism (sp)"
-    elif strategy.dp_replicate > 1 and strategy.zero in (1, 2):
-        reason = f"zero {strategy.zero} within replicas; constrain dp_replicate to 1"
+    elif strategy.dp_replicate > 1 and strategy.zero:
+        reason = f"zero {strategy.zero} within replicas (MiCS left with 0.19); constrain dp_replicate to 1"
     elif job.precision in ("fp8", "fp4"):
         reason = f"{job.precision} training"
     elif job.optimizer not in _OPTIMIZERS:
@@ -124,6 +122,4 @@ def _notes(strategy: Strategy) -> tuple[str, ...]:
         notes.append(f"the program must build PipelineModule(num_stages={strategy.pp}, partition_method='uniform')")
     if strategy.recompute != "none":
         notes.append("recomputation is called in the program (deepspeed.checkpointing), not set in the configuration")
-    if strategy.zero == 3 and strategy.dp_replicate > 1:
-        notes.append("shards within replicas need deepspeed.zero.MiCS_Init in the program")
     return tuple(notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import InputError
 from .base import Context, Export
 from .folder import PORT, object_name, plan_file, readme, yaml_text
-from .hosts import Host, hosts, plain_name, training_plan, visible_devices
+from .hosts import Host, hosts, plain_name, refuse_techniques, training_plan, visible_devices
 
 IMAGE = "pytorch/pytorch:2.13.0"
 _RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
@@ -22,10 +22,11 @@ class JobSet:
 
     name = "jobset"
     kinds = ("training",)
-    validated_with = "jobset.x-k8s.io/v1alpha2"
+    validated_with = "jobset.x-k8s.io/v1alpha2 (kubeflow-trainer-api 2.3.0)"
 
     def __call__(self, context: Context) -> Export:
         """`jobset.yaml`, with the ConfigMap that carries the plan."""
+        refuse_techniques(training_plan(context).strategy, self.name)
         ordered, name = hosts(context, self.name), object_name(training_plan(context).model)
         document = {
             "apiVersion": "jobset.x-k8s.io/v1alpha2",
@@ -65,6 +66,7 @@ class TrainJob:
 
     def __call__(self, context: Context) -> Export:
         """`trainjob.yaml` and the Kueue topology that keeps its pods near. Raises InputError for a chosen order."""
+        refuse_techniques(training_plan(context).strategy, self.name)
         ordered, name = hosts(context, self.name), object_name(training_plan(context).model)
         if [host.node for host in ordered] != sorted(host.node for host in ordered):
             raise InputError("export: trainjob cannot choose which host plays which rank; use jobset")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .base import Context, Export
 from .folder import plan_file, rank_table, rank_wrapper, readme
-from .hosts import places, plain_name
+from .hosts import places, plain_name, refuse_techniques, training_plan
 
 _NOTES = (
     "a rankfile binds every rank to one core of its host, the n-th to the n-th; add cores in `rankfile` (slot=0-7) "
@@ -17,12 +17,13 @@ class OpenMpi:
 
     name = "openmpi"
     kinds = ("training",)
-    validated_with = "written for openmpi 4.1.4; not yet run"
+    validated_with = "openmpi 4.1.4"
 
     def __call__(self, context: Context) -> Export:
         """The rankfile, what each rank sees, and the command."""
         where, topology = places(context), context.topology
         assert topology is not None
+        refuse_techniques(training_plan(context).strategy, self.name)
         names = [plain_name(topology.node_names[node], self.name) for node, _ in where]
         counts: dict[str, int] = {}
         lines = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import InputError
 from .base import Context, Export
 from .folder import PORT, object_name, plan_file, readme, yaml_text
-from .hosts import accelerator_family, hosts, training_plan
+from .hosts import accelerator_family, hosts, refuse_techniques, training_plan
 
 _NOTES = (
     "SkyPilot numbers its hosts itself: its n-th host plays the topology's n-th node",
@@ -33,6 +33,7 @@ class SkyPilot:
 
     def __call__(self, context: Context) -> Export:
         """`task.yaml`. Raises InputError when the plan leaves nodes of its topology idle."""
+        refuse_techniques(training_plan(context).strategy, self.name)
         ordered, topology = hosts(context, self.name), context.topology
         assert topology is not None
         if len(ordered) != topology.n_nodes:

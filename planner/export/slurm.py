@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .base import Context, Export
 from .folder import PORT, object_name, plan_file, rank_table, rank_wrapper, readme
-from .hosts import places, plain_name, training_plan
+from .hosts import places, plain_name, refuse_techniques, training_plan
 
 _NOTES = ("partition, account and time limit are yours to give (sbatch --partition … job.sh PROGRAM ARGUMENTS)",)
 
@@ -14,12 +14,13 @@ class Slurm:
 
     name = "slurm"
     kinds = ("training",)
-    validated_with = "written for slurm 22.05.8; not yet run"
+    validated_with = "slurm 22.05.8"
 
     def __call__(self, context: Context) -> Export:
         """The batch script, the host of every rank, and what each rank sees."""
         plan, where, topology = training_plan(context), places(context), context.topology
         assert topology is not None
+        refuse_techniques(plan.strategy, self.name)
         names = [plain_name(topology.node_names[node], self.name) for node, _ in where]
         nodes = list(dict.fromkeys(names))
         most = max(names.count(name) for name in nodes)

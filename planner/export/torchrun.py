@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .base import Context, Export
 from .folder import plan_file, readme, start_scripts
-from .hosts import hosts
+from .hosts import hosts, refuse_techniques, training_plan
 
 _NOTES = (
     "torchrun only starts ranks: the program must build the plan's groups itself, from SHARDWRIGHT_PLAN or options",
@@ -16,10 +16,11 @@ class Torchrun:
 
     name = "torchrun"
     kinds = ("training",)
-    validated_with = "written for torch 2.13.0; not yet run"
+    validated_with = "torch 2.13.0"
 
     def __call__(self, context: Context) -> Export:
         """A start script for every host, which takes the program and its arguments."""
+        refuse_techniques(training_plan(context).strategy, self.name)
         ordered = hosts(context, self.name)
         scripts = start_scripts(context, ordered)
         steps = (

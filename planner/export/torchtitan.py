@@ -85,8 +85,9 @@ def flags(plan: TrainingPlan) -> list[tuple[str, ...]]:
         found += [
             ("--parallelism.pipeline_parallel_schedule", _SCHEDULES[strategy.schedule]),
             ("--parallelism.pipeline_parallel_microbatch_size", str(strategy.mbs)),
-            ("--training.disable_cuda_graphs",),  # torchtitan 0.3 refuses them together with a pipeline
         ]
+    if strategy.pp > 1 or strategy.ep > 1:  # torchtitan 0.3 refuses graphs over a pipeline or a dispatch of any size
+        found += [("--training.disable_cuda_graphs",)]
     if strategy.tp > 1 and not strategy.sp:
         found += [("--parallelism.no-enable_sequence_parallel",)]
     return found

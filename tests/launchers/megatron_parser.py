@@ -51,8 +51,8 @@ class _Nothing:
         return _Nothing()
 
 
-def _without_triton() -> None:
-    """Let megatron.core import where triton has no build; torch must decide that it has none before that."""
+def without_triton() -> None:
+    """Let megatron.core and torchtitan import where triton has no build; torch must know first that it has none."""
     try:
         import triton  # noqa: F401
     except ModuleNotFoundError:
@@ -83,7 +83,7 @@ def parse(arguments: list[str], world_size: int, monkeypatch: pytest.MonkeyPatch
 
     Raises SystemExit or what Megatron raises when it refuses them.
     """
-    _without_triton()
+    without_triton()
     import torch
 
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
@@ -107,15 +107,18 @@ def parse(arguments: list[str], world_size: int, monkeypatch: pytest.MonkeyPatch
 
 
 def rank_groups(parsed: Any) -> dict[str, list[list[int]]]:
-    """The groups of Megatron's own rank generator for the dense axes."""
+    """The groups of Megatron's own rank generators, made as its `initialize_model_parallel` makes them."""
     from megatron.core.parallel_state import RankGenerator
 
-    generator = RankGenerator(
-        tp=parsed.tensor_model_parallel_size,
-        ep=1,
-        dp=parsed.data_parallel_size,
-        pp=parsed.pipeline_model_parallel_size,
-        cp=parsed.context_parallel_size,
-        order="tp-cp-ep-dp-pp",
+    order = "tp-cp-ep-pp-dp" if parsed.use_tp_pp_dp_mapping else "tp-cp-ep-dp-pp"
+    tp, pp, cp = (
+        parsed.tensor_model_parallel_size,
+        parsed.pipeline_model_parallel_size,
+        parsed.context_parallel_size,
     )
-    return {axis: generator.get_ranks(axis) for axis in ("tp", "cp", "dp", "pp")}
+    ep, etp = parsed.expert_model_parallel_size, parsed.expert_tensor_parallel_size
+    dense = RankGenerator(tp=tp, ep=1, dp=parsed.data_parallel_size, pp=pp, cp=cp, order=order)
+    edp = parsed.world_size // (etp * ep * pp)
+    expert = RankGenerator(tp=etp, ep=ep, dp=edp, pp=pp, cp=1, order=order)
+    found = {axis: dense.get_ranks(axis) for axis in ("tp", "cp", "dp", "pp")}
+    return found | {"etp": expert.get_ranks("tp"), "ep": expert.get_ranks("ep"), "edp": expert.get_ranks("dp")}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 
+import msgspec
+import numpy as np
 import pytest
 
 from shardwright.planner import Strategy, TrainingJob, estimate_training, export_plan, plan_training
 from shardwright.planner.plan.training import TrainingPlan
-from tests.launchers import megatron_parser
+from tests.launchers import megatron_parser, meshes, plans, torch_words
 
 pytest.importorskip("torch", reason="the launcher checks run in `make test-launchers`")
 pytest.importorskip("megatron", reason="the launcher checks run in `make test-launchers`")
@@ -42,8 +44,8 @@ def test_megatron_accepts_the_plan_and_reads_the_same_degrees(name, monkeypatch)
     assert parsed.num_layers == sum(stage.layers for stage in plan.stages)
     assert parsed.sequence_parallel == strategy.sp
     groups = megatron_parser.rank_groups(parsed)
-    for axis in ("tp", "cp", "pp"):
-        assert sorted(map(tuple, groups[axis])) == sorted(plan.rank_groups[axis])
+    for axis in ("tp", "cp", "pp", *(("etp", "ep", "edp") if strategy.ep > 1 else ())):
+        assert sorted(map(tuple, groups[axis])) == meshes.planned(plan, axis)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,29 @@ def test_megatron_accepts_every_number_format(precision, monkeypatch):
     job = TrainingJob(gbs=32, sequence_length=2048, precision=precision)
     plan = plan_training("llama-3.1-8b", "dgx-h100:2", job)
     assert megatron_parser.parse(arguments_of(plan), 16, monkeypatch).seq_length == 2048
+
+
+def replicas_together(plan: TrainingPlan) -> TrainingPlan:
+    """The whole pipeline of a replica on one host, the second host's replica first, its devices from last to first."""
+    per_host = plan.strategy.world_size // 2
+    grid = np.arange(plan.strategy.world_size).reshape(plan.strategy.pp, plan.strategy.dp, -1)
+    devices = np.empty(plan.strategy.world_size, dtype=int)
+    devices[grid.transpose(1, 0, 2).ravel()] = [*range(2 * per_host - 1, per_host - 1, -1), *range(per_host)]
+    return msgspec.structs.replace(plan, rank_to_device=tuple(devices.tolist()))
+
+
+@pytest.mark.parametrize("order", [plans.reordered, replicas_together], ids=["hosts", "replicas"])
+def test_megatrons_groups_lie_on_the_devices_that_the_plan_gives_them(order, tmp_path, monkeypatch):
+    """Ranks are numbered anew where Megatron takes its other order; what must not change is who talks to whom."""
+    plan = order(plans.two_hosts(Strategy(tp=2, sp=True, pp=2, dp_shard=2, zero=1), 4))
+    folder = plans.folder(plan, "megatron", tmp_path)
+    parsed = megatron_parser.parse(arguments_of(plan), 8, monkeypatch)
+    assert parsed.use_tp_pp_dp_mapping == (order is replicas_together)
+    where = [int(host[1]) * 4 + device for host, device in torch_words.places(folder)]
+    groups = megatron_parser.rank_groups(parsed)
+    for theirs, ours in (("tp", "tp"), ("pp", "pp"), ("dp", "dp_shard")):
+        found = {tuple(where[rank] for rank in group) for group in groups[theirs]}
+        assert found == {tuple(plan.rank_to_device[rank] for rank in group) for group in meshes.planned(plan, ours)}
 
 
 def _with(arguments: list[str], flag: str, value: str) -> list[str]:

@@ -14,7 +14,8 @@ import yaml
 
 from shardwright.planner import Strategy, TrainingJob, estimate_training, export_plan
 from shardwright.planner.errors import InputError
-from shardwright.planner.export import exporter, list_exporters
+from shardwright.planner.export import Context, exporter, list_exporters
+from shardwright.planner.inputs import restored_model, restored_topology
 from shardwright.planner.plan.training import TrainingPlan
 from shardwright.topologies import cluster, parse_topology
 
@@ -165,6 +166,8 @@ def test_trainjob_refuses_a_chosen_order_of_hosts():
     [
         ("accelerate", PIPELINE),
         ("accelerate", Strategy(dp_shard=16, zero=1)),
+        ("accelerate", Strategy(tp=2, dp_shard=8, zero=0)),
+        ("deepspeed", Strategy(dp_shard=8, dp_replicate=2, zero=3)),
         ("deepspeed", Strategy(tp=2, pp=2, vpp=2, dp_shard=4, zero=1)),
         ("deepspeed", Strategy(pp=2, dp_shard=8, zero=0, stage_layers=(15, 17))),
         ("torchtitan", Strategy(dp_shard=16, zero=1)),
@@ -174,6 +177,24 @@ def test_trainjob_refuses_a_chosen_order_of_hosts():
 def test_what_a_launcher_cannot_express_is_refused_not_dropped(name, strategy):
     with pytest.raises(InputError, match=f"export: {name}"):
         export_plan(made(strategy), name)
+
+
+@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize(
+    "technique",
+    [{"offload_optimizer": "cpu"}, {"tp_overlap": True}, {"sync_period": 8}],
+    ids=lambda each: next(iter(each)),
+)
+def test_a_technique_that_a_launcher_is_not_given_is_refused_not_dropped(name, technique):
+    plan = made(STRATEGIES.get(name, Strategy(tp=2, sp=True, dp_shard=4, dp_replicate=2)))
+    strategy = msgspec.structs.replace(plan.strategy, **technique)
+    context = Context(
+        plan=msgspec.structs.replace(plan, strategy=strategy),
+        model=restored_model(plan),
+        topology=restored_topology(plan),
+    )
+    with pytest.raises(InputError, match=next(iter(technique))):
+        exporter(name)(context)
 
 
 def test_torchtitan_names_every_module_once_over_uneven_stages():

@@ -1,0 +1,44 @@
+"""The exported task under SkyPilot's own reader, and its commands under the real shell and torchrun."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from shardwright.planner import Strategy, export_plan
+from tests.launchers import plans
+
+STRATEGY = Strategy(tp=2, dp_shard=2)
+
+
+def test_skypilots_own_reader_reads_the_task():
+    sky = pytest.importorskip("sky", reason="the check runs in `make test-skypilot`")
+    document = yaml.safe_load(export_plan(plans.two_hosts(STRATEGY), "skypilot").files["task.yaml"])
+    task = sky.Task.from_yaml_config(document)
+    assert (task.name, task.num_nodes) == ("llama-3-1-8b", 2)
+    [resources] = task.resources
+    assert resources.accelerators == {"H100": 2}
+
+
+@pytest.mark.parametrize(
+    "change", [{"no_such_key": 1}, {"num_nodes": "many"}, {"resources": {"accelerators": "H100:x"}}], ids=str
+)
+def test_skypilots_own_reader_refuses_a_broken_export(change):
+    sky = pytest.importorskip("sky", reason="the check runs in `make test-skypilot`")
+    document = yaml.safe_load(export_plan(plans.two_hosts(STRATEGY), "skypilot").files["task.yaml"])
+    with pytest.raises((ValueError, TypeError)):
+        sky.Task.from_yaml_config(document | change)
+
+
+def test_ranks_of_skypilot_are_where_the_plan_put_them(tmp_path):
+    """SkyPilot runs the same commands on every host and tells each its number and everyone's address."""
+    pytest.importorskip("torch", reason="the launcher checks run in `make test-launchers`")
+    plan = plans.reordered(plans.two_hosts(STRATEGY))
+    task = yaml.safe_load((plans.folder(plan, "skypilot", tmp_path) / "task.yaml").read_text())
+    settings = {**task["envs"], "PROGRAM": "recorder.py", "MASTER_PORT": plans.free_port()}
+    settings |= {"SKYPILOT_NODE_IPS": "127.0.0.1\n127.0.0.2", "SKYPILOT_NUM_NODES": "2"}
+    commands = [
+        (["bash", "-c", task["run"]], settings | {"SKYPILOT_NODE_RANK": str(node), "PLACE": f"n{node}"})
+        for node in range(2)
+    ]
+    assert plans.recorded(plans.started(commands, tmp_path)) == plans.places(plan)
