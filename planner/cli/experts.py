@@ -19,7 +19,14 @@ _Weight = Annotated[float | None, typer.Option(help="Weight of the load ratio. [
 _Redundant = Annotated[int, typer.Option(help="Slots per layer for further copies of hot experts.")]
 _Slots = Annotated[int | None, typer.Option(help="Slots on each GPU per layer. [default: even shares]")]
 _Groups = Annotated[int | None, typer.Option(help="Router groups whose experts must share a node.")]
+_Share = Annotated[
+    list[float] | None, typer.Option("--workload-weight", help="Weight of each workload in turn. [default: worst case]")
+]
 _HeldOut = Annotated[float, typer.Option(help="Share of each trace's tokens to judge by only.")]
+_Current = Annotated[str | None, typer.Option(help="Plan in force to re-plan from.")]
+_Size = Annotated[str | None, typer.Option(help="Bytes of one expert's weights in one layer, such as 44MB.")]
+_Budget = Annotated[str | None, typer.Option(help="Most bytes a re-plan may move, such as 20GB.")]
+_Target = Annotated[float, typer.Option(help="Load ratio at which a re-plan for load stops moving.")]
 _Seed = Annotated[int, typer.Option(help="Seed of the search.")]
 _Work = Annotated[int | None, typer.Option(help="Swaps to propose.")]
 _Json = Annotated[bool, typer.Option("--json", help="Only the plan as JSON on stdout.")]
@@ -40,7 +47,12 @@ def experts(
     redundant: _Redundant = 0,
     slots_per_gpu: _Slots = None,
     expert_groups: _Groups = None,
+    workload_weight: _Share = None,
     held_out: _HeldOut = 0.0,
+    current: _Current = None,
+    expert_size: _Size = None,
+    budget: _Budget = None,
+    target: _Target = 1.0,
     seed: _Seed = 0,
     work: _Work = None,
     output: _Output = None,
@@ -56,6 +68,7 @@ def experts(
     from ..experts.workloads import load_workloads
     from ..report.experts import print_expert_plan
     from .common import emit
+    from .expert_options import limits, replanned
 
     request = ExpertRequest(
         objective=objective,  # type: ignore[arg-type]  # ExpertRequest refuses what is no objective
@@ -63,11 +76,15 @@ def experts(
         redundant=redundant,
         slots_per_gpu=slots_per_gpu,
         expert_groups=expert_groups,
+        workload_weights=None if not workload_weight else tuple(workload_weight),
         held_out=held_out,
         seed=seed,
         **({} if work is None else {"work": work}),
     )
     place = cluster_for(cluster, measured, gpus, gpus_per_node, link_ratio)
     workloads = load_workloads(routing, array, top, held_out)
-    plan = plan_experts(workloads, place, request)
+    if current is None:
+        plan = plan_experts(workloads, place, request)
+    else:
+        plan = replanned(current, workloads, place, request, limits(expert_size, budget, target))
     emit(plan, json=json, output=output, view=lambda: print_expert_plan(plan, time.perf_counter() - started))

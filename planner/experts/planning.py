@@ -22,7 +22,7 @@ from .workloads import Workloads
 SENTENCES = {
     "transitions": "link cost per transition between layers, tokens staying where their last expert ran",
     "joint": "link cost per transition plus load weight times the mean load ratio",
-    "load": "fullest GPU over fair share, mean over the layers, worst workload",
+    "load": "fullest GPU over fair share, mean over the layers",
     "fanout": "link cost of reaching every GPU and node that holds one of a token's experts, per layer",
     "minimax": "largest link cost times flow between two GPUs, per token",
 }
@@ -35,7 +35,7 @@ def plan_experts(workloads: Workloads, cluster: ExpertCluster, request: ExpertRe
     """
     slots = slots_of(workloads, cluster, request)
     found = _solve(workloads, cluster, request, slots)
-    return plan_of(workloads, cluster, request, found)
+    return plan_of(workloads, cluster, request, found, slots)
 
 
 def slots_of(workloads: Workloads, cluster: ExpertCluster, request: ExpertRequest) -> Ints:
@@ -57,6 +57,8 @@ def slots_of(workloads: Workloads, cluster: ExpertCluster, request: ExpertReques
 def formulate(workloads: Workloads, cluster: ExpertCluster, request: ExpertRequest, slots: Ints) -> PlacementProblem:
     """The placement problem of a request. Raises InputError when traffic is asked of mere counts."""
     problem = problem_of(list(workloads.routings), cluster, slots)
+    if request.workload_weights is not None:
+        problem = _averaged(problem, workloads, request.workload_weights)
     if request.objective == "load":
         return replace(problem, transitions=None, load_weight=1.0)
     if problem.transitions is None:
@@ -65,6 +67,21 @@ def formulate(workloads: Workloads, cluster: ExpertCluster, request: ExpertReque
             f"but {workloads.first.name} has counts of one layer at a time; use --objective load"
         )
     return replace(problem, load_weight=request.weight_of_load)
+
+
+def _averaged(problem: PlacementProblem, workloads: Workloads, weights: tuple[float, ...]) -> PlacementProblem:
+    """The problem with one scenario, the weighted mean of all workloads."""
+    routings = workloads.routings
+    if len(weights) != len(routings):
+        raise InputError(
+            f"workload-weight must be given {len(routings)} times, once a workload, but got {len(weights)}"
+        )
+    tables = [routing.transitions for routing in routings if routing.transitions is not None]
+    return replace(
+        problem,
+        loads=np.average(problem.loads, axis=0, weights=weights)[None],
+        transitions=np.average(tables, axis=0, weights=weights) if len(tables) == len(routings) else None,
+    )
 
 
 def _solve(workloads: Workloads, cluster: ExpertCluster, request: ExpertRequest, slots: Ints) -> Found:
@@ -92,11 +109,11 @@ def plan_of(
     cluster: ExpertCluster,
     request: ExpertRequest,
     found: Found,
+    slots: Ints,
     migration: Migration | None = None,
 ) -> ExpertPlan:
     """The plan of a placement that was found, scored on every workload in sample and held out."""
     first = workloads.first
-    slots = slots_of(workloads, cluster, request)
     scores = score_all(found.holders, workloads, cluster, evenly=request.objective == "load")
     solution = found.solution
     return ExpertPlan(
@@ -198,6 +215,8 @@ def _assumptions(workloads: Workloads, cluster: ExpertCluster, request: ExpertRe
         out.append("tokens stay where their last expert ran")
         if request.redundant:
             out.append("every copy sends tokens to the nearest copies of the next expert, evenly among equals")
-    if len(workloads.routings) > 1:
+    if request.workload_weights is not None:
+        out.append(f"workloads averaged with weights {', '.join(f'{weight:g}' for weight in request.workload_weights)}")
+    elif len(workloads.routings) > 1:
         out.append("load counts in the worst workload, traffic in the mean of all")
     return tuple(out)

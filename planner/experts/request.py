@@ -17,7 +17,8 @@ class ExpertRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     after every layer, `minimax` the heaviest pair of GPUs.
 
     `redundant` slots per layer hold further copies of hot experts. `slots_per_gpu` overrides even shares.
-    `expert_groups` is the number of router groups whose experts must share a node. `held_out` is the share of tokens
+    `expert_groups` is the number of router groups whose experts must share a node. Of several workloads the worst one's
+    load counts, unless `workload_weights` average them. `held_out` is the share of tokens
     kept aside to judge by. `work` is the number of swaps to propose.
     """
 
@@ -26,6 +27,7 @@ class ExpertRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     redundant: int = 0
     slots_per_gpu: int | None = None
     expert_groups: int | None = None
+    workload_weights: tuple[float, ...] | None = None
     held_out: float = 0.0
     seed: int = 0
     work: int = 50_000_000
@@ -37,6 +39,9 @@ class ExpertRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise InputError(f"load-weight must be a number of at least 0 but got {self.load_weight}")
         if self.redundant < 0:
             raise InputError(f"redundant must be at least 0 but got {self.redundant}")
+        weights = self.workload_weights
+        if weights is not None and not (all(0 <= weight < 1e9 for weight in weights) and sum(weights) > 0):
+            raise InputError(f"workload-weight must be numbers of at least 0, one above it, but got {list(weights)}")
         if not 0 <= self.held_out < 1:
             raise InputError(f"held-out must be a share from 0 to below 1 but got {self.held_out}")
         if self.work < 1:

@@ -21,8 +21,8 @@ def place_returning(workloads: Workloads, cluster: ExpertCluster, request: Exper
     Raises InputError without token ids, with uneven slots, or when copies are asked for: which copy serves a token that
     returns home is the engine's choice at run time.
     """
-    if request.redundant or request.expert_groups is not None:
-        raise InputError("objective fanout takes no redundant copies and no expert groups")
+    if request.redundant or request.expert_groups is not None or request.workload_weights is not None:
+        raise InputError("objective fanout takes no redundant copies, no expert groups and no workload weights")
     if len(set(slots.tolist())) != 1 or slots.sum() != workloads.first.experts:
         raise InputError(
             f"objective fanout needs experts to fill equal slots but {workloads.first.experts} do not divide over "

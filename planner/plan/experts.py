@@ -39,7 +39,7 @@ class Migration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """What it takes to come from the placement in force: copies to load, bytes to move, and when that pays.
 
     `seconds` is the time of the busiest link or GPU; `pays_after_s` how long the new placement must stay in force for
-    the saved time to exceed it, null when it saves nothing or no rate of tokens was given.
+    the saved time to exceed it; null where link speeds are unknown or nothing is saved.
     """
 
     moved: int

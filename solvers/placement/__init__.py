@@ -1,7 +1,9 @@
 """Layered placement of items on devices: exact where the states are few, annealed and bounded where they are not."""
 
 from . import fanout, heaviest
+from .annealing import Schedule, anneal
 from .bounds import Floor, floor
+from .migration import rebalance
 from .placing import Effort, packed, place, value_of
 from .problem import PlacementProblem, Score, contiguous, fill, peaks_of, score
 from .slots import SlotPlacement, even_weights, follow, followed_score, one_copy_each, slot_loads
@@ -10,8 +12,10 @@ __all__ = [
     "Effort",
     "Floor",
     "PlacementProblem",
+    "Schedule",
     "Score",
     "SlotPlacement",
+    "anneal",
     "contiguous",
     "even_weights",
     "fanout",
@@ -24,6 +28,7 @@ __all__ = [
     "packed",
     "peaks_of",
     "place",
+    "rebalance",
     "score",
     "slot_loads",
     "value_of",

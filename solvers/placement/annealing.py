@@ -21,7 +21,7 @@ class Schedule:
     A round visits the even layers, then the odd ones, and tries `visits` swaps per slot. Temperatures are in units of
     the mean cost of moving one slot's flow over the longest link, hinge weights in units of the load weight; both move
     geometrically over the rounds. From `peak_from` of the rounds on, the layer's peak itself is priced. The last
-    `polish` rounds accept improvements only.
+    `polish` rounds accept improvements only. A slot away from where it started costs `stay` on top.
     """
 
     rounds: int = 300
@@ -33,6 +33,7 @@ class Schedule:
     peak_from: float = 0.9
     polish: int = 40
     seed: int = 0
+    stay: float = 0.0
 
     @classmethod
     def for_size(cls, layers: int, slots: int, work: int, seed: int = 0) -> Schedule:
@@ -64,7 +65,7 @@ def anneal(problem: PlacementProblem, start: SlotPlacement, schedule: Schedule) 
     """
     from .swaps import Pressure, Slots, State, sweep
 
-    work = _Work(problem, start)
+    work = _Work(problem, start, schedule.stay)
     rng = np.random.default_rng(schedule.seed)
     proposals = np.array([schedule.visits * start.owner.shape[1], rng.integers(1, 2**62)], dtype=np.uint64)
     slots = Slots(work.weights, work.target, problem.per_fair_share, start.owner, int(work.guarded))
@@ -96,7 +97,9 @@ def _pressure(schedule: Schedule, turn: int, work: _Work) -> tuple[float, float,
 class _Work:
     """Arrays that annealing keeps beside the placement, in single precision where only differences matter."""
 
-    def __init__(self, problem: PlacementProblem, start: SlotPlacement) -> None:
+    def __init__(self, problem: PlacementProblem, start: SlotPlacement, stay: float) -> None:
+        self.home = start.device.copy()
+        self.stay = np.float32(stay)
         self.problem = problem
         self.owner = start.owner
         self.guarded = bool(np.any(copies(start.owner, problem.items) > 1))
@@ -134,8 +137,13 @@ class _Work:
         """Cost of every slot of the given layers on every device, neighbours standing; [layers, devices, slots]."""
         from .swaps import add_side_cost
 
-        if self.forward is not None:
+        if self.stay:
+            self.cost[layers] = self.stay
+            slots = np.arange(self.home.shape[1])
+            self.cost[layers[:, None], self.home[layers], slots] = 0.0
+        else:
             self.cost[layers] = 0.0
+        if self.forward is not None:
             add_side_cost(self.backward, self.link_cost, device, layers, 1, self.cost)
             add_side_cost(self.forward, self.reverse_cost, device, layers, -1, self.cost)
         return self.cost

@@ -71,3 +71,32 @@ def test_wrong_input_is_one_line_and_exit_code_2(routing, capsys, arguments, wor
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1
     assert word in error
+
+
+def test_a_plan_in_force_is_turned_into_another_within_a_budget(routing, capsys):
+    command = ["experts", "--routing", "ids.npy", "--gpus", "4", "--objective", "load", "--redundant", "4"]
+    assert run([*command, "-o", "plan.json"]) == 0
+    again = [*command, "--current", "plan.json", "--expert-size", "40MB", "--budget", "80MB", "--json"]
+    capsys.readouterr()
+    assert run(again) == 0
+    assert json.loads(capsys.readouterr().out)["migration"]["bytes"] <= 80e6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--current", "none.json", "--expert-size", "1MB"], "none.json"),
+        (["--current", "plan.json"], "expert-size"),
+        (["--current", "plan.json", "--expert-size", "1"], "size"),
+        (["--current", "plan.json", "--expert-size", "1MB", "--target", "0.5"], "target"),
+        (["--workload-weight", "-1"], "workload-weight"),
+    ],
+)
+def test_a_re_plan_without_what_it_needs_is_one_line_and_exit_code_2(routing, capsys, arguments, word):
+    command = ["experts", "--routing", "ids.npy", "--gpus", "4", "--objective", "load"]
+    assert run([*command, "-o", "plan.json"]) == 0
+    capsys.readouterr()
+    assert run([*command, *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1
+    assert word in error
