@@ -11,7 +11,7 @@ import yaml
 
 from ..plan.io import dump
 from .base import Context
-from .hosts import Host, training_plan, visible_devices
+from .hosts import Host, visible_devices
 
 PORT = 29500
 
@@ -103,7 +103,7 @@ def readme(title: str, steps: Iterable[str], ordered: Sequence[Host] = (), notes
     if ordered:
         lines += ["", "| order | host | ranks | devices of the host |", "|---|---|---|---|"]
         lines += [
-            f"| {index} | {_cell(host.name)} | {host.ranks[0]}–{host.ranks[1]} | {', '.join(map(str, host.devices))} |"
+            f"| {index} | {cell(host.name)} | {host.ranks[0]}–{host.ranks[1]} | {', '.join(map(str, host.devices))} |"
             for index, host in enumerate(ordered)
         ]
     for note in notes:
@@ -111,13 +111,14 @@ def readme(title: str, steps: Iterable[str], ordered: Sequence[Host] = (), notes
     return "\n".join(lines) + "\n"
 
 
-def _cell(name: str) -> str:
+def cell(name: str) -> str:
+    """A name as a JSON string that no Markdown table reads as markup."""
     return json.dumps(name).replace("|", "\\u007c").replace("<", "\\u003c").replace("`", "\\u0060")
 
 
 def plan_file(context: Context) -> dict[str, str]:
     """The plan itself, which programs find by SHARDWRIGHT_PLAN."""
-    return {"plan.json": dump(training_plan(context))}
+    return {"plan.json": dump(context.plan)}
 
 
 def yaml_text(document: object) -> str:

@@ -114,11 +114,15 @@ def visible_devices(context: Context, devices: tuple[int, ...]) -> tuple[str, st
     """
     topology = context.topology
     assert topology is not None
-    vendor = topology.accelerators[0].vendor
+    return visible_variable(topology.accelerators[0].vendor), ",".join(map(str, devices))
+
+
+def visible_variable(vendor: str) -> str:
+    """The environment variable that chooses and orders a vendor's devices. Raises InputError when there is none."""
     variable = _VISIBLE.get(vendor.lower())
     if variable is None:
         raise InputError(f"export: devices of {vendor} cannot be ordered by an environment variable")
-    return variable, ",".join(map(str, devices))
+    return variable
 
 
 def accelerator_family(context: Context) -> str:
