@@ -8,6 +8,7 @@ import msgspec
 
 from ..errors import InvalidPlan
 from .base import PlanBase
+from .layer_placement import LayerPlacement
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -116,7 +117,8 @@ class FleetPlan(PlanBase, frozen=True, forbid_unknown_fields=True, kw_only=True,
     """What to rent, or how to use a given unequal cluster: exactly one of the sections is present."""
 
     rental: Rental | None = None
+    placement: LayerPlacement | None = None
 
     def __post_init__(self) -> None:
-        if self.rental is None:
-            raise InvalidPlan("a fleet plan needs a rental")
+        if (self.rental is None) == (self.placement is None):
+            raise InvalidPlan("a fleet plan needs a rental or a placement, and not both")

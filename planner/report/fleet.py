@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..plan.fleet import FleetPlan, Rental
+from .layer_placement import print_layer_placement
 from .text import console, duration, percent, si, table
 
 ROUTED_CLASSES = 40
@@ -10,6 +11,9 @@ ROUTED_CLASSES = 40
 
 def print_fleet_plan(plan: FleetPlan, seconds: float | None = None) -> None:
     """Print the whole view; `seconds` is how long planning took."""
+    if plan.placement is not None:
+        print_layer_placement(plan, plan.placement, seconds)
+        return
     out = console()
     rental = plan.rental
     assert rental is not None

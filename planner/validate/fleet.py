@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from ..plan.base import PlanBase
 from ..plan.fleet import FleetPlan, Rental
 from .common import TOLERANCE, close, optimality_problems
+from .layer_placement import placement_problems
 
 
 def problems(plan: PlanBase) -> list[str]:
     """One sentence for everything that does not hold."""
     assert isinstance(plan, FleetPlan)
+    if plan.placement is not None:
+        return placement_problems(plan, plan.placement)
     assert plan.rental is not None
     rental = plan.rental
     value = rental.usd_per_hour if plan.optimality.sense == "min" else plan.optimality.value

@@ -124,6 +124,8 @@ class _Annealing:
         if len(left) == 1:
             node = left[0]
             row, whole = link[node], passes[node][left_size]
+            if len(right) == 1:
+                return min(row[right[0]], passes[right[0]][right_size], whole)
             return min(sum([min(row[b], passes[b][right_size]) for b in right]), whole)
         if len(right) == 1:
             node = right[0]
@@ -143,6 +145,14 @@ class _Annealing:
         else:
             few = [(right_passes[b], [link[a][b] for a in left]) for b in right]
             rest = [left_passes[a] for a in left]
+        if len(few) == 2:
+            (one, from_one), (two, from_two) = few
+            first = second = both = 0.0
+            for a, b, whole in zip(from_one, from_two, rest, strict=True):
+                first += a if a < whole else whole
+                second += b if b < whole else whole
+                both += a + b if a + b < whole else whole
+            return min(one + two, two + first, one + second, both)
         least = math.inf
         for kept in range(1 << len(few)):
             open_links, cut = [], 0.0

@@ -120,7 +120,7 @@ class FlowNetwork:
         n = self.problem.nodes
         held = end > start
         size = np.maximum(end - start, 1)
-        through = np.where(held, self.problem.throughput[np.arange(n), size - 1], 0.0)
+        through = np.minimum(np.where(held, self.problem.throughput[np.arange(n), size - 1], 0.0), UNLIMITED)
         after = (end[:, None] == start) & held[:, None] & held & (self.link[:n, :n] > 0)
         source, target = np.nonzero(after)
         first = np.flatnonzero(held & (start == 0) & (self.link[n, :n] > 0))

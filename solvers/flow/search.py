@@ -15,12 +15,13 @@ from .problem import ChainFlow, FlowNetwork, Placement, Stage, place, value
 
 BISECTIONS = 12
 MENU_TOLERANCE = 1e-3
-ROUNDS = 5
+ROUNDS = 8
+MISSES = 2
 CLIMBS = 6
-EFFORT_PER_NODE = 1_000
+EFFORT_PER_NODE = 700
 STEPS_PER_NODE = 300
 ORDER_STEPS_PER_NODE = 150
-POLISH_PER_NODE = 60
+POLISH_PER_NODE = 40
 AIM = 0.5
 TOLERANCE = 1e-6
 DEFAULT_STOP = Gap(TOLERANCE) | Work(200_000)
@@ -126,11 +127,14 @@ class _Search:
 
     def _aim_between(self, high: float, stages: list[Stage]) -> None:
         """Close in on the most flow that annealing can reach, halving the distance to the least it could not."""
+        missed = 0
         for _ in range(ROUNDS):
             aim = self.value + AIM * (high - self.value)
             last = self._anneal(aim, stages, STEPS_PER_NODE)
             if self.value < aim:
-                high = aim
+                high, missed = aim, missed + 1
+            if missed == MISSES:
+                return
             stages = self.best or last
             if self._stopped(self.bound) or high <= self.value * (1 + MENU_TOLERANCE):
                 return

@@ -43,6 +43,49 @@ def test_json_is_the_plan_and_options_replace_the_files_numbers(capsys):
     assert plan["optimality"]["value"] == 3.0
 
 
+def helix_case() -> dict[str, object]:
+    """Three equal nodes in a ring of links, four layers."""
+    links = {f"{a}_{b}": 50.0 for a in range(3) for b in range(3) if a != b}
+    links |= {f"source_{a}": 50.0 for a in range(3)} | {f"{a}_sink": 50.0 for a in range(3)}
+    throughput = {"box": {"1": 9.0, "2": 6.0, "3": 1.0}}
+    return {
+        "layers": 4,
+        "node_types": ["box"] * 3,
+        "throughput_tokens_per_s": throughput,
+        "links_tokens_per_s": links,
+    }
+
+
+def test_layers_are_placed_on_a_given_cluster(capsys):
+    Path("case.json").write_text(json.dumps(helix_case()))
+    assert run(["fleet", "--helix", "case.json", "-o", "plan.json"]) == 0
+    assert "proven optimal" in capsys.readouterr().out
+    assert run(["validate", "plan.json"]) == 0
+    capsys.readouterr()
+    assert run(["fleet", "--helix", "case.json", "--json", "--latency", "10s"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["optimality"]["value"] == 6.0
+    assert plan["placement"]["capped"]["token_s"] <= 10
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "word"),
+    [
+        (["--helix", "none.json"], 2, "expected a file"),
+        (["--helix", "case.json", "--melange", "config.json"], 2, "not both"),
+        (["--helix", "case.json", "--latency", "10"], 2, "with a unit"),
+        (["--helix", "case.json", "--max-stages", "1"], 3, "needs 2"),
+        (["--helix", "config.json"], 2, "missing required field"),
+    ],
+)
+def test_a_wrong_request_for_a_cluster_is_one_line(options, code, word, capsys):
+    Path("case.json").write_text(json.dumps(helix_case()))
+    assert run(["fleet", *options]) == code
+    message = capsys.readouterr().err
+    assert word in message
+    assert message.count("\n") == 1
+
+
 def test_a_changed_count_is_caught(capsys):
     assert run(["fleet", "--melange", "config.json", "-o", "plan.json"]) == 0
     document = json.loads(Path("plan.json").read_text())
