@@ -2,7 +2,7 @@
 
 from .accelerators import Accelerator, accelerator, list_accelerators
 from .clusters import cluster, cluster_entry, list_clusters
-from .collectives import Collectives
+from .collectives import Collectives, GroupTimes
 from .document import Measured
 from .errors import TopologyError
 from .mpigraph import read_mpigraph
@@ -11,6 +11,7 @@ from .topology import Topology, parse_topology, topology_document
 __all__ = [
     "Accelerator",
     "Collectives",
+    "GroupTimes",
     "Measured",
     "Topology",
     "TopologyError",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -74,12 +76,28 @@ class Collectives:
             return np.zeros(len(rows))
         links = group_links(self.topology, op, rows, self._nics)
         used = np.unique(self.topology.device_fabric[rows])
+        alone = group_links(self.topology, op, rows, self._nics, alone=True) if self.topology.curves else links
+        return np.where(size > 0, self.timed(op, size, links, alone, used), 0.0)
+
+    def timed(self, op: str, size: Floats, links: Links, alone: Links, used: Ints) -> Floats:
+        """Times on given links, which are `alone` where no other group shares them, of the node groups `used`."""
         times = self._slowest(op, size, links, used)
-        if self.topology.curves:
-            alone = group_links(self.topology, op, rows, self._nics, alone=True)
+        if not self.topology.curves:
+            return times
+        with np.errstate(invalid="ignore", divide="ignore"):
             crowded = times / self._slowest(op, size, alone, used)
-            times = curve_seconds(self.topology.curves, op, size, links, crowded, times)
-        return np.where(size > 0, times, 0.0)
+        return curve_seconds(self.topology.curves, op, size, links, crowded, times)
+
+    def of_groups(self, op: str, groups: ArrayLike) -> GroupTimes:
+        """The times of `group_seconds` for many sizes: links are looked at once, groups that get the same once."""
+        algorithms.check_op(op)
+        rows = self._rows(groups)
+        links = group_links(self.topology, op, rows, self._nics)
+        used = np.unique(self.topology.device_fabric[rows])
+        alone = group_links(self.topology, op, rows, self._nics, alone=True) if self.topology.curves else links
+        columns = np.stack([getattr(each, name) for each in (links, alone) for name in Links.__slots__], axis=1)
+        _, first, kind = np.unique(columns.astype(float), axis=0, return_index=True, return_inverse=True)
+        return GroupTimes(self, op, used, _picked(links, first), _picked(alone, first), kind.reshape(-1))
 
     def uniform_seconds(
         self,
@@ -104,12 +122,8 @@ class Collectives:
         flat = [each.ravel() for each in (size, r, d, s)]
         links = self._uniform.links(op, *flat[1:])
         used = np.arange(len(self.topology.fabric_domains))
-        times = self._slowest(op, flat[0], links, used)
-        if self.topology.curves:
-            alone = self._uniform.links(op, flat[1], flat[2], np.ones_like(flat[3]))
-            with np.errstate(invalid="ignore", divide="ignore"):
-                crowded = times / self._slowest(op, flat[0], alone, used)
-            times = curve_seconds(self.topology.curves, op, flat[0], links, crowded, times)
+        alone = self._uniform.links(op, flat[1], flat[2], np.ones_like(flat[3])) if self.topology.curves else links
+        times = self.timed(op, flat[0], links, alone, used)
         alone_or_empty = (flat[0] <= 0) | (flat[1] * flat[2] <= 1)
         return np.asarray(np.where(alone_or_empty, 0.0, times).reshape(shape))
 
@@ -159,3 +173,29 @@ class Collectives:
             efficiency = np.array((found.efficiency * 3)[:3])
             self._constants[key] = Constants(found.floor_s, found.step_s, efficiency, found.copy_passes, found.ramp)
         return self._constants[key]
+
+
+@dataclass(frozen=True)
+class GroupTimes:
+    """One operation on some groups that run at the same time, for any sizes; `kind` numbers each group's links."""
+
+    collectives: Collectives
+    op: str
+    used: Ints
+    links: Links
+    alone: Links
+    kind: Ints
+
+    def seconds(self, size_bytes: ArrayLike) -> Floats:
+        """Times of every kind of group for every size, shape [kinds, sizes]."""
+        size = np.asarray(size_bytes, dtype=float)
+        kinds = len(self.links.ranks)
+        which = np.repeat(np.arange(kinds), len(size))
+        sizes = np.tile(size, kinds)
+        links, alone = _picked(self.links, which), _picked(self.alone, which)
+        times = self.collectives.timed(self.op, sizes, links, alone, self.used)
+        return np.where((sizes > 0) & (links.ranks * links.domains > 1), times, 0.0).reshape(kinds, len(size))
+
+
+def _picked(links: Links, which: Ints) -> Links:
+    return Links(**{name: getattr(links, name)[which] for name in Links.__slots__})

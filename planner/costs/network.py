@@ -7,12 +7,12 @@ group of the same axis that touches the domain shares its NICs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwright.topologies import Collectives
+from shardwright.topologies import Collectives, GroupTimes
 
 from ..workload.strategy_table import Ints, StrategyTable, row_codes
 from .keys import Floats
@@ -92,46 +92,62 @@ class Network:
 
 @dataclass(frozen=True)
 class MappedNetwork(Network):
-    """Collective times on the real groups of one strategy; `devices[r]` plays rank r. Every group of an axis runs at
-    the same time and the slowest counts."""
+    """Collective times on the real groups; `devices[r]` plays rank r. Every group of an axis runs at the same time and
+    the slowest counts."""
 
     devices: NDArray[np.int64]
+    times: dict[tuple[str, int, int], GroupTimes] = field(default_factory=dict, repr=False, compare=False)
 
     def seconds(self, op: str, size_bytes: Floats, groups: Groups) -> Floats:
         """Seconds of a collective for every entry, over all groups of that stride and degree."""
-        size, stride, degree = np.broadcast_arrays(size_bytes, groups.stride, groups.degree)
-        times = np.zeros(size.shape)
-        for i in np.flatnonzero((degree > 1) & (size > 0)):
-            times[i] = self.collectives.seconds(op, float(size[i]), self.members(int(stride[i]), int(degree[i])))
-        return times
+        return self._slowest(op, size_bytes, groups)
 
     def ring_step_seconds(self, size_bytes: Floats, groups: Groups) -> Floats:
         """Seconds of one step around the rings of every group."""
-        times = np.zeros(np.shape(size_bytes))
-        for i in np.flatnonzero(groups.degree > 1):
-            ring = self.members(int(groups.stride[i]), int(groups.degree[i]))
-            pairs = np.stack([ring, np.roll(ring, -1, axis=1)], axis=2).reshape(-1, 2)
-            times[i] = self.collectives.seconds("send_recv", float(size_bytes[i]), pairs)
-        return times
+        return self._slowest("ring", size_bytes, groups)
 
     def hop_seconds(self, table: StrategyTable, size_bytes: Floats) -> tuple[Floats, Floats]:
         """Seconds over the slowest boundary, and of the pipeline that takes longest over all its boundaries."""
         slowest, total = np.zeros(len(table)), np.zeros(len(table))
-        for i in np.flatnonzero(table.pp > 1):
-            pp = int(table.pp[i])
-            ranks = self.devices.reshape(pp, -1)
-            hops = np.stack(
-                [
-                    self.collectives.group_seconds(
-                        "send_recv", float(size_bytes[i]), np.stack([ranks[stage], ranks[stage + 1]], axis=1)
-                    )
-                    for stage in range(pp - 1)
-                ]
-            )
-            slowest[i], total[i] = hops.max(), hops.sum(axis=0).max()
+        for pp in np.unique(table.pp[table.pp > 1]).tolist():
+            rows = np.flatnonzero(table.pp == pp)
+            sizes, inverse = np.unique(size_bytes[rows], return_inverse=True)
+            boundaries = [self._of("hop", pp, stage) for stage in range(pp - 1)]
+            kinds = np.stack([boundary.kind for boundary in boundaries])
+            ways = np.unique(kinds, axis=1)
+            seconds = [boundary.seconds(sizes) for boundary in boundaries]
+            hops = np.stack([each[way] for each, way in zip(seconds, ways, strict=True)])
+            slowest[rows] = hops.max(axis=(0, 1))[inverse]
+            total[rows] = hops.sum(axis=0).max(axis=0)[inverse]
         return slowest, total
 
     def members(self, stride: int, degree: int) -> NDArray[np.int64]:
         """Devices of every group of `degree` ranks `stride` apart, one group a row."""
         grid = self.devices.reshape(-1, degree, stride)
         return np.moveaxis(grid, 1, 2).reshape(-1, degree)
+
+    def _slowest(self, what: str, size_bytes: Floats, groups: Groups) -> Floats:
+        size, stride, degree = np.broadcast_arrays(size_bytes, groups.stride, groups.degree)
+        times = np.zeros(size.shape)
+        busy = np.flatnonzero((degree > 1) & (size > 0))
+        first, inverse = row_codes((stride[busy], degree[busy]))
+        for i, row in enumerate(busy[first].tolist()):
+            rows = busy[inverse == i]
+            sizes, which = np.unique(size[rows], return_inverse=True)
+            times[rows] = self._of(what, int(stride[row]), int(degree[row])).seconds(sizes).max(axis=0)[which]
+        return times
+
+    def _of(self, what: str, first: int, second: int) -> GroupTimes:
+        """Groups of an operation by stride and degree, steps around their rings, or one boundary of pp stages."""
+        key = (what, first, second)
+        if key not in self.times:
+            op = "send_recv" if what in ("ring", "hop") else what
+            if what == "hop":
+                ranks = self.devices.reshape(first, -1)
+                rows = np.stack([ranks[second], ranks[second + 1]], axis=1)
+            else:
+                rows = self.members(first, second)
+            if what == "ring":
+                rows = np.stack([rows, np.roll(rows, -1, axis=1)], axis=2).reshape(-1, 2)
+            self.times[key] = self.collectives.of_groups(op, rows)
+        return self.times[key]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from shardwright.topologies import Topology, parse_topology
 
 from ..costs.keys import Floats
-from ..costs.network import Groups, Network
+from ..costs.network import Groups, MappedNetwork, Network
 from ..costs.step import TrainingCosts
 from ..plan.base import Term
 from ..workload.strategy_table import StrategyTable
@@ -70,27 +70,32 @@ def _fastest(section: dict[str, Any], same: NDArray[np.bool_] | None, smallest: 
 def best_placed(context: Context, tables: Sequence[StrategyTable]) -> list[Candidate]:
     """Strategies on real devices, best first; the best few of them in the best order found, the others in the
     cluster's own."""
-    own = sorted((in_own_order(context, table) for table in tables), key=lambda each: each.value)
+    costs = own_order(context)
+    own = sorted((_valued(context, costs, table) for table in tables), key=lambda each: each.value)
     ordered = [placed(context, each.table) for each in own[:ORDERED]]
     return sorted([*ordered, *own[ORDERED:]], key=lambda each: each.value)
 
 
-def in_own_order(context: Context, table: StrategyTable) -> Candidate:
-    """A strategy on the devices as they stand, faster ones first where they differ."""
-    return on_devices(context, table, context.costs.chain.ranks.devices)
+def own_order(context: Context) -> TrainingCosts:
+    """The cost model on the devices as they stand, faster ones first where they differ."""
+    return context.costs.on_devices(context.costs.chain.ranks.devices)
 
 
 def placed(context: Context, table: StrategyTable) -> Candidate:
     """A strategy in the better of the cluster's own order and the order found for it."""
-    own = in_own_order(context, table)
+    own = on_devices(context, table, context.costs.chain.ranks.devices)
     found = node_order(context.topology, context.costs, table)
     return own if found is None else min(own, on_devices(context, table, found), key=lambda each: each.value)
 
 
 def on_devices(context: Context, table: StrategyTable, devices: NDArray[np.int64]) -> Candidate:
     """A strategy with rank r on `devices[r]`."""
-    costs = context.costs.on_devices(devices)
-    return Candidate(table, costs, float(context.goal.values(evaluated(costs, table))[0]), devices)
+    return _valued(context, context.costs.on_devices(devices), table)
+
+
+def _valued(context: Context, costs: TrainingCosts, table: StrategyTable) -> Candidate:
+    assert isinstance(costs.network, MappedNetwork)
+    return Candidate(table, costs, float(context.goal.values(evaluated(costs, table))[0]), costs.network.devices)
 
 
 def link_terms(context: Context, chosen: Candidate) -> tuple[Term, ...]:

@@ -22,7 +22,7 @@ from .alternatives import ALTERNATIVES
 from .choices import Scope
 from .context import Context
 from .infeasible import infeasible
-from .links import best_placed, ideal_context, placed, uneven_links
+from .links import best_placed, ideal_context, own_order, placed, uneven_links
 from .objectives import objective_values, sense, shown
 from .readback import read_back
 from .robustness import CONSIDERED
@@ -60,8 +60,8 @@ def plan_training(
 def _candidates(context: Context, space: Space, stop: Stop | None) -> tuple[Search, list[Candidate]]:
     """The search whose bound holds, and the strategies to choose from, best first.
 
-    Where links are uneven the bound is that of links as fast as the fastest; the best strategies on such links, and
-    the best on links of average luck, are then placed on the real ones.
+    Where links are uneven the bound is that of links as fast as the fastest. The best strategies on such links, on the
+    real ones in the cluster's own order, and on measured ones of average luck are then placed on the real ones.
     """
     keep = CONSIDERED if context.job.robustness_samples else ALTERNATIVES + 1
     if not uneven_links(context.topology):
@@ -69,8 +69,13 @@ def _candidates(context: Context, space: Space, stop: Stop | None) -> tuple[Sear
         return found, [Candidate(each.point.table, context.costs, each.value) for each in found.outcome.best]
     ideal = ideal_context(context)
     found = search(space, ideal.costs, ideal.goal, keep=keep, stop=stop)
-    likely = search(space, context.costs, context.goal, keep=keep, stop=stop)
-    tables = {each.point.table.row(0): each.point.table for each in (*found.outcome.best, *likely.outcome.best)}
+    views = [own_order(context)]
+    if context.topology.has_measured_network:
+        views.append(context.costs)
+    seen = [*found.outcome.best]
+    for costs in views:
+        seen += search(space, costs, context.goal, keep=keep, stop=stop).outcome.best
+    tables = {each.point.table.row(0): each.point.table for each in seen}
     return found, best_placed(context, list(tables.values()))
 
 
