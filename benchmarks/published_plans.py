@@ -4,7 +4,8 @@
 
 FILE.json holds the recipes of the megatron-bridge wheel (degrees, batch and recompute per model, accelerator and number
 of devices). Sequence lengths are not in them and follow the recipes' documentation; nor is FSDP, which is taken where
-nothing else would hold the weights. With --legal nothing is searched.
+nothing else would hold the weights; gradients are taken in 16 bits, as the recipes reduce them. With --legal nothing is
+searched.
 """
 
 from __future__ import annotations
@@ -144,6 +145,7 @@ def recipe_of(entry: dict[str, Any]) -> Recipe:
         sequence_length=SEQUENCES.get(kind, SEQUENCE) if "_pretrain_" in name else SEQUENCE,
         precision="fp4" if precision == "fp4" else "fp8" if precision == "fp8" else "bf16",
         framework="megatron-2025",
+        gradient_bytes=2,
         trained="adapters" if "_peft_" in name else "all",
     )
     return Recipe(name, MODELS[kind], str(entry["gpu"]), int(entry["num_gpus"]), job, strategy_of(entry))

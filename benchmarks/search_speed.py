@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-SAMPLED_NODES = 2000
+SAMPLED_NODES = 500
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ class PipelineLoad:
     """Arrays over strategies. Seconds of one micro-batch on the slowest rank (`stage_s`, of which `stage_forward_s` is
     forward and `stage_weight_s` computes weight gradients) and on all ranks together (`total_s`); `hop_s` the slowest
     boundary one way, `hops_s` all of them in a row, `hop_exposed_s` what of a micro-batch's sends and receives blocks
-    the slowest rank."""
+    the slowest rank. `uneven` is the share by which unequal virtual stages prolong its work."""
 
     stage_s: Floats
     stage_forward_s: Floats
@@ -26,6 +26,7 @@ class PipelineLoad:
     hop_s: Floats
     hops_s: Floats
     hop_exposed_s: Floats
+    uneven: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +76,15 @@ def pipeline_time(table: StrategyTable, microbatches: Ints, load: PipelineLoad) 
 
 
 def _interleaved(table: StrategyTable, microbatches: Ints, load: PipelineLoad, others: Floats) -> Floats:
-    """Fill and drain over vpp passes through the ranks, and the wrap-around where a transfer outlasts a chunk."""
+    """Fill and drain over vpp passes through the ranks, the wrap-around where a transfer outlasts a chunk, and waits
+    for heavier chunks of a round."""
     vpp, pp = table.vpp, table.pp
     forward = load.stage_forward_s / vpp
     backward = (load.stage_s - load.stage_forward_s) / vpp
     hops = vpp * load.hops_s + (vpp - 1) * load.hop_s
     wraps = pp * (vpp - 1) * np.maximum(microbatches / pp - 1, 0)
     late = np.maximum(np.maximum(load.hop_s - backward, load.hop_s - forward), 0.0)
-    result: Floats = others / vpp + 2 * hops + wraps * late
+    result: Floats = others / vpp + 2 * hops + wraps * late + microbatches * load.stage_s * load.uneven
     return result
 
 

@@ -7,7 +7,7 @@ pipeline only those that no other stage outweighs in every respect are kept: usu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from ..strategy import SCHEDULES
 from ..workload.strategy_table import BALANCED, CUSTOM, EVEN, Ints, StrategyTable, row_codes
 from .keys import Floats
 from .ranks import ALIKE, DeviceRanks
+
+UNEVEN_ROUNDS = 0.585
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,8 @@ class Stages:
 
     `count`: blocks held. `again`: those fully recomputed. `live`, `live_inputs`: blocks × micro-batches alive at the
     worst moment, with everything saved or with their input only. `slowness` and `tightness` of every stage are its
-    devices', [pipelines, stages]; `slow_total` and `slow_again` are totals weighted by slowness.
+    devices', [pipelines, stages]; `slow_total` and `slow_again` are totals weighted by slowness. `uneven` [pipelines]
+    is how much longer interleaving takes for virtual stages that are not alike (see `unevenness`).
     """
 
     count: Floats
@@ -56,6 +59,7 @@ class Stages:
     total: Floats
     slow_total: Floats
     slow_again: Floats
+    uneven: Floats
 
 
 def chain(model: ModelGraph, sequence: int, ranks: DeviceRanks = ALIKE) -> Chain:
@@ -202,9 +206,7 @@ class Pipelines:
 
         stages = Stages(
             **{name: padded(name) for name in ("count", "again", "live", "live_inputs", "slowness", "tightness")},
-            **{
-                name: np.stack([getattr(each, name) for each in kept]) for name in ("total", "slow_total", "slow_again")
-            },
+            **{name: np.stack([getattr(each, name) for each in kept]) for name in _Kept.TOTALS},
         )
         return stages, inverse
 
@@ -228,6 +230,7 @@ class Pipelines:
             total=part[0].sum(axis=0),
             slow_total=slowness @ part[0],
             slow_again=slowness @ part[1],
+            uneven=unevenness(self.chain, self.layers(table, row), pp, slowness) if vpp > 1 else np.zeros(()),
         )
         if lasting:
             self._stages[key] = made
@@ -247,6 +250,8 @@ class _Kept:
     total: Floats
     slow_total: Floats
     slow_again: Floats
+    uneven: Floats
+    TOTALS: ClassVar = ("total", "slow_total", "slow_again", "uneven")
 
 
 def _repeated(values: Floats, width: int) -> Floats:
@@ -283,6 +288,22 @@ def pipeline_stages(
         (other * weight).sum(axis=0),
         (again * weight).sum(axis=0),
     )
+
+
+def unevenness(model: Chain, layers: Ints, pp: int, slowness: Floats) -> Floats:
+    """By what share interleaved virtual stages that are not alike prolong the work of the slowest rank.
+
+    Ranks take turns on virtual stages of one round, so that a round goes at the pace of its heaviest; the micro-batches
+    under way absorb part of that. UNEVEN_ROUNDS is what is left of it in event walks (`benchmarks.uneven_rounds`).
+    """
+    end = np.cumsum(layers)
+    inside = np.concatenate([[0.0], np.cumsum(model.weight[model.layers] + model.beside @ model.weight)])
+    load = inside[end] - inside[end - layers]
+    load[0] += float(model.first @ model.weight)
+    load[-1] += float(model.last @ model.weight)
+    rounds = load.reshape(-1, pp) * slowness
+    heaviest = float(rounds.sum(axis=0).max())
+    return np.asarray(UNEVEN_ROUNDS * (float(rounds.max(axis=1).sum()) / heaviest - 1.0))
 
 
 def _heaviest(part: tuple[Floats, Floats, Floats, Floats], slowness: Floats, tightness: Floats) -> NDArray[np.int64]:

@@ -180,6 +180,7 @@ class TrainingCosts:
             hop_s=hop,
             hops_s=hops,
             hop_exposed_s=2 * table.vpp * hop * (1 - overlap),
+            uneven=stages.uneven[rows.pipeline],
         )
 
     def hops(self, table: StrategyTable) -> tuple[Floats, Floats]:

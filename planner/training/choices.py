@@ -125,8 +125,7 @@ class Choices:
         return [(w, g) for w in weights for g in gradients]
 
     def pipelines(self, pp: int) -> list[tuple[int, int, int]]:
-        """(vpp, schedule, layout). A vpp must divide the layers, counting the embedding and the head as one each or
-        not at all; without interleaving any balanced layout goes."""
+        """(vpp, schedule, layout) of every number of virtual stages that the layers can fill."""
         if pp not in self._pipelines:
             self._pipelines[pp] = self._pipelines_of(pp)
         return self._pipelines[pp]
@@ -137,8 +136,7 @@ class Choices:
         for schedule in self.scope.constraints.schedule or DEFAULT_SCHEDULES:
             options: Sequence[int] = (1,)
             if schedule == "interleaved":
-                counts = range(2, (layers + 2) // pp + 1) if pp > 1 else range(0)
-                options = [vpp for vpp in counts if any((layers + k) % (pp * vpp) == 0 for k in (0, 1, 2))]
+                options = range(2, (layers + 2) // pp + 1) if pp > 1 else ()
             for vpp in options:
                 if self._allows("vpp", vpp):
                     layouts = layouts_of(self.chain, schedule, pp, vpp)

@@ -22,7 +22,7 @@ from .mapping import node_order
 from .search import Candidate, evaluated
 
 SLOW_LINKS_NAMED = 3
-ORDERED = 3
+ORDERED = 2
 
 
 def uneven_links(topology: Topology) -> bool:
@@ -67,13 +67,17 @@ def _fastest(section: dict[str, Any], same: NDArray[np.bool_] | None, smallest: 
     return section | {"matrix": flat.tolist()}
 
 
-def best_placed(context: Context, tables: Sequence[StrategyTable]) -> list[Candidate]:
-    """Strategies on real devices, best first; the best few of them in the best order found, the others in the
-    cluster's own."""
+def best_placed(context: Context, views: Sequence[Sequence[StrategyTable]]) -> list[Candidate]:
+    """Strategies that were best in different views of the links, on real devices, best first.
+
+    The best few of every view stand in the best order found, the others in the cluster's own.
+    """
     costs = own_order(context)
-    own = sorted((_valued(context, costs, table) for table in tables), key=lambda each: each.value)
-    ordered = [placed(context, each.table) for each in own[:ORDERED]]
-    return sorted([*ordered, *own[ORDERED:]], key=lambda each: each.value)
+    favoured = {table.row(0): table for view in views for table in view[:ORDERED]}
+    others = {table.row(0): table for view in views for table in view if table.row(0) not in favoured}
+    ordered = [placed(context, table) for table in favoured.values()]
+    own = [_valued(context, costs, table) for table in others.values()]
+    return sorted([*ordered, *own], key=lambda each: each.value)
 
 
 def own_order(context: Context) -> TrainingCosts:

@@ -72,11 +72,8 @@ def _candidates(context: Context, space: Space, stop: Stop | None) -> tuple[Sear
     views = [own_order(context)]
     if context.topology.has_measured_network:
         views.append(context.costs)
-    seen = [*found.outcome.best]
-    for costs in views:
-        seen += search(space, costs, context.goal, keep=keep, stop=stop).outcome.best
-    tables = {each.point.table.row(0): each.point.table for each in seen}
-    return found, best_placed(context, list(tables.values()))
+    outcomes = [found, *(search(space, costs, context.goal, keep=keep, stop=stop) for costs in views)]
+    return found, best_placed(context, [[each.point.table for each in one.outcome.best] for one in outcomes])
 
 
 def estimate_training(

@@ -251,3 +251,15 @@ def test_constants_of_a_user_replace_the_shipped_ones():
     own.devices["H100-SXM5-80GB"]["all_gather"] = msgspec.structs.replace(ring, floor_s=1.0)
     assert Collectives(collectives.topology, own).seconds("all_gather", 1e6, [[0, 1]]) > 1
     assert collectives.seconds("all_gather", 1e6, [[0, 1]]) < 1e-3
+
+
+@pytest.mark.parametrize("op", ["all_reduce", "all_gather", "send_recv"])
+def test_many_sizes_at_once_take_what_each_takes_alone(op):
+    topology = two_nodes()
+    collectives = Collectives(topology)
+    groups = np.array([[0, 4], [1, 5], [2, 3]])
+    sizes = np.array([1e3, 1e6, 1e9])
+    times = collectives.of_groups(op, groups)
+    expected = [collectives.group_seconds(op, size, groups) for size in sizes]
+    assert pytest.approx(np.array(expected)) == times.seconds(sizes)[times.kind].T
+    assert len(times.seconds(sizes)) == 2

@@ -3,10 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from shardwright.models import model
 from shardwright.planner.costs.pipeline import PipelineLoad, pipeline_time
 from shardwright.planner.costs.schedules import BoundaryTimes, StageTimes, compile_schedule, walk
+from shardwright.planner.costs.stages import chain, layers_by_layout, placed, unevenness
 from shardwright.planner.strategy import SCHEDULES
-from shardwright.planner.workload.strategy_table import table_of_columns
+from shardwright.planner.workload.strategy_table import BALANCED, table_of_columns
 
 
 def seconds(schedule, pp, microbatches, *, vpp=1, stage=3.0, weight=1.0, hop=0.0, exposed=0.0):
@@ -19,6 +21,7 @@ def seconds(schedule, pp, microbatches, *, vpp=1, stage=3.0, weight=1.0, hop=0.0
         hop_s=np.array([hop]),
         hops_s=np.array([hop * (pp - 1)]),
         hop_exposed_s=np.array([exposed]),
+        uneven=np.zeros(1),
     )
     return float(pipeline_time(table, np.array([microbatches]), load).seconds[0])
 
@@ -75,3 +78,26 @@ def test_gpipe_pays_a_slow_hop_once():
 
 def test_exposed_sends_lengthen_every_micro_batch():
     assert seconds("1f1b", 2, 9, exposed=0.1) - seconds("1f1b", 2, 9) == pytest.approx(8 * 0.1)
+
+
+@pytest.mark.parametrize("name", ["qwen3-235b-a22b", "llama-3.1-8b"])
+@pytest.mark.parametrize(("pp", "vpp"), [(2, 3), (2, 12), (4, 3), (4, 5), (8, 2), (8, 4)])
+def test_uneven_virtual_stages_take_what_the_event_walk_takes(name, pp, vpp):
+    """On models that the share of uneven rounds was not fitted on."""
+    model_chain, microbatches = chain(model(name), 4096), 4 * pp
+    layers = layers_by_layout(model_chain, "interleaved", pp, vpp, BALANCED)
+    load = layers.astype(float)
+    load[-1] += float(model_chain.last @ model_chain.weight)
+    walked = walk(compile_schedule("interleaved", pp, microbatches, vpp), StageTimes(load, load, load)).makespan_s
+    ranks = 3 * placed(load, "interleaved", pp).sum(axis=0)
+    alike = microbatches * ranks.max() + (ranks.sum() - ranks.max()) / vpp
+    share = float(unevenness(model_chain, layers, pp, np.ones(pp)))
+    predicted = alike + share * microbatches * ranks.max()
+    assert predicted == pytest.approx(walked, rel=0.06)
+
+
+def test_equal_virtual_stages_wait_for_none():
+    model_chain = chain(model("llama-3.1-8b"), 4096)
+    layers = np.array([4, 4, 4, 4, 4, 4, 4, 4])
+    model_chain.last[:] = 0
+    assert unevenness(model_chain, layers, 4, np.ones(4)) == 0.0

@@ -1,0 +1,86 @@
+"""Clusters of several networks: sites joined by slow links, and islands of different NICs."""
+
+from __future__ import annotations
+
+import functools
+
+import msgspec
+import numpy as np
+import pytest
+
+from shardwright.models import model
+from shardwright.planner.strategy import Constraints, Strategy
+from shardwright.planner.training import estimate_training, plan_training
+from shardwright.planner.workload.training import TrainingJob
+from shardwright.topologies import parse_topology
+
+LLAMA = model("llama-3.2-1b")
+HELD = Constraints(mbs=(1,), recompute=("none",), cp=(1,))
+JOB = TrainingJob(gbs=96, sequence_length=4096, constraints=HELD)
+NICS = {
+    "ib": {"count": 8, "bandwidth_bytes_per_s": "200 Gb/s", "latency_s": "2 us", "kind": "ib"},
+    "roce": {"count": 4, "bandwidth_bytes_per_s": "100 Gb/s", "latency_s": "4 us", "kind": "roce"},
+    "ethernet": {"count": 1, "bandwidth_bytes_per_s": "25 Gb/s", "latency_s": "20 us", "kind": "ethernet"},
+}
+
+
+def islands(kinds: list[str], rate: str, latency: str, shared: bool):
+    """One island of two nodes for every kind of NIC, every two islands joined at that rate."""
+    names = [f"{kind}{i}" for i, kind in enumerate(kinds)]
+    fabric = {"kind": "switch", "bandwidth_bytes_per_s": "300 GB/s", "latency_s": "1 us"}
+    common = {"count": 2, "accelerator": "A100-SXM4-80GB", "devices": 8, "fabric": fabric}
+    return parse_topology(
+        {
+            "schema": "shardwright.topology/1",
+            "name": "islands",
+            "nodes": [
+                common | {"name": name, "network": name, "nics": NICS[kind]}
+                for name, kind in zip(names, kinds, strict=True)
+            ],
+            "networks": [{"kind": "rail", "name": name, "pod_nodes": 32, "latency_s": "1 us"} for name in names],
+            "links": [
+                {"between": [a, b], "bandwidth_bytes_per_s": rate, "latency_s": latency, "shared": shared}
+                for i, a in enumerate(names)
+                for b in names[i + 1 :]
+            ],
+        }
+    )
+
+
+SITES = islands(["ib", "ib"], "10 Gb/s", "10 ms", shared=True)
+MIXED_NICS = islands(["ib", "roce", "ethernet"], "25 Gb/s", "20 us", shared=False)
+CLUSTERS = {"sites": SITES, "mixed NICs": MIXED_NICS}
+
+
+@functools.cache
+def planned(name: str):
+    return plan_training(LLAMA, CLUSTERS[name], JOB)
+
+
+@pytest.mark.parametrize("name", ["sites", "mixed NICs"])
+def test_only_pipelines_cross_from_one_network_to_another(name):
+    plan, topology = planned(name), CLUSTERS[name]
+    network = topology.node_network[topology.device_node[np.array(plan.rank_to_device)]]
+    for axis in ("tp", "cp", "dp_shard", "dp_replicate"):
+        for group in plan.rank_groups[axis]:
+            assert len(set(network[list(group)].tolist())) == 1
+    assert plan.strategy.pp >= len(topology.networks)
+    flat = estimate_training(LLAMA, topology, JOB, Strategy(dp_shard=topology.n_devices, zero=1))
+    assert plan.prediction.step_s < 0.6 * flat.prediction.step_s
+    assert plan.optimality.bound <= plan.prediction.step_s
+
+
+def test_the_stages_go_from_island_to_island_once():
+    plan = planned("mixed NICs")
+    network = MIXED_NICS.node_network[MIXED_NICS.device_node[np.array(plan.rank_to_device)]]
+    order = network.reshape(plan.strategy.pp, -1)[:, 0]
+    assert np.count_nonzero(np.diff(order)) == 2
+
+
+def test_averaging_sites_now_and_then_beats_every_plan_that_does_not():
+    job = msgspec.structs.replace(JOB, explore=("low_communication",))
+    rare, always = plan_training(LLAMA, SITES, job), planned("sites")
+    assert rare.strategy.sync_period > 1
+    assert rare.prediction.step_s < always.prediction.step_s
+    network = SITES.node_network[SITES.device_node[np.array(rare.rank_to_device)]]
+    assert all(len(set(network[list(group)].tolist())) == 1 for group in rare.rank_groups["dp_shard"])
