@@ -1,11 +1,13 @@
-"""`shardwright estimate`: what one given strategy takes."""
+"""`shardwright estimate`: what one given training strategy or serving deployment takes."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
+from . import serving_options as load
 from . import training_options as options
 
 _Degree = Annotated[int, typer.Option(help="Degree.")]
@@ -54,10 +56,34 @@ def estimate(
     tp_overlap: Annotated[bool, typer.Option(help="Fuse tp transfers into products.")] = False,
     ep_overlap: Annotated[str, typer.Option(help="none, shared or microbatch.")] = "none",
     sync_period: Annotated[int, typer.Option(help="Steps between averages of the dp_replicate ranks.")] = 1,
+    pool: load.Pools = None,
+    isl: load.Isl = None,
+    osl: load.Osl = None,
+    rate: load.Rate = None,
+    concurrency: load.Concurrency = None,
+    trace: load.TraceFile = None,
+    lengths: load.LengthFile = None,
+    cached: load.Cached = 0.0,
+    spread: load.Spread = 0.0,
+    ttft: load.Limit = None,
+    tpot: load.Limit = None,
+    e2e: load.Limit = None,
+    percentile: load.Percentile = 99.0,
+    engine: load.Engine = "vllm",
+    engine_version: load.EngineVersion = "",
+    quantization: load.Formats = "bf16",
+    draft_tokens: load.Drafts = None,
+    acceptance: load.Acceptance = None,
+    expert_imbalance: load.Imbalance = None,
+    operators: load.Operators = None,
+    seed: load.Seed = 0,
     output: options.Output = None,
     json: options.Json = False,
 ) -> None:
-    """Predict the time and memory of one given strategy, without searching."""
+    """Predict the time and memory of one given training strategy, or the latencies of given --pool workers."""
+    if pool or any(each is not None for each in (isl, osl, rate, concurrency, trace, lengths)):
+        _deployment(context.params)
+        return
     import msgspec
 
     from ..api import estimate_training
@@ -80,6 +106,26 @@ def estimate(
         raise InputError(f"strategy: {error}") from error
     plan = estimate_training(graph, devices, work, strategy)
     emit(plan, json=json, output=output, view=lambda: print_training_plan(plan))
+
+
+def _deployment(params: Mapping[str, Any]) -> None:
+    from ..errors import InputError
+    from ..inputs import load_model, load_topology
+    from ..report.serving import print_serving_plan
+    from ..serving.planning import estimate_serving
+    from .common import emit
+
+    if not params["pool"]:
+        raise InputError("a serving load needs --pool: the workers to estimate, such as --pool 2xtp4")
+    (model, model_input), (cluster, cluster_input) = (
+        load_model(params["model"]),
+        load_topology(params["cluster"], params["measured"]),
+    )
+    given, job = load.described({name: each for name, each in params.items() if name not in load.DEGREES})
+    pools = [load.parsed_pool(text) for text in params["pool"]]
+    inputs = (model_input, cluster_input, *given.inputs)
+    plan = estimate_serving(model, cluster, job, pools, trace=given.trace, inputs=inputs)
+    emit(plan, json=params["json"], output=params["output"], view=lambda: print_serving_plan(plan))
 
 
 def _rest(devices: int, used: int) -> int:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ..errors import InputError
 from .training_options import integers
@@ -11,8 +15,46 @@ from .training_options import integers
 if TYPE_CHECKING:
     from ..plan.base import Input
     from ..workload.serving import LengthBin, Load, ServingJob, Trace
+    from ..workload.serving_layout import Layout
 
-_DEGREES = ("tp", "pp", "attn_dp", "cp", "ep", "moe_tp")
+DEGREES = ("tp", "pp", "attn_dp", "cp", "ep", "moe_tp")
+_NAMES = {"tp": "tp", "pp": "pp", "dp": "attn_dp", "cp": "cp", "ep": "ep", "etp": "moe_tp"}
+_SERVING: dict[str, Any] = {"rich_help_panel": "Serving load and engine"}
+
+Pools = Annotated[
+    list[str] | None,
+    typer.Option("--pool", help="Workers to estimate: 2xtp4,pp2 or prefill:1xtp4; once per pool.", **_SERVING),
+]
+Isl = Annotated[int | None, typer.Option(help="Prompt tokens of a request.", **_SERVING)]
+Osl = Annotated[int | None, typer.Option(help="Output tokens of a request.", **_SERVING)]
+Rate = Annotated[float | None, typer.Option(help="Requests per second, Poisson.", **_SERVING)]
+Concurrency = Annotated[int | None, typer.Option(help="Requests always in hand: a closed loop.", **_SERVING)]
+TraceFile = Annotated[str | None, typer.Option("--trace", help="Azure CSV, Mooncake JSONL or APEX JSONL.", **_SERVING)]
+LengthFile = Annotated[str | None, typer.Option("--lengths", help="File of {isl, osl, weight} records.", **_SERVING)]
+Cached = Annotated[float, typer.Option(help="Share of a prompt found in the prefix cache.", **_SERVING)]
+Spread = Annotated[float, typer.Option(help="Lengths vary uniformly from 1 - SPREAD to 1 of nominal.", **_SERVING)]
+Limit = Annotated[
+    str | None, typer.Option(help="Limit at the percentile, such as 500ms.", show_default=False, **_SERVING)
+]
+Percentile = Annotated[float, typer.Option(help="Percentile at which limits hold.", **_SERVING)]
+Engine = Annotated[str, typer.Option(help="vllm, sglang or trtllm.", **_SERVING)]
+EngineVersion = Annotated[str, typer.Option(help="Version of the engine (default: newest fitted).", **_SERVING)]
+Formats = Annotated[
+    str,
+    typer.Option(
+        "--quantization",
+        help="bf16, fp8, w8a16, int8, w4a16, nvfp4, nvfp4-experts or mxfp4, +kv8 for an fp8 cache.",
+        **_SERVING,
+    ),
+]
+Drafts = Annotated[int | None, typer.Option(help="Speculative tokens per step (MTP).", **_SERVING)]
+Acceptance = Annotated[float | None, typer.Option(help="Probability that one is kept.", **_SERVING)]
+Imbalance = Annotated[
+    float | None,
+    typer.Option(help="Load of the fullest expert rank over the mean, as an experts plan gives it.", **_SERVING),
+]
+Operators = Annotated[str | None, typer.Option(help="aiconfigurator, or a folder of its tables.", **_SERVING)]
+Seed = Annotated[int, typer.Option(help="Seed of sampled arrivals and lengths.", **_SERVING)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +118,48 @@ def given_load(options: LoadOptions) -> GivenLoad:
     return GivenLoad(load, None, hours, inputs)
 
 
+_LOAD = ("isl", "osl", "rate", "concurrency", "trace", "lengths", "hours", "cached", "spread", "seed")
+_JOB = (
+    "percentile", "mode", "objective", "engine", "engine_version", "quantization", "draft_tokens", "acceptance",
+    "expert_imbalance", "most_devices", "operators", "seed", *DEGREES,
+)  # fmt: skip
+
+
+def described(params: Mapping[str, Any]) -> tuple[GivenLoad, ServingJob]:
+    """The load and the job of a command's options, by name.
+
+    Raises InputError naming the option that is wrong.
+    """
+    given = given_load(LoadOptions(**{name: params[name] for name in _LOAD if name in params}))
+    fields = {name: params[name] for name in _JOB if name in params}
+    return given, serving_job(given.load, {name: params[name] for name in ("ttft", "tpot", "e2e")}, **fields)
+
+
+def parsed_pool(text: str) -> tuple[str, Layout, int]:
+    """A pool as written on the command line: `2xtp4,pp2`, `prefill:1xtp4`, `decode:2xdp8,ep8`.
+
+    Experts are divided by width over all ranks of a stage unless ep or etp says otherwise.
+    """
+    import msgspec
+
+    from ..workload.serving_layout import Layout
+
+    form = re.fullmatch(r"\s*(?:(aggregated|prefill|decode)\s*:)?\s*(?:(\d{1,6})\s*[x×*])?\s*([a-z0-9,\s]+)", text)
+    parts = [re.fullmatch(r"([a-z]+)(\d{1,6})", each) for each in re.split(r"[,\s]+", form[3].strip())] if form else []
+    degrees = {_NAMES.get(part[1], ""): int(part[2]) for part in parts if part}
+    if form is None or "" in degrees or len(degrees) != len(parts):
+        raise InputError(f"--pool {text!r} must be like 2xtp4,pp2 or prefill:1xtp4, of {', '.join(_NAMES)}")
+    layout = msgspec.convert(degrees, Layout) if "ep" not in degrees or "moe_tp" in degrees else _with_rest(degrees)
+    return form[1] or "aggregated", layout, int(form[2] or 1)
+
+
+def _with_rest(degrees: dict[str, int]) -> Layout:
+    from ..workload.serving_layout import Layout
+
+    stage = degrees.get("tp", 1) * degrees.get("attn_dp", 1) * degrees.get("cp", 1)
+    return Layout(**degrees, moe_tp=stage // degrees["ep"] if stage % max(degrees["ep"], 1) == 0 else 1)
+
+
 def serving_job(load: Load, targets: dict[str, str | None], **fields: Any) -> ServingJob:
     """The job; `targets` are durations as given (`500ms`), degrees are texts such as `4` or `2,4`.
 
@@ -86,7 +170,7 @@ def serving_job(load: Load, targets: dict[str, str | None], **fields: Any) -> Se
     from ..workload.serving import ServingJob, Targets
     from .common import parse_duration
 
-    held = {name: integers(fields.pop(name, None), f"--{name.replace('_', '-')}") for name in _DEGREES}
+    held = {name: integers(fields.pop(name, None), f"--{name.replace('_', '-')}") for name in DEGREES}
     limits: dict[str, Any] = {f"{name}_s": parse_duration(text) for name, text in targets.items() if text is not None}
     percentile = fields.pop("percentile")
     draft, acceptance = fields.pop("draft_tokens", None), fields.pop("acceptance", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from shardwright.models import ModelGraph
@@ -53,6 +54,9 @@ def problem_of(
     """
     check_lengths(model, job, trace)
     known, noted = engine(job.engine, job.engine_version)
+    if job.expert_imbalance is not None:
+        known = msgspec.structs.replace(known, imbalance=job.expert_imbalance)
+        noted = (*noted, f"the fullest expert rank has {job.expert_imbalance:g} times the mean load, as given")
     kinds, more = _kinds(topology, job)
     load = job.load
     lengths = Lengths(load.mean_isl, load.mean_osl, load.mean_isl * load.cached)

@@ -175,6 +175,8 @@ def _idle(problem: Problem, proposal: Proposal, found: Found) -> str:
     idle = problem.topology.n_devices - proposal.devices
     if idle <= 0:
         return ""
+    if found.candidates == 1:
+        return f"{idle} devices: the deployment given leaves them out"
     most = problem.job.most_devices
     if most is not None and proposal.devices >= most:
         return f"{idle} devices: the job may use {most} at most"

@@ -117,13 +117,14 @@ def steady_state(
     )
 
 
-def open_state(cost: StepCost, schedule: Schedule, lengths: Lengths, rate_per_s: float) -> Steady | None:
-    """Means of one worker under Poisson arrivals: as many requests in hand as Little's law asks; None if it drowns."""
-    grid = np.unique(np.rint(np.geomspace(1, max(schedule.max_sequences, 2), 48)))
+def open_states(cost: StepCost, schedule: Schedule, lengths: Lengths) -> tuple[Steady, Array]:
+    """Means of one worker under Poisson arrivals, from idle to a full cache, and the rates at which they hold.
+
+    An arrival sees as many requests as there are on average (PASTA, Wolff 1982), rate · E2E by Little's law, so that
+    with itself n requests are in hand where (n − 1) / E2E(n) is the rate. Up to half of capacity, within 15 % of the
+    simulation.
+    """
+    most = max(2.0, min(schedule.max_sequences, schedule.cache_tokens / max(lengths.isl + lengths.osl, 1.0)))
+    grid = np.geomspace(1, most, 64)
     found = steady_state(cost, schedule, lengths, grid)
-    held = found.concurrency <= found.running
-    rates = found.requests_per_s[held]
-    if not rates.size or rate_per_s > rates.max():
-        return None
-    at = float(np.interp(rate_per_s, np.maximum.accumulate(rates), grid[held]))
-    return steady_state(cost, schedule, lengths, np.array([min(at, rate_per_s * found.e2e_s(lengths.osl)[0] + at)]))
+    return found, np.maximum.accumulate((grid - 1) / found.e2e_s(lengths.osl))

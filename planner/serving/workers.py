@@ -18,7 +18,7 @@ from ..costs.serving.step import Machine, StepCost, cost_of_shapes
 from ..workload.serving import Targets
 from ..workload.serving_layout import Layout, Quantization, Speculation
 from .schedule import Schedule, StepTable, schedule_of
-from .steady import Lengths, Steady, batched_prefill_seconds, steady_state
+from .steady import Lengths, Steady, batched_prefill_seconds, open_states, steady_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +107,9 @@ def within(steady: Steady, targets: Targets, osl: float) -> np.ndarray:
 
 def expected_rate(worker: WorkerType, lengths: Lengths, targets: Targets) -> float:
     """Requests per second at which the means of the closed form still meet the targets."""
-    found = steady_state(worker.cost, worker.schedule, lengths, hand_grid(worker))
+    found, rates = open_states(worker.cost, worker.schedule, lengths)
     good = within(found, targets, lengths.osl) & (found.concurrency <= found.running)
-    return float(found.requests_per_s[good].max(initial=0.0))
+    return float(rates[good].max(initial=0.0))
 
 
 def decode_rate(worker: WorkerType, lengths: Lengths, targets: Targets) -> float:
@@ -140,8 +140,9 @@ def prefill_rate(worker: WorkerType, lengths: Lengths, targets: Targets) -> floa
 def most_rate(worker: WorkerType, lengths: Lengths, targets: Targets) -> float:
     """More requests per second than any schedule of the worker's steps can carry within the targets.
 
-    n requests in hand need n (osl − 1) tokens, which take (osl − 1) steps of n, and n prefills at full budgets; a mean
-    TPOT is never below its decode step, so n stops where that step alone exceeds the target.
+    n requests in hand need n (osl − 1) tokens, which take (osl − 1) steps of n, and n prefills at full budgets. By
+    Little's law their mean TPOT is the time of all that over osl − 1, so n stops where it exceeds the target (whose
+    percentile is taken to be no faster than the mean).
     """
     grid = hand_grid(worker, 65536)
     step = worker.cost.decode_seconds(grid, lengths.context) / worker.cost.tokens_per_step
@@ -153,7 +154,9 @@ def most_rate(worker: WorkerType, lengths: Lengths, targets: Targets) -> float:
         / worker.cost.groups
     )
     limit = targets.limits().get("tpot", np.inf)
-    rates = np.where(step <= limit, grid / (step * max(lengths.osl - 1, 0) + grid * prefill), 0.0)
+    tokens = max(lengths.osl - 1, 0)
+    turn = step * tokens + grid * prefill
+    rates = np.where((turn <= limit * tokens) | (tokens == 0), grid / turn, 0.0)
     return float(rates.max(initial=0.0))
 
 

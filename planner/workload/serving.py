@@ -155,8 +155,9 @@ class ServingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     `objective`: `throughput` carries as much as the cluster can within the targets (at a concurrency: the most tokens
     per second), `gpus` the load on the fewest devices, `cost` at the lowest price, `latency` with the lowest mean
     end-to-end latency, `energy` with the fewest joules per token; None chooses `gpus` for a rate and `throughput` for a
-    concurrency. `most_devices` leaves part of the cluster unused; `operators` names
-    measured operator tables to use where they have an answer.
+    concurrency. `most_devices` leaves part of the cluster unused; `operators` names measured operator tables to use
+    where they have an answer. `expert_imbalance` is the load of the fullest expert rank over the mean, such as the
+    load ratio of an expert placement; None takes what was fitted of the engine.
     """
 
     load: Load
@@ -170,10 +171,15 @@ class ServingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     constraints: LayoutConstraints = LayoutConstraints()
     most_devices: int | None = None
     operators: str | None = None
+    expert_imbalance: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         quantization(self.quantization)
+        if self.expert_imbalance is not None:
+            msgspec.structs.force_setattr(self, "expert_imbalance", float(self.expert_imbalance))
+            if not 1 <= self.expert_imbalance <= 1000:
+                raise InputError(f"job.expert_imbalance must be from 1 to 1000 but got {self.expert_imbalance}")
         if self.most_devices is not None and self.most_devices < 1:
             raise InputError(f"job.most_devices must be at least 1 but got {self.most_devices}")
 

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from shardwright.planner.cli.main import run
+from shardwright.planner.cli.serving_options import parsed_pool
+from shardwright.planner.workload.serving_layout import Layout
 
 JOB = ["serve", "llama-3.1-8b", "--cluster", "dgx-h100:1", "--isl", "500", "--osl", "50"]
 
@@ -54,3 +56,48 @@ def test_wrong_or_unattainable_requests_are_one_line(capsys, arguments, code, wo
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1
     assert word in error
+
+
+ESTIMATE = ["estimate", "llama-3.1-8b", "--cluster", "dgx-h100:1", "--isl", "500", "--osl", "50", "--rate", "4"]
+
+
+def test_a_given_deployment_is_estimated_and_its_plan_holds(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run([*ESTIMATE, "--pool", "prefill:1xtp2", "--pool", "decode:2xtp1", "-o", "plan.json", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [(pool["phase"], pool["workers"], pool["layout"]["tp"]) for pool in plan["pools"]] == [
+        ("prefill", 1, 2),
+        ("decode", 2, 1),
+    ]
+    assert "leaves them out" in plan["idle"]
+    assert run(["validate", "plan.json"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        ([], 2, "--pool"),
+        (["--pool", "tp4pp2"], 2, "2xtp4,pp2"),
+        (["--pool", "4xtp4"], 2, "need 16 devices"),
+        (["--pool", "tp3"], 2, "divide the 32 heads"),
+        (["--pool", "tp2", "--tpot", "fast"], 2, "500ms"),
+    ],
+)
+def test_wrong_estimates_are_one_line(capsys, arguments, code, word):
+    assert run([*ESTIMATE, *arguments]) == code
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1
+    assert word in error
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tp4", ("aggregated", Layout(tp=4), 1)),
+        ("2xtp4,pp2", ("aggregated", Layout(tp=4, pp=2), 2)),
+        ("decode: 2 x dp8 ep8", ("decode", Layout(attn_dp=8, ep=8), 2)),
+        ("prefill:tp4,ep2", ("prefill", Layout(tp=4, ep=2, moe_tp=2), 1)),
+    ],
+)
+def test_pools_are_read_as_plans_write_them(text, expected):
+    assert parsed_pool(text) == expected

@@ -283,6 +283,33 @@ def test_the_public_functions_take_names_and_give_plans_that_validate():
     assert planner.validate_plan(given) == []
 
 
+def test_uneven_experts_slow_expert_parallelism_and_are_recorded():
+    graph, loop = model("qwen3-30b-a3b"), Load(isl=500, osl=100, concurrency=256)
+    layouts = [("aggregated", Layout(attn_dp=8, ep=8), 1)]
+    even, uneven = (
+        estimate_serving(graph, ONE_NODE, ServingJob(load=loop, expert_imbalance=ratio), layouts)
+        for ratio in (1.0, 3.0)
+    )
+    assert uneven.prediction.tpot.mean_s > even.prediction.tpot.mean_s
+    assert any("3 times the mean load" in note for note in uneven.assumptions)
+
+
+@pytest.mark.parametrize("devices", [12, 20, 28, 40, 48])
+def test_no_device_idles_unless_no_plan_does_better_with_it(devices):
+    large, nodes = model("llama-3.1-405b"), cluster("hgx-h200:6")
+    asked = ServingJob(
+        load=Load(isl=2000, osl=200, rate_per_s=0.1), objective="throughput", quantization="fp8", mode="aggregated",
+        most_devices=devices, targets=Targets(tpot_s=0.08, percentile=90), constraints=LayoutConstraints(pp=(1, 3)),
+    )  # fmt: skip
+    plan = plan_serving(large, nodes, asked)
+    rates = {pool.layout.devices: pool.requests_per_s for pool in plan.pools}
+    used = sum(pool.workers * pool.layout.devices for pool in plan.pools)
+    assert used == plan.devices_used <= devices
+    assert plan.devices_idle == 48 - used
+    assert f"{plan.devices_idle} devices" in plan.idle or plan.devices_idle == 0
+    assert devices - used < min(rates), "one more worker of a kind in the plan would fit"
+
+
 def test_plans_refuse_unknown_fields():
     text = dump(plan_serving(SMALL, ONE_NODE, job()))
     document = msgspec.json.decode(text)

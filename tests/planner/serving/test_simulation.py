@@ -11,8 +11,9 @@ from shardwright.models import TransformerShape, transformer
 from shardwright.planner.costs.serving.coefficients import engine, kernels
 from shardwright.planner.costs.serving.communication import fabric
 from shardwright.planner.costs.serving.step import Machine, step_cost
-from shardwright.planner.serving.schedule import Schedule, StepTable
+from shardwright.planner.serving.schedule import Schedule, StepTable, schedule_of
 from shardwright.planner.serving.simulation import Deployment, Pool, simulate, simulate_load
+from shardwright.planner.serving.steady import Lengths, open_states
 from shardwright.planner.workload.serving import Load, Targets, Trace
 from shardwright.planner.workload.serving_layout import Layout, Speculation, quantization
 from shardwright.topologies import cluster
@@ -172,3 +173,17 @@ def test_the_work_of_a_simulation_grows_with_requests_and_not_with_tokens(monkey
     zero = [place for place, each in enumerate(counted) if each == 0]
     short, long = zero[1] - zero[0], len(counted) - zero[1]
     assert long <= short * 1.2
+
+
+@pytest.mark.parametrize("name", ["vllm", "sglang", "trtllm"])
+@pytest.mark.parametrize("sizes", [(500, 200), (2000, 400), (4000, 100)])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+def test_the_closed_form_agrees_with_the_simulation_up_to_half_of_capacity(name, sizes, share):
+    schedule = schedule_of(engine(name)[0], 1e6)
+    lengths = Lengths(*sizes)
+    states, rates = open_states(TABLE.cost, schedule, lengths)
+    rate = share * float(rates[states.concurrency <= 64].max())
+    load = Load(isl=sizes[0], osl=sizes[1], rate_per_s=rate).sample(600)
+    found = simulate(alone(schedule), load)
+    assert np.interp(rate, rates, states.tpot_s) == pytest.approx(found.mean("tpot"), rel=0.15)
+    assert np.interp(rate, rates, states.ttft_s) == pytest.approx(found.mean("ttft"), rel=0.15)

@@ -93,3 +93,9 @@ def test_speculation_yields_what_its_acceptance_allows():
 def test_constraints_must_be_counts():
     with pytest.raises(InputError, match=r"constraints\.tp"):
         LayoutConstraints(tp=(0,))
+
+
+@pytest.mark.parametrize("imbalance", [0.9, 1001, float("nan")])
+def test_expert_imbalance_is_a_ratio_of_at_least_one(imbalance):
+    with pytest.raises(InputError, match="expert_imbalance"):
+        ServingJob(load=Load(isl=1, osl=1, concurrency=1), expert_imbalance=imbalance)
