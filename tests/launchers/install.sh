@@ -23,6 +23,7 @@ pip install --quiet --disable-pip-version-check --upgrade pip
 pip install --quiet --disable-pip-version-check --requirement "$here/requirements.txt" --editable .
 pip install --quiet --disable-pip-version-check --no-deps torchtitan==0.3.0 kubeflow-trainer-api==2.3.0
 DS_BUILD_OPS=0 pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation deepspeed==0.19.8
+pip install --quiet --disable-pip-version-check --no-deps ai-dynamo==1.6.1
 # The wheel asks for a newer Python than its training package, which is plain Python, needs.
 pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python --python-version 3.12 \
 	--only-binary=:all: --target "$venv/megatron" megatron-core==0.19.2
