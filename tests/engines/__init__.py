@@ -1,0 +1,1 @@
+"""Serving exports held to the real engines, in `make test-engines`."""
