@@ -123,8 +123,15 @@ def plan_file(context: Context) -> dict[str, str]:
 
 def yaml_text(document: object) -> str:
     """A document as YAML; every string is quoted where YAML would read it as something else."""
-    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=1 << 20)
+    text: str = yaml.dump(document, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=1 << 20)
     return text
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what stands twice in a document twice: not every reader takes aliases."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
 
 
 def object_name(text: str, longest: int = 40) -> str:

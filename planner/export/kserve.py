@@ -51,7 +51,7 @@ class KServe:
             "spec": spec,
         }
         text = yaml_text(document)
-        notes = (*vllm_notes(context, self.name), *NOTES, *_NOTES)
+        notes = (*vllm_notes(context, self.name), NOTES[0], *_NOTES)
         steps = [
             "Install KServe with LLMInferenceService once a cluster.",
             *label_steps(found),
