@@ -1,22 +1,50 @@
-"""Which fleet the command line asks for."""
+"""Which fleet the command line asks for: Mélange's file, or a job put together from a file and options."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 
 if TYPE_CHECKING:
+    from ..plan.base import Input
     from ..plan.fleet import FleetPlan
+    from ..workload.fleet import FleetJob
+
+_JOB_ONLY = (
+    "model", "offers", "gpus", "isl", "osl", "lengths", "trace", "hours", "hourly", "quantization", "budget", "spare",
+    "region_loss", "error", "current", "start_usd", "least_hours", "what_if",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class FleetOptions:
     """What the command line says, option by option."""
 
+    model: str | None = None
+    offers: str | None = None
+    gpus: str | None = None
     melange: str | None = None
     rate: float | None = None
+    isl: int | None = None
+    osl: int | None = None
+    lengths: str | None = None
+    trace: str | None = None
+    hours: str | None = None
+    hourly: bool = False
+    targets: dict[str, str | None] = field(default_factory=dict)
+    percentile: float = 99.0
+    quantization: str | None = None
+    budget: float | None = None
+    spare: int | None = None
+    region_loss: bool = False
+    error: float | None = None
+    overload: float = 0.05
+    current: str | None = None
+    start_usd: float | None = None
+    least_hours: int | None = None
+    what_if: tuple[str, ...] = ()
     slices: int | None = None
     fractional: bool = False
     helix: str | None = None
@@ -27,14 +55,18 @@ class FleetOptions:
 
 
 def fleet_plan(options: FleetOptions) -> FleetPlan:
-    """The plan of the mode that the options choose. Raises InputError when they choose none."""
+    """The plan of the mode that the options choose. Raises InputError when they choose none or contradict."""
     if options.melange is not None and options.helix is not None:
         raise InputError("give --melange or --helix, not both")
     if options.melange is not None:
         return _melange(options)
     if options.helix is not None:
         return _helix(options)
-    raise InputError("give --melange CONFIG.json or --helix CASE.json: there is nothing to plan")
+    from ..fleet.job import plan_fleet
+    from ..fleet.what_if import parse_what_if
+
+    job, sources = fleet_job(options)
+    return plan_fleet(job, sources, tuple(parse_what_if(text) for text in options.what_if))
 
 
 def _melange(options: FleetOptions) -> FleetPlan:
@@ -42,6 +74,11 @@ def _melange(options: FleetOptions) -> FleetPlan:
     from ..fleet.planning import plan_problem
 
     assert options.melange is not None
+    given = [name for name in _JOB_ONLY if getattr(options, name)] + [
+        name for name, at in options.targets.items() if at
+    ]
+    if given:
+        raise InputError(f"--melange has its own load and prices: leave --{given[0].removesuffix('_s')} out")
     if options.fractional and options.slices is not None:
         raise InputError("--fractional has no slices: leave --slices out")
     problem, source = read_melange(options.melange, options.rate, options.slices, fractional=options.fractional)
@@ -54,6 +91,7 @@ def _helix(options: FleetOptions) -> FleetPlan:
     from .common import parse_duration
 
     assert options.helix is not None
+    _refuse_job_options(options, "--helix")
     defaults = LayerRequest()
     request = LayerRequest(
         max_stages=options.max_stages,
@@ -62,3 +100,129 @@ def _helix(options: FleetOptions) -> FleetPlan:
         hop_s=defaults.hop_s if options.hop is None else parse_duration(options.hop),
     )
     return plan_layers(read_helix(options.helix), request)
+
+
+def fleet_job(options: FleetOptions) -> tuple[FleetJob, tuple[Input, ...]]:
+    """The job of the file, if any, with the options put over it. Raises InputError naming what is wrong or missing."""
+    import msgspec
+
+    from ..workload.fleet import FleetJob
+
+    document, sources = _file(options)
+    if options.gpus is not None:
+        document["offers"] = _catalog_offers(options.gpus)
+    if "offers" not in document:
+        raise InputError("nothing is offered: give --offers FILE, --gpus a10g,a100-80gb, or --melange CONFIG.json")
+    sources += _served(options, document)
+    _demands(options, document)
+    sources += _running(options, document)
+    where = f"fleet job {options.offers}: " if options.offers is not None else "fleet job: "
+    try:
+        return msgspec.convert(document, FleetJob), sources
+    except (msgspec.ValidationError, InputError) as error:
+        raise InputError(f"{where}{error}") from error
+
+
+def _file(options: FleetOptions) -> tuple[dict[str, Any], tuple[Input, ...]]:
+    from ..files import read_document, sha256_of
+    from ..plan.base import Input
+
+    if options.offers is None:
+        return {}, ()
+    document = read_document(options.offers, "fleet job")
+    if not isinstance(document, dict):
+        raise InputError(f"fleet job {options.offers}: must be a mapping with offers")
+    source = Input(role="offers", source=options.offers, sha256=sha256_of(document), document=document)
+    return dict(document), (source,)
+
+
+def _catalog_offers(text: str) -> list[dict[str, Any]]:
+    from shardwright import topologies
+
+    from ..errors import input_errors
+
+    offers = []
+    for name in (part.strip() for part in text.split(",")):
+        with input_errors():
+            device = topologies.accelerator(name)
+        if device.usd_per_hour is None:
+            raise InputError(f"--gpus: the catalog has no price for {device.name}: give an --offers file")
+        offers.append({"gpu": name, "usd_per_hour": device.usd_per_hour})
+    return offers
+
+
+def _served(options: FleetOptions, document: dict[str, Any]) -> tuple[Input, ...]:
+    """Put the model and load of the options into the document."""
+    from .common import parse_duration
+    from .fleet_load import lengths_and_hours
+
+    asks = [options.isl, options.osl, options.lengths, options.trace, options.hours, options.quantization]
+    limits = {name: parse_duration(text) for name, text in options.targets.items() if text is not None}
+    if options.model is None:
+        if any(each is not None for each in asks) or limits:
+            raise InputError("the load of options belongs to a model: name it as the first argument")
+        if "models" not in document:
+            raise InputError("no model: name one as the first argument, or give models in the --offers file")
+        if options.rate is not None:
+            raise InputError("--rate belongs to a model: name it as the first argument")
+        return ()
+    load = lengths_and_hours(options)
+    rate = load.rate if options.rate is None else options.rate
+    if rate is None and options.budget is None:
+        raise InputError("--rate is missing: give it, a --trace or --hours, or a --budget to carry most for")
+    if rate is None:
+        document["objective"] = "throughput"
+    served: dict[str, Any] = {
+        "model": options.model,
+        "rate_per_s": 1.0 if rate is None else rate,
+        "lengths": load.lengths,
+        "targets": limits | {"percentile": options.percentile},
+    }
+    if options.quantization is not None:
+        served["formats"] = [part.strip() for part in options.quantization.split(",")]
+    document["models"] = [served]
+    if load.hours:
+        document["hours"] = [list(hour) for hour in load.hours]
+    return load.sources
+
+
+def _demands(options: FleetOptions, document: dict[str, Any]) -> None:
+    """Put the demands of the options over those of the document."""
+    if options.budget is not None:
+        document["budget_usd_per_hour"] = options.budget
+    failures = {"replicas": options.spare} if options.spare is not None else {}
+    failures |= {"region": True} if options.region_loss else {}
+    if failures:
+        document["failures"] = dict(document.get("failures") or {}) | failures
+    if options.error is not None:
+        document["error"] = {"spread": options.error, "overload": options.overload}
+    switching = {"usd_per_start": options.start_usd, "least_hours": options.least_hours}
+    given = {name: value for name, value in switching.items() if value is not None}
+    if given:
+        document["switching"] = dict(document.get("switching") or {}) | given
+    if options.slices is not None:
+        document["slices"] = options.slices
+
+
+def _running(options: FleetOptions, document: dict[str, Any]) -> tuple[Input, ...]:
+    """The fleet of a plan as the one that runs now."""
+    from ..files import sha256_of
+    from ..plan.base import Input
+    from ..plan.fleet import FleetPlan
+    from ..plan.io import load
+
+    if options.current is None:
+        return ()
+    plan = load(options.current)
+    if not isinstance(plan, FleetPlan) or plan.rental is None:
+        raise InputError(f"--current {options.current}: is no plan of a fleet to rent")
+    replicas = plan.rental.replicas
+    document["current"] = [
+        {
+            "gpu": replicas[each.replica].gpu, "gpus": replicas[each.replica].gpus, "count": each.count * each.copies,
+            "layout": replicas[each.replica].layout, "model": replicas[each.replica].model, "region": each.region,
+            "tier": each.tier,
+        }
+        for each in plan.rental.rented
+    ]  # fmt: skip
+    return (Input(role="job", source=options.current, sha256=sha256_of(document["current"]), document=None),)

@@ -98,7 +98,7 @@ def given_load(options: LoadOptions) -> GivenLoad:
         if options.rate is not None or options.hours is not None:
             raise InputError("--trace has its own rate: leave --rate and --hours out")
         trace = read_trace(options.trace)
-        return GivenLoad(load_of_trace(trace, options.concurrency), trace, (), (_trace_input(options.trace, trace),))
+        return GivenLoad(load_of_trace(trace, options.concurrency), trace, (), (trace_input(options.trace, trace),))
     lengths = _lengths(options)
     hours: tuple[tuple[str, float], ...] = ()
     inputs: tuple[Input, ...] = ()
@@ -211,7 +211,8 @@ def _lengths(options: LoadOptions) -> tuple[LengthBin, ...]:
     return (LengthBin(isl=options.isl, osl=options.osl),)
 
 
-def _trace_input(path: str, trace: Trace) -> Input:
+def trace_input(path: str, trace: Trace) -> Input:
+    """The record of a trace, hashed by what was read from it."""
     columns = (trace.arrival_s, trace.prompt_tokens, trace.output_tokens, trace.cached_tokens)
     return _input(path, [column.tolist() for column in columns], keep=False)
 

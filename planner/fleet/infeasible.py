@@ -2,37 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
 from shardwright.solvers import Status
 from shardwright.solvers.binpacking import solve
+from shardwright.solvers.binpacking.problem import Floats
 
+from ..plan.fleet import RequestClass
+from ..workload.fleet import Failures
+from .covering import Demands, solve_covering
+from .losses import losses
 from .problem import FleetProblem
 from .program import ANY, PROOF, formulate
 
-BISECTIONS = 12
+BISECTIONS = 10
+
+Units = Callable[[FleetProblem], Floats | None]
 
 
-def unservable(problem: FleetProblem) -> str | None:
-    """A sentence for the first request class that no replica can serve, or None."""
-    most = problem.throughput.max(0)
-    for best, each in zip(most.tolist(), problem.classes, strict=True):
+def unservable(classes: Sequence[RequestClass], most: Floats, gpus: Sequence[str]) -> str | None:
+    """A sentence for the first request class that no replica can serve, or None; `most` is each one's best rate."""
+    for best, each in zip(most.tolist(), classes, strict=True):
         if best <= 0:
             return (
                 f"fleet: requests {each.name} ({each.rate_per_s:.4g} per second) are served by no GPU type within the "
-                f"latency targets (offered: {', '.join(problem.gpus)}); relax the targets or offer another type"
+                f"latency targets (offered: {', '.join(gpus)}); relax the targets or offer another type"
             )
     return None
 
 
+def _unservable(problem: FleetProblem) -> str | None:
+    return unservable(problem.classes, problem.throughput.max(0), problem.gpus)
+
+
 def why_infeasible(problem: FleetProblem) -> str:
-    """One sentence naming the caps that bind and the nearest change: a higher cap, or the load that they do hold."""
-    reason = unservable(problem)
+    """One sentence for a load that cannot be packed: what cannot be served, or the caps that bind."""
+
+    def units(changed: FleetProblem) -> Floats | None:
+        found = solve(formulate(changed), PROOF)
+        return None if found.point is None else found.point.units
+
+    return _unservable(problem) or _caps_that_bind(problem, units)
+
+
+def why_not_covered(problem: FleetProblem, demands: Demands) -> str:
+    """The same where losses or hours are to be withstood too: first the load, then the loss, then the caps."""
+    reason = _unservable(problem)
     if reason is not None:
         return reason
+    calm = replace(demands, failures=Failures(), before=None, hours=(max(demands.hours),))
+    if demands.failures.any and solve_covering(problem, calm).point is not None:
+        for loss in losses(problem, demands.failures):
+            left = [at for at, kept in enumerate(loss.kept) if kept]
+            able = problem.throughput[[problem.prices[at].replica for at in left]].max(0, initial=0.0)
+            if not left or able.min() <= 0:
+                missing = problem.classes[int(np.argmin(able))].name
+                return f"fleet: when {loss.name}, nothing is left that serves requests {missing}: offer another place"
+
+    def units(changed: FleetProblem) -> Floats | None:
+        found = solve_covering(changed, demands)
+        return None if found.point is None else found.point.counts.max(0)
+
+    return _caps_that_bind(problem, units)
+
+
+def _caps_that_bind(problem: FleetProblem, units: Units) -> str:
+    """The first cap whose removal alone makes a fleet possible, and what it would have to be."""
     held = f"under the caps the fleet carries {100 * most_share(problem):.3g} % of the load"
     for at, cap in enumerate(problem.caps):
-        found = solve(formulate(problem.without_caps({at})), PROOF)
-        if found.point is not None:
-            needed = float(cap.row @ found.point.units)
+        counts = units(problem.without_caps({at}))
+        if counts is not None:
+            needed = float(cap.row @ counts)
             change = "at most" if needed < 0 else "at least"
             return f"fleet: {cap.name}, {abs(cap.most):g} {cap.unit}, binds: {held}; {change} {abs(needed):g} would do"
     names = ", ".join(f"{cap.name} ({abs(cap.most):g} {cap.unit})" for cap in problem.caps)
@@ -40,7 +83,7 @@ def why_infeasible(problem: FleetProblem) -> str:
 
 
 def most_share(problem: FleetProblem) -> float:
-    """The largest share of the load that some fleet within the caps carries, to a thousandth."""
+    """The largest share of the load that some fleet within the caps carries, to a thousandth; no loss in mind."""
     low, high = 0.0, 1.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2

@@ -1,50 +1,142 @@
-"""From a fleet problem to a plan: solve, read back, and set the single-type fleets beside it."""
+"""From a fleet problem or a job to a plan: solve, read back, and set the single-type fleets beside it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import version
 
-import numpy as np
+import msgspec
 
-from shardwright.solvers import Solution, Status, relative_gap
-from shardwright.solvers.binpacking import Packed, solve
-from shardwright.solvers.binpacking.problem import Floats
+from shardwright.solvers import Status, relative_gap
 
-from ..plan.base import Alternative, Input, Optimality, Provenance
-from ..plan.fleet import FleetPlan, Limit, Rental, Rented, SingleType
+from ..plan.base import Input, Optimality, Provenance
+from ..plan.fleet import FleetPlan, Insurance, Rental
+from ..workload.fleet import FleetJob
+from .covering import Demands, solve_covering
+from .explain import shadow_prices
+from .found import Found
 from .problem import FleetProblem
-from .program import PROOF, cheapest, formulate, routing_of
+from .readback import change_of, rental_of, schedule_of
+from .running import units_running
+from .single import alternatives, single_types
+from .solving import insure, solve_fleet
 
-OBJECTIVE = "cost of the fleet in dollars per hour"
+COST = "cost of the fleet in dollars per hour"
+CHANGED = "rent and the cost of starting replicas, in dollars per hour"
+CARRIED = "multiple of the given rates that the budget carries"
 PROVEN_GAP = 1e-9
 
 
 def plan_problem(problem: FleetProblem, inputs: tuple[Input, ...] = (), seed: int = 0) -> FleetPlan:
-    """The cheapest fleet for a problem. Raises Infeasible naming what binds."""
-    found = cheapest(problem, seed=seed)
-    assert found.point is not None
-    rental = rental_of(problem, found.point.units, found.point.packing, single_types(problem))
+    """The cheapest fleet for a problem alone. Raises Infeasible naming what binds."""
+    demands = Demands()
+    found = solve_fleet(problem, demands, seed)
+    return _plan(problem, found, demands, rental_of(problem, found, demands), (inputs, (), seed))
+
+
+def plan_assembled(
+    job: FleetJob, problem: FleetProblem, inputs: tuple[Input, ...] = (), notes: tuple[str, ...] = ()
+) -> FleetPlan:
+    """The plan of a job whose problem is assembled. Raises Infeasible naming what binds."""
+    demands, dropped = _demands(job, problem)
+    insurance = None
+    counted = problem
+    if job.error is not None:
+        safe = insure(problem, demands, job.error, job.seed)
+        found, counted = safe.found, safe.problem
+        insurance = Insurance(
+            spread=job.error.spread,
+            shape=job.error.shape,
+            overload_allowed=job.error.overload,
+            overload=safe.overload,
+            usd_per_hour_without=safe.trusting.value,
+            overload_without=safe.overload_without,
+        )
+    else:
+        found = solve_fleet(problem, demands, job.seed)
+    kept = False
+    if job.current and not job.hours:
+        found, kept = _kept(job, counted, demands, found)
+    rental = msgspec.structs.replace(rental_of(counted, found, demands), insurance=insurance)
+    if job.hours:
+        busiest = replace(demands, hours=(max(demands.hours),), before=None)
+        static = solve_fleet(counted, busiest, job.seed).value
+        names = tuple(name for name, _ in job.hours)
+        rental = msgspec.structs.replace(rental, schedule=schedule_of(counted, found, demands, names, static))
+    elif job.current:
+        anew = solve_fleet(counted, replace(demands, before=None), job.seed).value
+        rental = msgspec.structs.replace(rental, change=change_of(counted, found, demands, dropped, anew, kept))
+    notes += _notes(job, dropped)
+    return _plan(counted, found, demands, rental, (inputs, notes, job.seed))
+
+
+def best_found(job: FleetJob, problem: FleetProblem) -> Found:
+    """What the program finds for a job, insured where asked."""
+    demands, _ = _demands(job, problem)
+    if job.error is not None:
+        return insure(problem, demands, job.error, job.seed).found
+    return solve_fleet(problem, demands, job.seed)
+
+
+def _demands(job: FleetJob, problem: FleetProblem) -> tuple[Demands, tuple[str, ...]]:
+    before, dropped = units_running(job, problem) if job.current else (None, ())
+    return Demands(
+        failures=job.failures,
+        hours=tuple(multiple for _, multiple in job.hours) or (1.0,),
+        before=before,
+        least_hours=job.switching.least_hours,
+        horizon_hours=job.switching.horizon_hours,
+        largest=job.objective == "throughput",
+    ), dropped
+
+
+def _kept(job: FleetJob, problem: FleetProblem, demands: Demands, found: Found) -> tuple[Found, bool]:
+    """The running fleet itself where it holds the load and a change would save too little."""
+    if not job.switching.least_saving or demands.before is None or not demands.before.any():
+        return found, False
+    if any(cap.row @ demands.before > cap.most + 1e-9 for cap in problem.caps):
+        return found, False
+    same = solve_covering(problem, demands, fixed=demands.before).point
+    if same is None or same.value - found.value >= job.switching.least_saving * same.value:
+        return found, False
+    return replace(same, bound=found.bound, status=Status.FEASIBLE), True
+
+
+def _plan(
+    problem: FleetProblem,
+    found: Found,
+    demands: Demands,
+    rental: Rental,
+    about: tuple[tuple[Input, ...], tuple[str, ...], int],
+) -> FleetPlan:
+    inputs, notes, seed = about
+    single = single_types(problem, demands)
+    rental = msgspec.structs.replace(
+        rental, single_type=single, shadow_prices=shadow_prices(problem, found, demands, seed)
+    )
+    value = found.value if demands.largest else rental.usd_per_hour
     return FleetPlan(
         inputs=inputs,
-        optimality=optimality_of(found),
-        assumptions=assumptions_of(problem),
-        alternatives=_alternatives(rental),
+        optimality=optimality_of(found, demands),
+        assumptions=assumptions_of(problem, demands) + notes,
+        alternatives=alternatives(single, value, largest=demands.largest),
         provenance=Provenance(
             tool_version=version("shardwright"),
             seed=seed,
-            solver="binpacking",
+            solver=found.solver,
             libraries={name: version(name) for name in ("numpy", "ortools")},
         ),
         rental=rental,
     )
 
 
-def optimality_of(found: Solution[Packed]) -> Optimality:
-    """The proof of a cheapest fleet."""
+def optimality_of(found: Found, demands: Demands) -> Optimality:
+    """The claim of proof."""
     gap = relative_gap(found.value, found.bound)
+    starts = len(demands.hours) > 1 or demands.before is not None
     return Optimality(
-        objective=OBJECTIVE,
-        sense="min",
+        objective=CARRIED if demands.largest else CHANGED if starts else COST,
+        sense="max" if demands.largest else "min",
         value=found.value,
         bound=found.bound,
         gap=gap,
@@ -53,99 +145,42 @@ def optimality_of(found: Solution[Packed]) -> Optimality:
     )
 
 
-def rental_of(
-    problem: FleetProblem, counts: Floats, packing: Floats, single_type: tuple[SingleType, ...] = ()
-) -> Rental:
-    """The rental of counts by price and a packing; kinds of which nothing is rented are left out."""
-    shares = routing_of(problem, packing)
-    kinds = np.unique([price.replica for price, count in zip(problem.prices, counts, strict=True) if count > 0])
-    place = {int(kind): at for at, kind in enumerate(kinds)}
-    rented = tuple(
-        Rented(
-            replica=place[price.replica],
-            count=round(float(count)),
-            usd_per_hour=price.usd_per_hour,
-            region=price.region,
-            tier=price.tier,
-        )
-        for price, count in zip(problem.prices, counts, strict=True)
-        if count > 0
-    )
-    replicas = tuple(problem.replicas[kind] for kind in kinds)
-    watts = [replicas[each.replica].watts for each in rented]
-    return Rental(
-        classes=problem.classes,
-        replicas=replicas,
-        rented=rented,
-        routing=tuple(tuple(row) for row in shares[kinds].tolist()),
-        slices=problem.slices,
-        utilization=tuple(_utilization(problem, counts, shares)[kinds].tolist()),
-        usd_per_hour=float(sum(each.count * each.usd_per_hour for each in rented)),
-        gpus=sum(each.count * replicas[each.replica].gpus for each in rented),
-        watts=None
-        if None in watts
-        else float(sum(each.count * (w or 0) for each, w in zip(rented, watts, strict=True))),
-        limits=tuple(
-            Limit(name=cap.name, unit=cap.unit, used=float(cap.row @ counts), most=cap.most) for cap in problem.caps
-        ),
-        single_type=single_type,
-    )
-
-
-def single_types(problem: FleetProblem) -> tuple[SingleType, ...]:
-    """The cheapest fleet of every GPU type alone, under the same caps."""
-    return tuple(_alone(problem, gpu) for gpu in problem.gpus)
-
-
-def _alone(problem: FleetProblem, gpu: str) -> SingleType:
-    mask = np.array([problem.replicas[price.replica].gpu == gpu for price in problem.prices])
-    alone = problem.with_prices(mask)
-    can = (problem.throughput[[price.replica for price in alone.prices]] > 0).any(0)
-    if not can.all():
-        missing = problem.classes[int(np.argmin(can))]
-        return SingleType(gpu=gpu, why=f"cannot serve requests {missing.name} within the latency targets")
-    found = solve(formulate(alone), PROOF)
-    if found.point is None:
-        return SingleType(gpu=gpu, why="the caps leave too few")
-    gpus = sum(
-        round(float(count)) * problem.replicas[price.replica].gpus
-        for price, count in zip(alone.prices, found.point.units, strict=True)
-    )
-    return SingleType(gpu=gpu, usd_per_hour=found.value, gpus=gpus)
-
-
-def assumptions_of(problem: FleetProblem) -> tuple[str, ...]:
+def assumptions_of(problem: FleetProblem, demands: Demands) -> tuple[str, ...]:
     """What the program takes for granted."""
-    routed = (
-        "any share of a request class may go to any kind of replica"
-        if problem.slices is None
-        else "every request class goes to one kind of replica"
-        if problem.slices == 1
-        else f"every request class is divided into {problem.slices} equal slices, each served by one kind of replica"
-    )
-    return (
+    if problem.slices is None:
+        routed = "any share of a request class may go to any kind of replica"
+    elif problem.slices == 1:
+        routed = "every request class goes to one kind of replica"
+    else:
+        routed = (
+            f"every request class is divided into {problem.slices} equal slices, each served by one kind of replica"
+        )
+    out = [
         routed,
         "loads add up: a replica that spends a share of its throughput on one class has the rest for the others",
         "the replicas of a kind share its load evenly",
-    )
+    ]
+    if any(price.available < 1 for price in problem.prices):
+        out.append("capacity that is taken away at times counts by the share of the time that it is there")
+    if any(price.copies > 1 for price in problem.prices):
+        out.append("an instance that holds several replicas holds replicas of one kind")
+    if demands.failures.any:
+        out.append("after a loss requests are routed anew, as the contingencies say")
+    if len(demands.hours) > 1 and demands.before is None:
+        out.append("the schedule repeats: the first hour follows the last")
+    return tuple(out)
 
 
-def _alternatives(rental: Rental) -> tuple[Alternative, ...]:
-    able = [each for each in rental.single_type if each.usd_per_hour is not None]
-    return tuple(
-        Alternative(
-            label=f"{each.gpu} only",
-            value=each.usd_per_hour or 0.0,
-            why=f"{each.gpus} GPUs, {(each.usd_per_hour or 0) - rental.usd_per_hour:.4g} $/h more",
-        )
-        for each in sorted(able, key=lambda each: (each.usd_per_hour or 0.0, each.gpu))
-    )
-
-
-def _utilization(problem: FleetProblem, counts: Floats, shares: Floats) -> Floats:
-    throughput = problem.throughput
-    used = np.where(shares > 0, shares * problem.rates, 0.0) / np.where(throughput > 0, throughput, 1.0)
-    room = np.zeros(len(problem.replicas))
-    np.add.at(room, [price.replica for price in problem.prices], counts)
-    busy: Floats = np.divide(used.sum(1), room, out=np.zeros(len(room)), where=room > 0)
-    return busy
+def _notes(job: FleetJob, dropped: tuple[str, ...]) -> tuple[str, ...]:
+    notes = []
+    for power in job.power:
+        if power.oversubscription:
+            place = ", ".join(power.regions) or "all regions"
+            notes.append(
+                f"GPUs in {place} never draw more than {1 / (1 + power.oversubscription):.0%} of their limits at once"
+            )
+    if job.error is not None:
+        notes.append("every GPU type has one error on all its throughputs, independent of the other types")
+    if dropped:
+        notes.append(f"not among what can be rented, and so stopped: {', '.join(dropped)}")
+    return tuple(notes)

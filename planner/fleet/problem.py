@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 
 from shardwright.solvers.binpacking.problem import Floats
@@ -14,12 +15,22 @@ from ..plan.fleet import Replica, RequestClass
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """One way to rent one kind of replica: where, how and for how much."""
+    """One way to rent one kind of replica: where, how and for how much; fields as in plan.fleet.Rented."""
 
     replica: int
     usd_per_hour: float
+    gpus: int = 1
+    copies: int = 1
     region: str = ""
     tier: str = "on-demand"
+    available: float = 1.0
+    watts: float | None = None
+    usd_per_start: float = 0.0
+
+    @property
+    def capacity(self) -> float:
+        """Replicas that one unit is worth on average."""
+        return self.copies * self.available
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,19 @@ class FleetProblem:
         return np.array([each.rate_per_s for each in self.classes])
 
     @property
+    def capacity(self) -> Floats:
+        """Replicas of every kind that may be counted on in one unit of every price, [replica, price]."""
+        capacity = np.zeros((len(self.replicas), len(self.prices)))
+        for at, price in enumerate(self.prices):
+            capacity[price.replica, at] = price.capacity * self.replicas[price.replica].usable
+        return capacity
+
+    @property
+    def cost(self) -> Floats:
+        """Dollars per hour of one unit of every price."""
+        return np.array([price.usd_per_hour for price in self.prices])
+
+    @property
     def gpus(self) -> tuple[str, ...]:
         """The GPU types offered, in order of appearance."""
         return tuple(dict.fromkeys(self.replicas[price.replica].gpu for price in self.prices))
@@ -73,10 +97,14 @@ class FleetProblem:
 
     def scaled(self, factor: float) -> FleetProblem:
         """The problem with every rate multiplied."""
-        scaled = (
-            RequestClass(
-                name=each.name, model=each.model, rate_per_s=each.rate_per_s * factor, isl=each.isl, osl=each.osl
-            )
-            for each in self.classes
-        )
-        return replace(self, classes=tuple(scaled))
+        classes = (msgspec.structs.replace(each, rate_per_s=each.rate_per_s * factor) for each in self.classes)
+        return replace(self, classes=tuple(classes))
+
+    def counting_on(self, share: float) -> FleetProblem:
+        """The problem with only a share of every throughput counted on."""
+        return replace(self, replicas=tuple(msgspec.structs.replace(each, usable=share) for each in self.replicas))
+
+    def with_cap(self, at: int, most: float) -> FleetProblem:
+        """The problem with one cap at another number."""
+        caps = tuple(replace(cap, most=most) if place == at else cap for place, cap in enumerate(self.caps))
+        return replace(self, caps=caps)

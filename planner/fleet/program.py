@@ -30,8 +30,8 @@ def formulate(problem: FleetProblem) -> BinPacking:
         load = np.where(throughput > 0, problem.rates / parts / throughput, np.inf)
     prices = len(problem.prices)
     return BinPacking(
-        cost=np.array([price.usd_per_hour for price in problem.prices], dtype=float),
-        capacity=_capacity(problem),
+        cost=problem.cost,
+        capacity=problem.capacity,
         load=np.where(load > MOST_LOAD, np.inf, load),
         items=np.full(len(problem.classes), parts, dtype=np.int64),
         lower=np.zeros(prices),
@@ -58,10 +58,3 @@ def routing_of(problem: FleetProblem, packing: Floats) -> Floats:
     """Share of every class that each kind of replica serves, [replica, class]; columns add up to one."""
     shares: Floats = packing / packing.sum(0)
     return shares
-
-
-def _capacity(problem: FleetProblem) -> Floats:
-    capacity = np.zeros((len(problem.replicas), len(problem.prices)))
-    for at, price in enumerate(problem.prices):
-        capacity[price.replica, at] = 1.0
-    return capacity

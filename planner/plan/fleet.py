@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import msgspec
 
 from ..errors import InvalidPlan
+from ..workload.serving_layout import Layout
 from .base import PlanBase
 from .layer_placement import LayerPlacement
 
@@ -28,11 +30,22 @@ class RequestClass(_Record, frozen=True, kw_only=True):
     osl: int | None = None
 
 
-class Replica(_Record, frozen=True, kw_only=True):
-    """What is rented as one: GPUs that serve one copy of a model (or several, where an instance holds more).
+class ReplicaPool(_Record, frozen=True, kw_only=True):
+    """GPUs of one type inside a replica: `workers` copies of `degrees` each; no degrees where a table was measured."""
 
-    `requests_per_s[c]` is what one replica carries of request class c alone within the latency targets; 0 where it
-    cannot. `watts` is null where power is not known.
+    phase: Literal["aggregated", "prefill", "decode"]
+    gpu: str
+    gpus: int
+    workers: int = 1
+    degrees: Layout | None = None
+
+
+class Replica(_Record, frozen=True, kw_only=True):
+    """One copy of a model on GPUs of one type, or a pair of pools of two types.
+
+    `requests_per_s[c]` is what it carries of request class c alone within the latency targets; 0 where it cannot.
+    `usable` is the share of that which the plan counts on. `gpu` names the GPU types, joined by `+` where prefill and
+    decode have their own. `format` is the number format of the weights. `source` says where the figures come from.
     """
 
     name: str
@@ -41,36 +54,129 @@ class Replica(_Record, frozen=True, kw_only=True):
     gpus: int
     layout: str = ""
     requests_per_s: tuple[float, ...]
-    watts: float | None = None
+    usable: float = 1.0
+    format: str = ""
+    pools: tuple[ReplicaPool, ...] = ()
+    source: str = ""
 
 
 class Rented(_Record, frozen=True, kw_only=True):
-    """`count` replicas of one kind at one price; `usd_per_hour` is that of one of them."""
+    """`count` units at one price, each of `gpus` GPUs that hold `copies` replicas of one kind.
+
+    `usd_per_hour`, `gpus` and `watts` are of one unit; `watts` is null where power is not known. `available` is the
+    share of the time that it is there.
+    """
 
     replica: int
     count: int
     usd_per_hour: float
+    gpus: int
+    copies: int = 1
     region: str = ""
     tier: str = "on-demand"
+    available: float = 1.0
+    watts: float | None = None
 
 
 class Limit(_Record, frozen=True, kw_only=True):
-    """A cap that the fleet keeps: `used` of `most`. `binds` says that the plan would be better without it."""
+    """A cap that the fleet keeps: `used` of `most`; a floor has negative numbers.
+
+    `usd_per_hour_each` is what one more of its unit saves per hour by the relaxation's dual, null where the program
+    has none.
+    """
 
     name: str
     unit: str
     used: float
     most: float
-    binds: bool = False
+    usd_per_hour_each: float | None = None
 
 
 class SingleType(_Record, frozen=True, kw_only=True):
-    """The cheapest fleet of one GPU type alone; no cost where it cannot serve every request class, and why."""
+    """The best fleet of one GPU type alone, and the multiple of the rates it carries; no cost where there is none, and
+    why."""
 
     gpu: str
     usd_per_hour: float | None = None
     gpus: int | None = None
+    carried: float = 1.0
     why: str = ""
+
+
+class Insurance(_Record, frozen=True, kw_only=True):
+    """The plan's chance of overload when the throughput of every GPU type is wrong by a factor of its own.
+
+    `usd_per_hour_without` is the cheapest fleet that trusts its throughputs, and `overload_without` its chance.
+    """
+
+    spread: float
+    shape: Literal["uniform", "normal"]
+    overload_allowed: float
+    overload: float
+    usd_per_hour_without: float
+    overload_without: float
+
+
+class Contingency(_Record, frozen=True, kw_only=True):
+    """Where requests go after a loss: `lost[r]` units of row r of `rented` are gone, `load_share` of the load stays.
+
+    `routing` is as in Rental.
+    """
+
+    name: str
+    lost: tuple[int, ...]
+    load_share: float
+    routing: tuple[tuple[float, ...], ...]
+
+
+class Hour(_Record, frozen=True, kw_only=True):
+    """One hour: its multiple of the rates, units of every row of `rented`, cost, units started, and its routing."""
+
+    hour: str
+    multiple: float
+    counts: tuple[int, ...]
+    usd_per_hour: float
+    started: int
+    routing: tuple[tuple[float, ...], ...]
+
+
+class Schedule(_Record, frozen=True, kw_only=True):
+    """The fleet hour by hour. `rented` then holds the most units of every row in any hour.
+
+    `usd_per_hour` is the mean rent and `start_usd_per_hour` the mean cost of starting replicas; `usd_per_hour_static`
+    is the cheapest fleet for the busiest hour, kept all the time.
+    """
+
+    hours: tuple[Hour, ...]
+    usd_per_hour: float
+    start_usd_per_hour: float
+    usd_per_hour_static: float
+    starts: int
+
+
+class Change(_Record, frozen=True, kw_only=True):
+    """From the fleet that runs now: units started and stopped by row of `rented`, what else is stopped, and whether
+    the fleet was kept because a change would save too little.
+
+    `start_usd_per_hour` is the cost of starting, over the horizon; `usd_per_hour_anew` the cheapest fleet from
+    scratch, without it.
+    """
+
+    started: tuple[int, ...]
+    stopped: tuple[int, ...]
+    dropped: tuple[str, ...]
+    kept: bool
+    start_usd_per_hour: float
+    usd_per_hour_anew: float
+
+
+class ShadowPrice(_Record, frozen=True, kw_only=True):
+    """What one more unit of something is worth, and how that is known."""
+
+    what: str
+    unit: str
+    worth: float
+    how: str
 
 
 class Rental(_Record, frozen=True, kw_only=True):
@@ -78,7 +184,7 @@ class Rental(_Record, frozen=True, kw_only=True):
 
     Replica kinds share their load evenly among their replicas. With `slices` every class is divided into that many
     equal parts, each served by one kind; null means that any share may go anywhere. `utilization[r]` is the load of
-    the kind over what its replicas carry.
+    the kind over what its replicas carry. `carried` is the multiple of the given rates that `classes` hold.
     """
 
     classes: tuple[RequestClass, ...]
@@ -90,8 +196,14 @@ class Rental(_Record, frozen=True, kw_only=True):
     usd_per_hour: float
     gpus: int
     watts: float | None = None
+    carried: float = 1.0
     limits: tuple[Limit, ...] = ()
     single_type: tuple[SingleType, ...] = ()
+    shadow_prices: tuple[ShadowPrice, ...] = ()
+    insurance: Insurance | None = None
+    contingencies: tuple[Contingency, ...] = ()
+    schedule: Schedule | None = None
+    change: Change | None = None
 
     def __post_init__(self) -> None:
         classes, kinds = len(self.classes), len(self.replicas)
@@ -100,17 +212,30 @@ class Rental(_Record, frozen=True, kw_only=True):
                 raise InvalidPlan(
                     f"rental.replicas[{at}].requests_per_s must have one entry for each of {classes} request classes"
                 )
-        if len(self.routing) != kinds or any(len(row) != classes for row in self.routing):
-            raise InvalidPlan(f"rental.routing must have {kinds} rows of {classes} shares")
         if len(self.utilization) != kinds:
             raise InvalidPlan(f"rental.utilization must have one entry for each of {kinds} kinds of replica")
         for at, rented in enumerate(self.rented):
             if not 0 <= rented.replica < kinds:
                 raise InvalidPlan(f"rental.rented[{at}].replica must be from 0 to {kinds - 1} but is {rented.replica}")
-            if rented.count < 1:
-                raise InvalidPlan(f"rental.rented[{at}].count must be at least 1 but is {rented.count}")
-        if not all(math.isfinite(share) for row in self.routing for share in row):
-            raise InvalidPlan("rental.routing must hold finite shares")
+            if rented.count < 1 or rented.copies < 1:
+                raise InvalidPlan(f"rental.rented[{at}] must have a count and copies of at least 1")
+        hours = () if self.schedule is None else self.schedule.hours
+        tables = [("routing", self.routing)]
+        tables += [(f"contingencies[{at}].routing", each.routing) for at, each in enumerate(self.contingencies)]
+        tables += [(f"schedule.hours[{at}].routing", each.routing) for at, each in enumerate(hours)]
+        for name, table in tables:
+            if len(table) != kinds or any(len(row) != classes for row in table):
+                raise InvalidPlan(f"rental.{name} must have {kinds} rows of {classes} shares")
+            if not all(math.isfinite(share) for row in table for share in row):
+                raise InvalidPlan(f"rental.{name} must hold finite shares")
+        rows = [("contingencies", len(each.lost)) for each in self.contingencies]
+        rows += [("schedule.hours", len(each.counts)) for each in hours]
+        rows += (
+            [] if self.change is None else [("change", len(self.change.started)), ("change", len(self.change.stopped))]
+        )
+        for name, length in rows:
+            if length != len(self.rented):
+                raise InvalidPlan(f"rental.{name} must have one entry for each of {len(self.rented)} rows of rented")
 
 
 class FleetPlan(PlanBase, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="fleet"):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from statistics import NormalDist
 
 from ..plan.base import PlanBase
-from ..plan.fleet import FleetPlan, Rental
+from ..plan.fleet import FleetPlan, Insurance, Rental
 from .common import TOLERANCE, close, optimality_problems
 from .layer_placement import placement_problems
+
+FULL = 5e-6
+"""Relative overload that counts as full: the interior point's own tolerance, not slack."""
 
 
 def problems(plan: PlanBase) -> list[str]:
@@ -17,48 +22,160 @@ def problems(plan: PlanBase) -> list[str]:
         return placement_problems(plan, plan.placement)
     assert plan.rental is not None
     rental = plan.rental
-    value = rental.usd_per_hour if plan.optimality.sense == "min" else plan.optimality.value
-    return [*_routing(rental), *_loads(rental), *_totals(rental), *optimality_problems(plan.optimality, value)]
+    counts = _busiest(rental)
+    found = [
+        *_routing(rental, rental.routing, "routing"),
+        *_loads(rental, rental.routing, counts, 1.0, "routing"),
+        *_utilization(rental, counts),
+        *_totals(rental),
+        *_contingencies(rental, counts),
+        *_hours(rental),
+        *_change(rental),
+    ]
+    if rental.insurance is not None:
+        found += _insurance(rental, rental.insurance, counts)
+    return [*found, *optimality_problems(plan.optimality, _value(plan, rental))]
 
 
-def _routing(rental: Rental) -> Iterator[str]:
+def _value(plan: FleetPlan, rental: Rental) -> float:
+    """What the plan's parts say of the objective."""
+    if plan.optimality.sense == "max":
+        return rental.carried
+    if rental.schedule is not None:
+        return rental.schedule.usd_per_hour + rental.schedule.start_usd_per_hour
+    if rental.change is not None:
+        return rental.usd_per_hour + rental.change.start_usd_per_hour
+    return rental.usd_per_hour
+
+
+def _busiest(rental: Rental) -> list[int]:
+    """Units of every row of `rented` in the hour that the rental describes."""
+    if rental.schedule is None:
+        return [each.count for each in rental.rented]
+    return list(max(rental.schedule.hours, key=lambda hour: hour.multiple).counts)
+
+
+def _routing(rental: Rental, routing: Sequence[Sequence[float]], where: str) -> Iterator[str]:
     for at, each in enumerate(rental.classes):
-        shares = [row[at] for row in rental.routing]
+        shares = [row[at] for row in routing]
         if not close(sum(shares), 1.0):
-            yield f"routing: the shares of requests {each.name} add up to {sum(shares):.6g} instead of 1"
+            yield f"{where}: the shares of requests {each.name} add up to {sum(shares):.6g} instead of 1"
         if min(shares, default=0.0) < 0:
-            yield f"routing: a share of requests {each.name} is negative"
+            yield f"{where}: a share of requests {each.name} is negative"
         for share, replica in zip(shares, rental.replicas, strict=True):
             if share > 0 and (replica.requests_per_s[at] <= 0 or replica.model != each.model):
-                yield f"routing: {replica.name} is sent requests {each.name}, which it cannot serve"
+                yield f"{where}: {replica.name} is sent requests {each.name}, which it cannot serve"
             parts = share * (rental.slices or 0)
             if abs(parts - round(parts)) > TOLERANCE * max(rental.slices or 0, 1):
-                yield f"routing: {replica.name} gets {parts:.6g} slices of requests {each.name}, which is not whole"
+                yield f"{where}: {replica.name} gets {parts:.6g} slices of requests {each.name}, which is not whole"
 
 
-def _loads(rental: Rental) -> Iterator[str]:
-    counts = [sum(each.count for each in rental.rented if each.replica == at) for at in range(len(rental.replicas))]
-    for at, (replica, count) in enumerate(zip(rental.replicas, counts, strict=True)):
-        load = sum(
-            share * each.rate_per_s / most
-            for share, each, most in zip(rental.routing[at], rental.classes, replica.requests_per_s, strict=True)
-            if share > 0 and most > 0
-        )
-        if load > count * (1 + TOLERANCE):
-            yield f"routing: {replica.name} needs {load:.6g} replicas but {count} are rented"
-        if count and not close(load / count, rental.utilization[at]):
-            yield f"utilization[{at}] is {rental.utilization[at]:.6g} but the routing gives {load / count:.6g}"
+def _load(rental: Rental, routing: Sequence[Sequence[float]], kind: int) -> float:
+    """Replicas of a kind that its share of the requests keeps busy."""
+    terms = zip(routing[kind], rental.classes, rental.replicas[kind].requests_per_s, strict=True)
+    return sum(share * each.rate_per_s / most for share, each, most in terms if share > 0 and most > 0)
+
+
+def _room(rental: Rental, counts: Sequence[int], kind: int) -> float:
+    """Replicas of a kind that units of the rows of `rented` are worth."""
+    rows = zip(rental.rented, counts, strict=True)
+    return sum(count * each.copies * each.available for each, count in rows if each.replica == kind)
+
+
+def _loads(
+    rental: Rental, routing: Sequence[Sequence[float]], counts: Sequence[int], factor: float, where: str
+) -> Iterator[str]:
+    for kind, replica in enumerate(rental.replicas):
+        load, room = factor * _load(rental, routing, kind), _room(rental, counts, kind) * replica.usable
+        if load > room * (1 + FULL):
+            yield f"{where}: {replica.name} needs {load:.6g} replicas but {room:.6g} may be counted on"
+
+
+def _utilization(rental: Rental, counts: Sequence[int]) -> Iterator[str]:
+    for kind, told in enumerate(rental.utilization):
+        room = _room(rental, counts, kind)
+        busy = _load(rental, rental.routing, kind) / room if room else 0.0
+        if not close(busy, told):
+            yield f"utilization[{kind}] is {told:.6g} but the routing gives {busy:.6g}"
 
 
 def _totals(rental: Rental) -> Iterator[str]:
-    cost = sum(each.count * each.usd_per_hour for each in rental.rented)
     if any(each.usd_per_hour < 0 for each in rental.rented):
         yield "rented: a price is negative"
+    cost = sum(each.count * each.usd_per_hour for each in rental.rented)
     if not close(cost, rental.usd_per_hour):
         yield f"usd_per_hour is {rental.usd_per_hour:.6g} but the fleet costs {cost:.6g}"
-    gpus = sum(each.count * rental.replicas[each.replica].gpus for each in rental.rented)
+    gpus = sum(each.count * each.gpus for each in rental.rented)
     if gpus != rental.gpus:
         yield f"gpus is {rental.gpus} but {gpus} are rented"
+    for at, each in enumerate(rental.rented):
+        if not 0 < each.available <= 1:
+            yield f"rented[{at}].available must be above 0 and at most 1 but is {each.available:.6g}"
+        if each.copies > 1 and each.copies * rental.replicas[each.replica].gpus > each.gpus:
+            yield f"rented[{at}]: {each.copies} copies do not fit on {each.gpus} GPUs"
     for limit in rental.limits:
         if limit.used > limit.most + TOLERANCE * max(abs(limit.most), 1):
             yield f"limits: {limit.name} uses {limit.used:.6g} of {limit.most:.6g} {limit.unit}"
+
+
+def _contingencies(rental: Rental, counts: Sequence[int]) -> Iterator[str]:
+    for each in rental.contingencies:
+        where = f"contingency {each.name!r}"
+        left = [count - gone for count, gone in zip(counts, each.lost, strict=True)]
+        if min(left) < 0 or min(each.lost) < 0:
+            yield f"{where}: loses units that there are not"
+            continue
+        yield from _routing(rental, each.routing, where)
+        yield from _loads(rental, each.routing, left, each.load_share, where)
+
+
+def _hours(rental: Rental) -> Iterator[str]:
+    schedule = rental.schedule
+    if schedule is None:
+        return
+    if not schedule.hours:
+        yield "schedule: has no hours"
+        return
+    most = max(hour.multiple for hour in schedule.hours)
+    for hour in schedule.hours:
+        where = f"hour {hour.hour}"
+        cost = sum(count * each.usd_per_hour for count, each in zip(hour.counts, rental.rented, strict=True))
+        if not close(cost, hour.usd_per_hour):
+            yield f"{where}: usd_per_hour is {hour.usd_per_hour:.6g} but its units cost {cost:.6g}"
+        if hour.multiple > 0:
+            yield from _routing(rental, hour.routing, where)
+            yield from _loads(rental, hour.routing, hour.counts, hour.multiple / most, where)
+    mean = sum(hour.usd_per_hour for hour in schedule.hours) / len(schedule.hours)
+    if not close(mean, schedule.usd_per_hour):
+        yield f"schedule.usd_per_hour is {schedule.usd_per_hour:.6g} but its hours cost {mean:.6g} on average"
+    for at, each in enumerate(rental.rented):
+        if max(hour.counts[at] for hour in schedule.hours) != each.count:
+            yield f"rented[{at}].count is {each.count} but no hour has as many"
+
+
+def _change(rental: Rental) -> Iterator[str]:
+    if rental.change is None:
+        return
+    for at, (more, less) in enumerate(zip(rental.change.started, rental.change.stopped, strict=True)):
+        if more < 0 or less < 0 or (more and less) or more > rental.rented[at].count:
+            yield f"change: row {at} of rented starts {more} and stops {less} of {rental.rented[at].count} units"
+
+
+def _insurance(rental: Rental, insurance: Insurance, counts: Sequence[int]) -> Iterator[str]:
+    """The chance of overload from the utilizations, and that it is as allowed."""
+    fullest: dict[str, float] = {}
+    for kind, replica in enumerate(rental.replicas):
+        room = _room(rental, counts, kind)
+        busy = _load(rental, rental.routing, kind) / room if room else 0.0
+        for gpu in replica.gpu.split("+"):
+            fullest[gpu] = max(fullest.get(gpu, 0.0), busy)
+    calm = 1.0
+    for busy in fullest.values():
+        short = NormalDist().cdf((busy - 1) / insurance.spread)
+        if insurance.shape == "uniform":
+            short = min(max((busy - 1 + insurance.spread) / (2 * insurance.spread), 0.0), 1.0)
+        calm *= 1 - short
+    if rental.schedule is None and not math.isclose(1 - calm, insurance.overload, rel_tol=1e-3, abs_tol=1e-6):
+        yield f"insurance.overload is {insurance.overload:.6g} but the routing gives {1 - calm:.6g}"
+    if insurance.overload > insurance.overload_allowed + TOLERANCE:
+        yield f"insurance: the chance of overload is {insurance.overload:.4g}, above {insurance.overload_allowed:.4g}"

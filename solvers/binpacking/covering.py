@@ -80,6 +80,7 @@ def solve(problem: Covering, nodes: int = NODES) -> Solution[Floats]:
         else:
             if not linear:
                 return Solution(Status.LIMIT, None, bound=answer.bound, work=master.cuts, reason="stopped at a limit")
+    assert answer.values is not None
     value = float(problem.cost @ answer.values)
     proven = answer.proven and answer.bound >= value - 1e-9 * max(abs(value), 1.0)
     status = Status.OPTIMAL if proven else Status.FEASIBLE
@@ -211,6 +212,6 @@ class _Master:
         if status not in (solver.OPTIMAL, solver.FEASIBLE):
             return _Answer(None, -math.inf, proven=status == solver.INFEASIBLE)
         values = np.array([column.solution_value() for column in columns])
-        values = np.where(problem.whole & (not linear), np.round(values), values)
+        values = values if linear else np.where(problem.whole, np.round(values), values)
         bound = float(objective.Value()) if linear else float(objective.BestBound())
         return _Answer(values, bound, proven=status == solver.OPTIMAL)

@@ -129,3 +129,89 @@ def test_wrong_options_are_one_line(capsys, arguments, word):
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1
     assert word in error
+
+
+JOB = """
+models:
+  - model: chat
+    rate_per_s: 10
+    lengths: [{isl: 100, osl: 50, weight: 3}, {isl: 2000, osl: 200}]
+offers:
+  - {gpu: small, usd_per_hour: 1.0}
+  - {gpu: large, usd_per_hour: 3.0, region: east, most: 9}
+tables:
+  - {model: chat, gpu: small, requests_per_s: [4, 0.4]}
+  - {model: chat, gpu: large, requests_per_s: [9, 2.5]}
+"""
+
+
+def test_a_job_file_is_planned_and_options_are_put_over_it(capsys):
+    Path("job.yaml").write_text(JOB)
+    assert run(["fleet", "--offers", "job.yaml", "--json"]) == 0
+    free = json.loads(capsys.readouterr().out)
+    assert free["optimality"]["value"] == 5.0
+    command = ["fleet", "--offers", "job.yaml", "--spare", "1", "--error", "0.1", "-o", "plan.json"]
+    assert run([*command, "--what-if", "rate=2", "--what-if", "without=large"]) == 0
+    shown = capsys.readouterr().out
+    assert "Withstands" in shown
+    assert "insurance costs" in shown
+    assert "what if rate=2" in shown
+    assert run(["validate", "plan.json"]) == 0
+
+
+def test_a_plan_is_planned_again_from_what_runs(capsys):
+    Path("job.yaml").write_text(JOB)
+    assert run(["fleet", "--offers", "job.yaml", "-o", "plan.json"]) == 0
+    capsys.readouterr()
+    assert run(["fleet", "--offers", "job.yaml", "--current", "plan.json", "--start-usd", "5", "--json"]) == 0
+    change = json.loads(capsys.readouterr().out)["rental"]["change"]
+    assert change["started"] == [0, 0]
+    assert change["dropped"] == []
+
+
+def test_hours_of_a_schedule_are_followed(capsys):
+    Path("job.yaml").write_text(JOB.partition("offers:")[2].join(["offers:", ""]))
+    Path("hours.csv").write_text("hour,mean_rps\n0,2\n1,10\n2,5\n")
+    Path("lengths.json").write_text('[{"isl": 100, "osl": 50, "weight": 3}, {"isl": 2000, "osl": 200}]')
+    command = ["fleet", "chat", "--offers", "job.yaml", "--lengths", "lengths.json", "--hours", "hours.csv"]
+    assert run([*command, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [hour["multiple"] for hour in plan["rental"]["schedule"]["hours"]] == [0.2, 1.0, 0.5]
+    assert run(command) == 0
+    assert "on average" in capsys.readouterr().out
+
+
+def test_catalog_gpus_and_prices_serve_a_catalog_model(capsys):
+    command = ["fleet", "llama-3.1-8b", "--gpus", "a10g,a100-80gb", "--isl", "500", "--osl", "100", "--tpot", "60ms"]
+    assert run([*command, "--rate", "5", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["rental"]["replicas"][0]["pools"][0]["degrees"]["tp"] >= 1
+    assert run([*command, "--budget", "6", "--json"]) == 0
+    most = json.loads(capsys.readouterr().out)
+    assert most["optimality"]["sense"] == "max"
+    assert most["rental"]["usd_per_hour"] <= 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--offers", "job.yaml", "--rate", "3"], "--rate belongs to a model"),
+        (["--offers", "job.yaml", "--isl", "3"], "belongs to a model"),
+        (["chat", "--offers", "job.yaml", "--isl", "3"], "--osl"),
+        (["llama-3.1-8b", "--gpus", "a10g", "--isl", "9", "--osl", "9"], "--rate is missing"),
+        (["llama-3.1-8b", "--gpus", "abacus", "--isl", "9", "--osl", "9", "--rate", "1"], "abacus"),
+        (["llama-3.1-8b", "--gpus", "h800", "--isl", "9", "--osl", "9", "--rate", "1"], "no price"),
+        (["llama-3.1-8b", "--isl", "9", "--osl", "9", "--rate", "1"], "--gpus"),
+        (["--melange", "config.json", "--spare", "1"], "leave spare out"),
+        (["--offers", "none.yaml"], "none.yaml"),
+        (["--offers", "typo.yaml"], "prise"),
+        (["--offers", "job.yaml", "--current", "config.json"], "config.json"),
+    ],
+)
+def test_wrong_jobs_are_one_line(capsys, arguments, word):
+    Path("job.yaml").write_text(JOB)
+    Path("typo.yaml").write_text(JOB.replace("usd_per_hour: 1.0", "usd_per_hour: 1.0, prise: 2"))
+    assert run(["fleet", *arguments]) in (2, 5)
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1
+    assert word in error

@@ -97,7 +97,7 @@ def configurations(draw) -> MelangeConfig:
     )
 
 
-@settings(derandomize=True, max_examples=25, deadline=None)
+@settings(derandomize=True, max_examples=12, deadline=None)
 @given(configurations())
 def test_the_cost_is_that_of_the_per_slice_program_and_fractional_routing_is_never_dearer(config):
     plan = plan_problem(melange_problem(config))

@@ -1,0 +1,76 @@
+"""One replica that could be rented, before it has a price: what it carries of every request class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwright.solvers.binpacking.problem import Floats
+
+from ..errors import InputError
+from ..plan.fleet import ReplicaPool, RequestClass
+from ..workload.fleet import FleetJob
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A replica of a model: one pool, or a prefill and a decode pool; `rates` by request class of the job."""
+
+    model: str
+    pools: tuple[ReplicaPool, ...]
+    layout: str
+    rates: Floats
+    source: str
+    format: str = ""
+
+    @property
+    def gpus(self) -> tuple[tuple[str, int], ...]:
+        """The GPU type and the number of GPUs of every pool."""
+        return tuple((pool.gpu, pool.gpus) for pool in self.pools)
+
+
+def canonical(gpu: str) -> str:
+    """The catalog's name of a GPU type, or the name as given where the catalog does not know it."""
+    from shardwright.topologies import TopologyError, accelerator
+
+    try:
+        return accelerator(gpu).name
+    except TopologyError:
+        return gpu
+
+
+def request_classes(job: FleetJob) -> tuple[RequestClass, ...]:
+    """One class per model and length; weights share out the model's rate."""
+    several = len(job.models) > 1
+    return tuple(
+        RequestClass(
+            name=f"{served.model + ': ' if several else ''}{each.isl} in, {each.osl} out",
+            model=served.model,
+            rate_per_s=served.rate_per_s * each.weight / sum(other.weight for other in served.lengths),
+            isl=each.isl,
+            osl=each.osl,
+        )
+        for served in job.models
+        for each in served.lengths
+    )
+
+
+def measured_candidates(job: FleetJob, classes: tuple[RequestClass, ...]) -> list[Candidate]:
+    """The replicas of the job's own tables."""
+    found = []
+    for table in job.tables:
+        rates = np.zeros(len(classes))
+        rates[[each.model == table.model for each in classes]] = table.requests_per_s
+        pool = ReplicaPool(phase="aggregated", gpu=canonical(table.gpu), gpus=table.gpus)
+        found.append(Candidate(table.model, (pool,), table.layout, rates, "measured table"))
+    offered = {canonical(offer.gpu) for offer in job.offers}
+    for table in job.tables:
+        if canonical(table.gpu) not in offered:
+            raise InputError(f"tables: {table.gpu} is none of the offers ({', '.join(sorted(offered))})")
+    return found
+
+
+def covered_by_tables(job: FleetJob) -> set[tuple[str, str]]:
+    """The (model, GPU type) pairs that tables answer for."""
+    return {(table.model, canonical(table.gpu)) for table in job.tables}

@@ -1,0 +1,212 @@
+"""Replicas from the cost model, made only where they can matter.
+
+Without caps the relaxation is closed: a class costs π_i = min_j c_j / T_ji per unit of rate, c_j the price of replica j
+over what it is worth, and every fleet costs at least Σ_i r_i π_i. One unit of another replica that may carry T̂_i
+instead adds at least rent - worth · max_i π_i T̂_i to that bound, and so cannot be part of a fleet that beats the best
+one known when the sum is dearer. T̂ comes from the ideal machine of as many GPUs (see machines), one for all layouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from shardwright.models import ModelGraph
+from shardwright.solvers.binpacking.problem import Floats
+
+from ..costs.serving.communication import fabric
+from ..errors import InputError
+from ..plan.fleet import ReplicaPool, RequestClass
+from ..serving.replica import Bucket, replica_rates
+from ..serving.space import layouts
+from ..workload.fleet import FleetJob, ServedModel
+from ..workload.serving import Load, ServingJob
+from ..workload.serving_layout import Layout, LayoutConstraints
+from .candidates import Candidate, canonical, covered_by_tables
+from .machines import ideal, machine_topology
+from .offers import units_of
+
+MOST_DEVICES = 16
+BATCH = 4
+SURE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The layouts of a model in one format on as many GPUs of one type; `best[c]` is more than any of them carries.
+
+    `rents` and `worths` are dollars per hour of one unit and the replicas it is worth, offer by offer.
+    """
+
+    served: ServedModel
+    gpu: str
+    format: str
+    layouts: tuple[Layout, ...]
+    best: Floats
+    rents: Floats
+    worths: Floats
+
+    def added(self, prices: Floats) -> float:
+        """The least that one unit adds to the bound at given prices of the classes, per hour."""
+        return float((self.rents - self.worths * _worth(self.best, prices)).min())
+
+    def promise(self, prices: Floats) -> float:
+        """What a dollar spent on it saves at most; above 1 it can lower the bound."""
+        return float((self.worths / np.maximum(self.rents, 1e-12)).max() * _worth(self.best, prices))
+
+
+@dataclass
+class Columns:
+    """The replicas made so far and the groups not yet looked into; prices follow from what was made."""
+
+    job: FleetJob
+    classes: tuple[RequestClass, ...]
+    models: dict[str, ModelGraph]
+    made: list[Candidate]
+    left: list[Group] = field(default_factory=list)
+    layouts_made: int = 0
+    layouts_all: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        tables = covered_by_tables(self.job)
+        gpus = list(dict.fromkeys(canonical(offer.gpu) for offer in self.job.offers))
+        for served in self.job.models:
+            for gpu in gpus:
+                if (served.model, gpu) in tables:
+                    continue
+                self.notes.append(machine_topology(gpu)[1])
+                for format_ in served.formats:
+                    self.left += self._groups(served, gpu, format_)
+        self.notes = list(dict.fromkeys(self.notes))
+        self.layouts_all = sum(len(group.layouts) for group in self.left)
+
+    def prices(self) -> Floats:
+        """Dollars per request of every class, an hour long, at the cheapest replica made; infinite where none is."""
+        best = np.full(len(self.classes), np.inf)
+        for candidate in self.made:
+            for price, _ in units_of(self.job, candidate.gpus):
+                with np.errstate(divide="ignore"):
+                    best = np.minimum(best, price.usd_per_hour / price.capacity / candidate.rates)
+        return best
+
+    def serve_all(self) -> None:
+        """Make replicas, most promising first, until every class is served and none can lower the bound."""
+        while True:
+            prices = self.prices()
+            missing = np.isinf(prices)
+            if missing.any():
+                able = [group for group in self.left if (group.best[missing] > 0).any()]
+                able.sort(key=lambda group: -group.promise(np.where(missing, 1.0, 0.0)))
+            else:
+                able = [group for group in self.left if group.promise(prices) > 1 + SURE]
+                able.sort(key=lambda group: -group.promise(prices))
+            if not able:
+                return
+            self._make(able[:BATCH])
+
+    def refine(self, value_of: Callable[[list[Candidate]], tuple[float, float, int]]) -> None:
+        """Make replicas until none left can be part of a better fleet.
+
+        `value_of` solves with the candidates given: (best value, multiples of the rates added over the hours, hours).
+        """
+        while self.left:
+            value, multiples, hours = value_of(self.made)
+            prices = self.prices()
+            rates = np.array([each.rate_per_s for each in self.classes])
+            bound = float(rates @ prices) * multiples
+            able = [group for group in self.left if bound + max(group.added(prices), 0.0) < value * hours * (1 - SURE)]
+            if not able:
+                return
+            able.sort(key=lambda group: (group.added(prices), -group.promise(prices)))
+            self._make(able[: max(BATCH, len(able) // 2)])
+
+    def one_each(self) -> None:
+        """Make the most promising replicas of every GPU type that has none, for the fleets of one type alone."""
+        ready = {gpu for candidate in self.made for gpu, _ in candidate.gpus}
+        prices = self.prices()
+        for gpu in dict.fromkeys(group.gpu for group in self.left):
+            if gpu not in ready:
+                mine = [group for group in self.left if group.gpu == gpu]
+                self._make([max(mine, key=lambda group: float((group.best * prices).sum() / group.rents.min()))])
+
+    def _groups(self, served: ServedModel, gpu: str, format_: str) -> list[Group]:
+        topology, _ = machine_topology(gpu)
+        model = self.models[served.model]
+        on = fabric(topology)
+        most = min(MOST_DEVICES, topology.n_devices)
+        longest = max(each.isl for each in served.lengths)
+        by_size: dict[int, list[Layout]] = {}
+        for layout in layouts(model, on, most, longest, LayoutConstraints()):
+            by_size.setdefault(layout.devices, []).append(layout)
+        machine = ideal(model, gpu, format_, served)
+        mine = np.array([each.model == served.model for each in self.classes])
+        found = []
+        for devices, same in sorted(by_size.items()):
+            best = np.zeros(len(self.classes))
+            best[mine] = machine.rates(
+                tuple(each for each in self.classes if each.model == served.model), served, devices
+            )
+            units = [price for price, _ in units_of(self.job, ((gpu, devices),))]
+            if best.any():
+                rents = np.array([price.usd_per_hour for price in units])
+                worths = np.array([price.capacity for price in units])
+                found.append(Group(served, gpu, format_, tuple(same), best, rents, worths))
+        return found
+
+    def _make(self, groups: list[Group]) -> None:
+        for group in groups:
+            self.left.remove(group)
+            self.layouts_made += len(group.layouts)
+            kept: list[Candidate] = []
+            for layout in group.layouts:
+                made = self.candidate(group.served, group.gpu, group.format, layout)
+                if made.rates.any() and not any((other.rates >= made.rates).all() for other in kept):
+                    kept = [other for other in kept if not (made.rates >= other.rates).all()]
+                    kept.append(made)
+            self.made += kept
+
+    def candidate(
+        self, served: ServedModel, gpu: str, format_: str, layout: Layout, *, exact: bool = False
+    ) -> Candidate:
+        """One replica and what it carries."""
+        topology, _ = machine_topology(gpu)
+        rates = np.zeros(len(self.classes))
+        mine = [at for at, each in enumerate(self.classes) if each.model == served.model]
+        buckets = [Bucket(self.classes[at].isl or 1, self.classes[at].osl or 1) for at in mine]
+        job = serving_job(served, format_, self.job.seed)
+        rates[mine] = replica_rates(self.models[served.model], topology, layout, buckets, job, exact=exact)
+        pool = ReplicaPool(phase="aggregated", gpu=gpu, gpus=layout.devices, degrees=layout)
+        label = layout.label() + (f" {format_}" if format_ != "bf16" else "")
+        return Candidate(served.model, (pool,), label, rates, "simulation" if exact else "cost model", format_)
+
+
+def serving_job(served: ServedModel, format_: str, seed: int) -> ServingJob:
+    """The serving job whose targets and engine a replica answers for; its load is replaced bucket by bucket."""
+    first = served.lengths[0]
+    return ServingJob(
+        load=Load(isl=first.isl, osl=first.osl, rate_per_s=1.0),
+        targets=served.targets,
+        engine=served.engine,
+        quantization=format_,
+        seed=seed,
+    )
+
+
+def check_context(served: ServedModel, model: ModelGraph) -> None:
+    """Raise InputError when a request is longer than the model's context."""
+    most = model.max_positions
+    for each in served.lengths:
+        if most is not None and each.isl + each.osl > most:
+            raise InputError(
+                f"models: {each.isl} prompt and {each.osl} output tokens are more than the {most} of the context of "
+                f"{served.model}"
+            )
+
+
+def _worth(best: Floats, prices: Floats) -> float:
+    """The largest value of one replica's time at given prices of the classes."""
+    able = best > 0
+    return float((best[able] * prices[able]).max(initial=0.0))

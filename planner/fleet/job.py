@@ -1,0 +1,193 @@
+"""From a fleet job to a plan: which replicas there are, the best fleet of them, and what changes would be worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from shardwright.models import ModelGraph
+
+from .. import inputs
+from ..errors import Infeasible
+from ..plan.base import Alternative, Input
+from ..plan.fleet import FleetPlan, Replica, ShadowPrice
+from ..workload.fleet import FleetJob, ServedModel
+from .candidates import Candidate, canonical, covered_by_tables, measured_candidates, request_classes
+from .columns import Columns, check_context
+from .infeasible import unservable
+from .offers import assemble, undominated
+from .planning import best_found, plan_assembled
+from .problem import FleetProblem
+from .what_if import WhatIf, changed
+
+FEW_CLASSES = 12
+MILLISECOND = 1e-3
+MEANS = "throughputs are those at which mean latencies meet the targets; percentiles were not simulated"
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A job with its replicas made."""
+
+    job: FleetJob
+    columns: Columns
+    problem: FleetProblem
+    sources: tuple[Input, ...]
+    notes: tuple[str, ...]
+
+
+def plan_fleet(job: FleetJob, sources: tuple[Input, ...] = (), what_if: Sequence[WhatIf] = ()) -> FleetPlan:
+    """The cheapest fleet for a job, or the one that carries most under its budget, with its proof.
+
+    Replicas come from the job's measured tables and, for what they do not cover, from the serving cost model.
+    `what_if` adds what the best fleet would be after each change. Raises Infeasible naming the constraint that binds,
+    InputError for what is not known or contradicts itself.
+    """
+    ready = _ready(job, sources)
+    plan = plan_assembled(job, ready.problem, ready.sources, ready.notes)
+    assert plan.rental is not None
+    worth = plan.rental.shadow_prices + _milliseconds(ready, plan.rental.replicas)
+    rental = msgspec.structs.replace(plan.rental, shadow_prices=worth)
+    others = tuple(_alternative(job, each) for each in what_if)
+    return msgspec.structs.replace(plan, rental=rental, alternatives=plan.alternatives + others)
+
+
+def _ready(job: FleetJob, sources: tuple[Input, ...]) -> _Ready:
+    models, records = _models(job)
+    classes = request_classes(job)
+    columns = Columns(job, classes, models, measured_candidates(job, classes))
+    columns.serve_all()
+    gpus = list(dict.fromkeys(canonical(offer.gpu) for offer in job.offers))
+    reason = unservable(classes, 1 / columns.prices(), gpus)
+    if reason is not None:
+        raise Infeasible(reason)
+
+    def value_of(made: list[Candidate]) -> tuple[float, float, int]:
+        try:
+            found = best_found(job, assemble(job, classes, undominated(job, made)))
+        except Infeasible:
+            return np.inf, 1.0, 1
+        if job.objective == "throughput":
+            return job.budget_usd_per_hour or 0.0, found.multiple, 1
+        hours = [multiple for _, multiple in job.hours] or [1.0]
+        return found.value, sum(hours), len(hours)
+
+    columns.refine(value_of)
+    columns.one_each()
+    notes = tuple(columns.notes)
+    if columns.layouts_all:
+        notes += (
+            f"{columns.layouts_made} of {columns.layouts_all} layouts were looked into; the others cannot be part of a "
+            "better fleet",
+        )
+    made, note = _simulated(job, columns)
+    problem = assemble(job, classes, undominated(job, made))
+    return _Ready(job, columns, problem, sources + records, notes + note)
+
+
+def _models(job: FleetJob) -> tuple[dict[str, ModelGraph], tuple[Input, ...]]:
+    """The model graphs that the cost model needs, checked against the requests."""
+    tables = covered_by_tables(job)
+    gpus = {canonical(offer.gpu) for offer in job.offers}
+    models, records = {}, []
+    for served in job.models:
+        if all((served.model, gpu) in tables for gpu in gpus):
+            continue
+        graph, record = inputs.load_model(served.model)
+        check_context(served, graph)
+        models[served.model] = graph
+        records.append(record)
+    return models, tuple(records)
+
+
+def _simulated(job: FleetJob, columns: Columns) -> tuple[list[Candidate], tuple[str, ...]]:
+    """The replicas, those of the best fleet with simulated throughputs, until no other would be rented."""
+    made = list(columns.made)
+    if not any(each.source == "cost model" for each in made):
+        return made, ()
+    wanted = job.simulate if job.simulate is not None else len(columns.classes) <= FEW_CLASSES
+    if not wanted:
+        return made, (MEANS,)
+    served = {each.model: each for each in job.models}
+    while True:
+        problem = assemble(job, columns.classes, undominated(job, made))
+        counts = best_found(job, problem).counts.max(0)
+        rented = {problem.prices[at].replica for at in np.flatnonzero(counts)}
+        names = {(problem.replicas[kind].model, problem.replicas[kind].name) for kind in rented}
+        changes = {
+            at: columns.candidate(served[each.model], each.gpus[0][0], each.format, pool.degrees, exact=True)
+            for at, each in enumerate(made)
+            for pool in each.pools[:1]
+            if each.source == "cost model" and pool.degrees is not None and (each.model, _name(each)) in names
+        }
+        if not changes:
+            percentile = ", ".join(sorted({f"{each.targets.percentile:g}" for each in job.models}))
+            return made, (
+                f"throughputs of the replicas rented hold the targets at percentile {percentile} in simulation",
+            )
+        made = [changes.get(at, each) for at, each in enumerate(made)]
+
+
+def _name(candidate: Candidate) -> str:
+    gpu = candidate.gpus[0][0]
+    return f"{candidate.layout} on {gpu}" if candidate.layout else gpu
+
+
+def _milliseconds(ready: _Ready, rented: Sequence[Replica]) -> tuple[ShadowPrice, ...]:
+    """What a millisecond more of each latency target saves, by the relaxation of the replicas rented."""
+    job, columns = ready.job, ready.columns
+    rates = np.array([each.rate_per_s for each in columns.classes])
+    out = []
+    for served in job.models:
+        for name, limit in served.targets.limits().items():
+            looser = msgspec.structs.replace(
+                served, targets=msgspec.structs.replace(served.targets, **{f"{name}_s": limit + MILLISECOND})
+            )
+            costs = [_relaxed_cost(ready, rented, each) for each in (served, looser)]
+            if not np.isfinite(costs).all():
+                continue
+            saved = float(rates @ (costs[0] - costs[1]))
+            what = f"1 ms more of {name.upper()}" + (f" for {served.model}" if len(job.models) > 1 else "")
+            out.append(
+                ShadowPrice(
+                    what=what, unit="$/h", worth=saved, how="relaxation of the replicas rented, by the cost model"
+                )
+            )
+    return tuple(out)
+
+
+def _relaxed_cost(ready: _Ready, rented: Sequence[Replica], served: ServedModel) -> np.ndarray:
+    """Dollars per request, an hour long, of every class of a model on the cheapest of the replicas rented."""
+    columns = ready.columns
+    mine = [at for at, each in enumerate(columns.classes) if each.model == served.model]
+    best = np.full(len(columns.classes), np.inf)
+    for replica in rented:
+        pools = replica.pools
+        if replica.model != served.model or len(pools) != 1 or pools[0].degrees is None:
+            continue
+        made = columns.candidate(served, pools[0].gpu, replica.format, pools[0].degrees)
+        for price in ready.problem.prices:
+            if ready.problem.replicas[price.replica].name == replica.name:
+                with np.errstate(divide="ignore"):
+                    best = np.minimum(best, price.usd_per_hour / price.capacity / made.rates)
+    return np.where(np.isin(np.arange(len(best)), mine), best, 0.0)
+
+
+def _alternative(job: FleetJob, what_if: WhatIf) -> Alternative:
+    """The best fleet after a change; a change that leaves none is told too."""
+    other = changed(job, what_if)
+    try:
+        ready = _ready(other, ())
+        found = best_found(other, ready.problem)
+    except Infeasible as error:
+        return Alternative(label=f"what if {what_if.text}", value=0.0, why=f"no fleet: {error}")
+    counts = found.counts.max(0)
+    parts = [
+        f"{count:g} × {ready.problem.replicas[price.replica].name}"
+        for price, count in zip(ready.problem.prices, counts.tolist(), strict=True)
+        if count
+    ]
+    return Alternative(label=f"what if {what_if.text}", value=found.value, why=", ".join(parts))

@@ -1,0 +1,126 @@
+"""Where replicas of one GPU type run, and no replica of its size can be faster than."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwright import topologies
+from shardwright.models import ModelGraph
+from shardwright.solvers.binpacking.problem import Floats
+from shardwright.topologies import Topology
+
+from ..costs.serving.coefficients import Engine, engine, host_factor, kernels
+from ..costs.serving.communication import fabric
+from ..costs.serving.memory import replica_memory
+from ..costs.serving.shapes import replica_shapes
+from ..costs.serving.step import TOKEN_GRID, Machine, StepCost, step_cost
+from ..errors import input_errors
+from ..plan.fleet import RequestClass
+from ..workload.fleet import ServedModel
+from ..workload.serving_layout import Layout, quantization
+
+BOX_DEVICES = 8
+NODES = 2
+MOST_HELD = 65536
+SLACK = 1.02
+"""Room for the grid of requests in hand: rates between two of its points are at most this much higher."""
+
+
+@functools.cache
+def machine_topology(gpu: str) -> tuple[Topology, str]:
+    """Two nodes of the catalog's first cluster with that GPU, or a box of eight; and what was assumed.
+
+    Raises InputError where the catalog does not know the GPU.
+    """
+    with input_errors():
+        device = topologies.accelerator(gpu)
+        for name in topologies.list_clusters():
+            entry = topologies.cluster_entry(name)
+            if entry.node.get("accelerator") == device.name and not entry.torus_rank:
+                count = NODES if entry.unit_nodes == 1 else 1
+                return topologies.cluster(f"{name}:{count}"), f"replicas on {device.name} run on nodes like {name}"
+        document = {
+            "schema": "shardwright.topology/1",
+            "name": f"box-of-{device.name}",
+            "nodes": [
+                {
+                    "name": "box",
+                    "count": 1,
+                    "accelerator": device.name,
+                    "devices": BOX_DEVICES,
+                    "fabric": {
+                        "kind": "switch",
+                        "bandwidth_bytes_per_s": device.scaleup_bytes_per_s,
+                        "latency_s": 1e-6,
+                    },
+                }
+            ],
+        }
+        note = f"{device.name} come in boxes of {BOX_DEVICES} joined at the rate of their {device.scaleup_link} links"
+        return topologies.parse_topology(document), note
+
+
+@dataclass(frozen=True, slots=True)
+class Ideal:
+    """A model on devices that divide its work evenly and talk for free: what no layout can beat.
+
+    Every layout on g devices reads the weights and caches at least once over them all and computes every product, so g
+    times the time of its steps is at least that of one device that needs not to hold the model. Prompts may hide behind
+    the reading of weights, so products count by what is larger: the decode steps alone, or all tokens at full batches.
+    """
+
+    cost: StepCost
+    engine: Engine
+    weight_bytes: float
+    token_bytes: dict[tuple[int, int], float]
+    usable_bytes: float
+
+    def rates(self, classes: tuple[RequestClass, ...], served: ServedModel, devices: int) -> Floats:
+        """More requests per second than any replica of so many devices carries of each class within the targets."""
+        return np.array([self._rate(each.isl or 1, each.osl or 1, served, devices) for each in classes])
+
+    def _rate(self, isl: int, osl: int, served: ServedModel, devices: int) -> float:
+        room = devices * self.usable_bytes - self.weight_bytes
+        if room <= 0:
+            return 0.0
+        context = isl + osl / 2
+        cached = self.token_bytes[isl, osl] * context
+        held = min(self.engine.max_sequences * devices, MOST_HELD, room / cached if cached else MOST_HELD)
+        grid = np.unique(np.append(np.rint(np.geomspace(1, max(held, 1.0), 64)), max(held, 1.0)))
+        read = self.cost.read_seconds(grid, context) / devices
+        products = self.cost.tables(grid, grid, grid) / devices
+        step = products + read + self.cost.step_s
+        token = float((self.cost.tables(TOKEN_GRID[1:], TOKEN_GRID[1:], 0.0) / TOKEN_GRID[1:]).min()) / devices
+        pairs = float(self.cost.pair_seconds(np.float64(isl), np.float64(isl * isl / 2))) / devices
+        targets, steps = served.targets, max(osl - 1, 0)
+        if targets.ttft_s is not None and isl * token + pairs > targets.ttft_s:
+            return 0.0
+        within = step <= (targets.tpot_s or np.inf) if osl > 1 else np.ones(len(grid), bool)
+        computed = np.maximum(steps * products, grid * (isl + steps) * token)
+        rates = np.where(within, grid / (computed + steps * (read + self.cost.step_s) + grid * pairs), 0.0)
+        return SLACK * float(rates.max())
+
+
+def ideal(model: ModelGraph, gpu: str, format_: str, served: ServedModel) -> Ideal:
+    """The ideal machine of a GPU type for a model in a number format."""
+    topology, _ = machine_topology(gpu)
+    on, known = fabric(topology), engine(served.engine)[0]
+    device = on.accelerator
+    figures = kernels(device.architecture, device.name)[0]
+    numbers = quantization(format_)
+    shapes = replica_shapes(model, Layout(), numbers)
+    cost = step_cost(model, Machine(on, figures, known, host_factor(device.name)), Layout(), numbers)
+    memory = {
+        (each.isl, each.osl): replica_memory(model, shapes, on, Layout(), (numbers, known, each.isl + each.osl / 2))
+        for each in served.lengths
+    }
+    return Ideal(
+        cost=cost,
+        engine=known,
+        weight_bytes=shapes.weight_bytes,
+        token_bytes={size: each.token_bytes for size, each in memory.items()},
+        usable_bytes=next(iter(memory.values())).usable_bytes - known.context_bytes,
+    )

@@ -1,0 +1,173 @@
+"""From a job and its candidates to a problem: prices of units, and the caps on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from shardwright.solvers.binpacking.problem import Floats
+
+from ..errors import InputError
+from ..plan.fleet import Replica, RequestClass
+from ..workload.fleet import FleetJob, Offer, Quota
+from .candidates import Candidate, canonical
+from .problem import Cap, FleetProblem, Price
+
+
+def assemble(job: FleetJob, classes: tuple[RequestClass, ...], candidates: Sequence[Candidate]) -> FleetProblem:
+    """The problem of the candidates that some offer holds.
+
+    Raises InputError where nothing fits what is offered or a power cap lacks the watts of a GPU type.
+    """
+    replicas: list[Replica] = []
+    prices: list[Price] = []
+    offers: list[Floats] = []
+    for candidate in candidates:
+        units = units_of(job, candidate.gpus, len(replicas))
+        if units:
+            replicas.append(_replica(candidate))
+        for price, gpus in units:
+            prices.append(price)
+            offers.append(gpus)
+    if not prices:
+        raise InputError("offers: no replica of any model fits what is offered")
+    return FleetProblem(classes, tuple(replicas), tuple(prices), _caps(job, replicas, prices, offers), job.slices)
+
+
+def undominated(job: FleetJob, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates that no whole number of smaller replicas on the same GPUs replaces at the same rent.
+
+    Only where both fill instances without a rest; then losses, quotas and floors favour the smaller too.
+    """
+    return [
+        each
+        for at, each in enumerate(candidates)
+        if not any(_replaces(job, other, each, at > place) for place, other in enumerate(candidates) if place != at)
+    ]
+
+
+def _replaces(job: FleetJob, small: Candidate, large: Candidate, earlier: bool) -> bool:
+    if small.model != large.model or len(small.gpus) != 1 or len(large.gpus) != 1:
+        return False
+    (gpu, few), (other, many) = small.gpus[0], large.gpus[0]
+    if gpu != other or many % few or (many == few and not earlier and bool((small.rates == large.rates).all())):
+        return False
+    sizes = [offer.instance_gpus for offer in job.offers if canonical(offer.gpu) == gpu]
+    even = all(size % each == 0 or each % size == 0 for size in sizes for each in (few, many))
+    return even and bool((small.rates * (many // few) >= large.rates).all())
+
+
+def watts_of(offer: Offer) -> float | None:
+    """Draw of one GPU: as offered, or the catalog's limit."""
+    from shardwright.topologies import TopologyError, accelerator
+
+    if offer.watts is not None:
+        return offer.watts
+    try:
+        return accelerator(offer.gpu).tdp_watts
+    except TopologyError:
+        return None
+
+
+def _replica(candidate: Candidate) -> Replica:
+    gpu = "+".join(dict.fromkeys(gpu for gpu, _ in candidate.gpus))
+    where = f"{candidate.layout} on {gpu}" if candidate.layout else gpu
+    return Replica(
+        name=where if len(candidate.pools) == 1 else candidate.layout,
+        model=candidate.model,
+        gpu=gpu,
+        gpus=sum(gpus for _, gpus in candidate.gpus),
+        layout=candidate.layout,
+        format=candidate.format,
+        pools=candidate.pools,
+        requests_per_s=tuple(candidate.rates.tolist()),
+        source=candidate.source,
+    )
+
+
+def units_of(job: FleetJob, pools: tuple[tuple[str, int], ...], replica: int = 0) -> list[tuple[Price, Floats]]:
+    """Every way to rent a replica of such pools (GPU type, GPUs), with what one unit takes of every offer.
+
+    One pool takes whole instances: as many replicas as one holds, or as many instances as one replica needs. Two pools
+    are rented in one region and tier, so that prompts need not travel far.
+    """
+    found = []
+    for chosen in _matches(job, pools):
+        gpus = np.zeros(len(job.offers))
+        for (_, needed), at in zip(pools, chosen, strict=True):
+            instance = job.offers[at].instance_gpus
+            gpus[at] += -(-needed // instance) * instance
+        copies = int(gpus.sum()) // pools[0][1] if len(pools) == 1 else 1
+        rent = float(gpus @ [offer.usd_per_hour for offer in job.offers])
+        watts = [watts_of(job.offers[at]) for at in np.flatnonzero(gpus)]
+        draw = None if None in watts else float(gpus[gpus > 0] @ np.array(watts, dtype=float))
+        first, start = job.offers[chosen[0]], job.switching
+        price = Price(
+            replica=replica,
+            usd_per_hour=rent,
+            gpus=int(gpus.sum()),
+            copies=copies,
+            region=first.region,
+            tier=first.tier,
+            available=math.prod(job.offers[at].available for at in set(chosen)),
+            watts=draw,
+            usd_per_start=start.usd_per_start * copies + rent * start.start_s / 3600.0,
+        )
+        found.append((price, gpus))
+    return found
+
+
+def _matches(job: FleetJob, gpus: tuple[tuple[str, int], ...]) -> list[tuple[int, ...]]:
+    """The offers that each pool may come from."""
+    by_pool = [[at for at, offer in enumerate(job.offers) if canonical(offer.gpu) == gpu] for gpu, _ in gpus]
+    if len(by_pool) == 1:
+        return [(at,) for at in by_pool[0]]
+    places = [(offer.region, offer.tier) for offer in job.offers]
+    return [(first, second) for first in by_pool[0] for second in by_pool[1] if places[first] == places[second]]
+
+
+def _caps(job: FleetJob, replicas: list[Replica], prices: list[Price], offers: list[Floats]) -> tuple[Cap, ...]:
+    gpus = np.array(offers)
+    caps = []
+    for at, offer in enumerate(job.offers):
+        if offer.most is not None:
+            place = " ".join(part for part in (offer.region, offer.tier) if part)
+            caps.append(Cap(f"availability of {offer.gpu} ({place})", "GPUs", gpus[:, at], float(offer.most)))
+    for quota in job.quotas:
+        counted = gpus @ [float(_in_quota(quota, offer, job)) for offer in job.offers]
+        caps.append(Cap(f"quota {quota.name}", "GPUs", counted, float(quota.most)))
+    for power in job.power:
+        inside = [not power.regions or offer.region in power.regions for offer in job.offers]
+        drawn = gpus @ [_watts(offer) if mine else 0.0 for offer, mine in zip(job.offers, inside, strict=True)]
+        place = " ".join(power.regions) or "all regions"
+        caps.append(Cap(f"power of {place}", "W", drawn, power.watts * (1 + power.oversubscription)))
+    if job.budget_usd_per_hour is not None:
+        rent = np.array([price.usd_per_hour for price in prices])
+        caps.append(Cap("budget", "$/h", rent, job.budget_usd_per_hour))
+    for served in job.models:
+        if served.least_replicas:
+            mine = [-float(price.copies * (replicas[price.replica].model == served.model)) for price in prices]
+            name = f"least replicas of {served.model}"
+            caps.append(Cap(name, "replicas", np.array(mine), -float(served.least_replicas)))
+    return tuple(caps)
+
+
+def _in_quota(quota: Quota, offer: Offer, job: FleetJob) -> bool:
+    names = {canonical(gpu) for gpu in quota.gpus}
+    unknown = names - {canonical(each.gpu) for each in job.offers}
+    if unknown:
+        raise InputError(f"quotas: {quota.name} names {min(unknown)}, which is none of the offers")
+    return (
+        (not names or canonical(offer.gpu) in names)
+        and (not quota.regions or offer.region in quota.regions)
+        and (not quota.tiers or offer.tier in quota.tiers)
+    )
+
+
+def _watts(offer: Offer) -> float:
+    watts = watts_of(offer)
+    if watts is None:
+        raise InputError(f"power: the watts of {offer.gpu} are not known: give watts in its offer")
+    return watts

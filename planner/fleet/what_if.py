@@ -1,0 +1,71 @@
+"""Changes to a job that a user wonders about: `rate=2`, `price.a10g=0.5`, `tpot=1.5`, `without=l4`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import msgspec
+
+from ..errors import InputError
+from ..workload.fleet import FleetJob
+from .candidates import canonical
+
+FORMS = "rate=2, ttft=1.5, tpot=1.5, price.GPU=0.5 (factors), or without=GPU"
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """One change: what, of which GPU type (for prices), and the factor; or a GPU type to do without."""
+
+    text: str
+    what: str
+    gpu: str = ""
+    factor: float = 1.0
+
+
+def parse_what_if(text: str) -> WhatIf:
+    """The change that a text asks for. Raises InputError with the forms there are."""
+    name, _, value = text.partition("=")
+    what, _, gpu = name.strip().partition(".")
+    if what == "without" and value.strip() and not gpu:
+        return WhatIf(text, what, value.strip())
+    try:
+        factor = float(value)
+    except ValueError:
+        factor = math.nan
+    if what not in ("rate", "ttft", "tpot", "e2e", "price") or bool(gpu) != (what == "price"):
+        raise InputError(f"--what-if {text!r} must be one of {FORMS}")
+    if not (math.isfinite(factor) and factor > 0):
+        raise InputError(f"--what-if {text!r} needs a positive factor, such as {FORMS}")
+    return WhatIf(text, what, gpu, factor)
+
+
+def changed(job: FleetJob, what_if: WhatIf) -> FleetJob:
+    """The job after the change. Raises InputError where it names a GPU type that is not offered or leaves none."""
+    named = canonical(what_if.gpu)
+    if what_if.gpu and named not in {canonical(offer.gpu) for offer in job.offers}:
+        raise InputError(f"--what-if {what_if.text!r} names {what_if.gpu}, which is none of the offers")
+    if what_if.what == "without":
+        offers = tuple(offer for offer in job.offers if canonical(offer.gpu) != named)
+        tables = tuple(table for table in job.tables if canonical(table.gpu) != named)
+        return msgspec.structs.replace(job, offers=offers, tables=tables)
+    if what_if.what == "price":
+        offers = tuple(
+            msgspec.structs.replace(offer, usd_per_hour=offer.usd_per_hour * what_if.factor)
+            if canonical(offer.gpu) == named
+            else offer
+            for offer in job.offers
+        )
+        return msgspec.structs.replace(job, offers=offers)
+    models = []
+    for served in job.models:
+        if what_if.what == "rate":
+            models.append(msgspec.structs.replace(served, rate_per_s=served.rate_per_s * what_if.factor))
+            continue
+        limit = getattr(served.targets, f"{what_if.what}_s")
+        if limit is None:
+            raise InputError(f"--what-if {what_if.text!r}: {served.model} has no target for {what_if.what}")
+        targets = msgspec.structs.replace(served.targets, **{f"{what_if.what}_s": limit * what_if.factor})
+        models.append(msgspec.structs.replace(served, targets=targets))
+    return msgspec.structs.replace(job, models=tuple(models))
