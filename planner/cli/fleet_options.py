@@ -69,16 +69,19 @@ def fleet_plan(options: FleetOptions) -> FleetPlan:
     return plan_fleet(job, sources, tuple(parse_what_if(text) for text in options.what_if))
 
 
+def _refuse_job_options(options: FleetOptions, mode: str) -> None:
+    given = [name for name in _JOB_ONLY if getattr(options, name)]
+    given += [name.removesuffix("_s") for name, text in options.targets.items() if text]
+    if given:
+        raise InputError(f"{mode} has its own load and machines: leave {given[0].replace('_', '-')} out")
+
+
 def _melange(options: FleetOptions) -> FleetPlan:
     from ..fleet.melange import read_melange
     from ..fleet.planning import plan_problem
 
     assert options.melange is not None
-    given = [name for name in _JOB_ONLY if getattr(options, name)] + [
-        name for name, at in options.targets.items() if at
-    ]
-    if given:
-        raise InputError(f"--melange has its own load and prices: leave --{given[0].removesuffix('_s')} out")
+    _refuse_job_options(options, "--melange")
     if options.fractional and options.slices is not None:
         raise InputError("--fractional has no slices: leave --slices out")
     problem, source = read_melange(options.melange, options.rate, options.slices, fractional=options.fractional)
@@ -112,7 +115,9 @@ def fleet_job(options: FleetOptions) -> tuple[FleetJob, tuple[Input, ...]]:
     if options.gpus is not None:
         document["offers"] = _catalog_offers(options.gpus)
     if "offers" not in document:
-        raise InputError("nothing is offered: give --offers FILE, --gpus a10g,a100-80gb, or --melange CONFIG.json")
+        raise InputError(
+            "nothing is offered: give --offers FILE, --gpus a10g,a100-80gb, --melange CONFIG.json or --helix CASE.json"
+        )
     sources += _served(options, document)
     _demands(options, document)
     sources += _running(options, document)
