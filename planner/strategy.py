@@ -16,6 +16,7 @@ Schedule = Literal["1f1b", "interleaved", "gpipe", "zb-h1", "zb-v", "dualpipe"]
 ContextComm = Literal["p2p", "all_gather", "a2a", "a2a+p2p"]
 Offload = Literal["none", "cpu", "nvme"]
 ExpertOverlap = Literal["none", "shared", "microbatch"]
+Sync = Literal["all_reduce", "overlapped", "pairs"]
 Axis = Literal["tp", "cp", "dp_shard", "dp_replicate", "pp", "ep", "etp", "edp"]
 
 RECOMPUTES: tuple[Recompute, ...] = ("none", "selective", "full")
@@ -24,6 +25,7 @@ SCHEDULES: tuple[Schedule, ...] = ("1f1b", "interleaved", "gpipe", "zb-h1", "zb-
 CONTEXT_COMMS: tuple[ContextComm, ...] = ("p2p", "all_gather", "a2a", "a2a+p2p")
 OFFLOADS: tuple[Offload, ...] = ("none", "cpu", "nvme")
 EXPERT_OVERLAPS: tuple[ExpertOverlap, ...] = ("none", "shared", "microbatch")
+SYNCS: tuple[Sync, ...] = ("all_reduce", "overlapped", "pairs")
 
 DEGREES = ("tp", "cp", "pp", "vpp", "dp_replicate", "dp_shard", "ep", "etp", "mbs")
 COUNTS = (*DEGREES, "zero", "weight_shard", "gradient_shard", "sync_period")
@@ -56,6 +58,8 @@ class Constraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     tp_overlap: bool | None = None
     ep_overlap: tuple[ExpertOverlap, ...] = ()
     sync_period: tuple[int, ...] = ()
+    sync: tuple[Sync, ...] = ()
+    vocab_parallel: bool | None = None
 
     def __post_init__(self) -> None:
         for name in (*DEGREES, "weight_shard", "gradient_shard", "sync_period"):
@@ -83,7 +87,9 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     fewer than the cp × dp_shard that divide the optimizer states (None: the same): ZeRO++'s secondary partition, MiCS,
     and partitions of three levels. `offload_…` moves states or activations off the device. `tp_overlap` fuses
     tensor-parallel transfers into products; `ep_overlap` hides expert dispatch under the shared expert or under
-    another micro-batch. With `sync_period` above 1 the dp_replicate ranks average only every so many steps (DiLoCo).
+    another micro-batch. With `sync_period` above 1 the dp_replicate ranks average only every so many steps (DiLoCo), by
+    an all-reduce, by one hidden under the next period (CO2), or each with one other rank (NoLoCo), as `sync` says.
+    `vocab_parallel` divides embedding and head over all pipeline ranks.
     With vpp above 1 the schedule "1f1b" means interleaved 1F1B and is stored so.
 
     Raises InputError when the degrees contradict each other.
@@ -113,6 +119,8 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tp_overlap: bool = False
     ep_overlap: ExpertOverlap = "none"
     sync_period: int = 1
+    sync: Sync = "all_reduce"
+    vocab_parallel: bool = False
 
     def __post_init__(self) -> None:
         for name in DEGREES:
@@ -212,7 +220,9 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         if self.ep_overlap != "none":
             parts.append(f"ep-overlap:{self.ep_overlap}")
         if self.sync_period > 1:
-            parts.append(f"sync:{self.sync_period}")
+            parts.append(f"sync:{self.sync_period}" + ("" if self.sync == "all_reduce" else f":{self.sync}"))
+        if self.vocab_parallel:
+            parts.append("vocab-pp")
         return parts
 
     def rank_groups(self, axis: Axis) -> NDArray[np.int64]:

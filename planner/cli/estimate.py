@@ -56,6 +56,8 @@ def estimate(
     tp_overlap: Annotated[bool, typer.Option(help="Fuse tp transfers into products.")] = False,
     ep_overlap: Annotated[str, typer.Option(help="none, shared or microbatch.")] = "none",
     sync_period: Annotated[int, typer.Option(help="Steps between averages of the dp_replicate ranks.")] = 1,
+    sync: Annotated[str, typer.Option(help="How they average: all_reduce, overlapped or pairs.")] = "all_reduce",
+    vocab_parallel: Annotated[bool, typer.Option(help="Divide embedding and head over pp.")] = False,
     pool: load.Pools = None,
     isl: load.Isl = None,
     osl: load.Osl = None,

@@ -68,6 +68,8 @@ def train(
     tp_overlap: options.HeldSwitch = None,
     ep_overlap: options.HeldExpertOverlap = None,
     sync_period: options.HeldPeriod = None,
+    sync: options.HeldSync = None,
+    vocab_parallel: options.HeldVocabulary = None,
     output: options.Output = None,
     json: options.Json = False,
 ) -> None:

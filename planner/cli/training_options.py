@@ -12,7 +12,7 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from ..workload.training import TrainingJob
 
-TECHNIQUES = ("context", "partition", "offload", "tp_overlap", "expert_overlap", "low_communication")
+TECHNIQUES = ("context", "partition", "offload", "tp_overlap", "expert_overlap", "low_communication", "vocabulary")
 _HOLD = {"rich_help_panel": "Hold to given values, such as 4 or 2,4,8", "show_default": False}
 
 Model = Annotated[str, typer.Argument(help="Catalog name, config.json, or a directory with one.")]
@@ -43,6 +43,8 @@ HeldSwitch = Annotated[bool | None, typer.Option(**_HOLD)]
 HeldWeights = Annotated[str | None, typer.Option(help="Ranks that divide ZeRO 3 weights (ZeRO++).", **_HOLD)]
 HeldGradients = Annotated[str | None, typer.Option(help="Ranks that divide gradients (MiCS, three levels).", **_HOLD)]
 HeldPeriod = Annotated[str | None, typer.Option(help="Steps between averages of replicas (DiLoCo).", **_HOLD)]
+HeldSync = Annotated[str | None, typer.Option(help="all_reduce, overlapped (CO2), pairs (NoLoCo).", **_HOLD)]
+HeldVocabulary = Annotated[bool | None, typer.Option(help="Divide embedding and head over pp.", **_HOLD)]
 HeldRecompute = Annotated[str | None, typer.Option(help="none, selective, full.", **_HOLD)]
 HeldSchedule = Annotated[
     str | None, typer.Option(help="1f1b, interleaved (both tried by default), gpipe, zb-h1, zb-v, dualpipe.", **_HOLD)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from shardwright.models import Attention, Block, Elementwise, Embedding, Experts, ModelGraph, Operator
 
 from ..strategy import RECOMPUTE_MODULES
+from ..workload.strategy_table import Ints
 from .communication import BlockTransfers, Cover, block_transfers, dispatch_seconds
 from .compute import Device, OperatorTimes, operator_times
 from .keys import BlockKeys, Floats
@@ -45,9 +46,11 @@ class BlockCosts:
 
 @dataclass(frozen=True, slots=True)
 class OperatorCosts:
-    """Of every operator of one block, arrays over keys: its times and what it keeps for backward; and the seconds of
-    one way of expert dispatch."""
+    """Of every operator of one block, arrays over `keys`: its times and what it keeps for backward; and the seconds of
+    one way of expert dispatch. `at` is the position of every key of the table in them, None where they are the same."""
 
+    keys: BlockKeys
+    at: Ints | None
     times: tuple[OperatorTimes, ...]
     saved_bytes: tuple[Floats, ...]
     dispatch_s: Floats
@@ -68,14 +71,14 @@ def block_costs(
     columns: dict[str, list[Floats]] = {}
     transfers: list[BlockTransfers] = []
     parts: list[OperatorCosts] = []
+    every = keys
     for block in blocks:
-        times = [operator_times(op, keys, device) for op in block.operators]
-        kept = tuple(operator_saved_bytes(op, keys, device) for op in block.operators)
-        dispatch_s = dispatch_seconds(block, keys, network, device.coefficients.framework)
-        parts.append(OperatorCosts(tuple(times), kept, dispatch_s))
+        part = _operator_costs(block, every, device, network)
+        parts.append(part)
+        keys, times = part.keys, part.times
         cover = _cover(block, times, keys)
-        moved = block_transfers(block, keys, network, device.coefficients.framework, cover, dispatch_s)
-        transfers.append(moved)
+        moved = block_transfers(block, keys, network, device.coefficients.framework, cover, part.dispatch_s)
+        transfers.append(BlockTransfers(*(_spread(getattr(moved, name), part.at) for name in BlockTransfers.__slots__)))
         forward = _issued(block, _total(times, "forward", keys) + moved.forward, device)
         to_weight = np.zeros(len(keys)) if device.frozen else _total(times, "backward_weight", keys)
         backward = _total(times, "backward_input", keys) + to_weight + moved.backward
@@ -88,7 +91,7 @@ def block_costs(
             "forward_s": forward,
             "backward_s": backward,
             "flops": _total(times, "flops", keys),
-            "saved_bytes": saved_bytes(block, keys, device, (), kept),
+            "saved_bytes": saved_bytes(block, keys, device, (), part.saved_bytes),
             "input_bytes": input_bytes(model.hidden_size, keys, device),
             "dense_parameters": parameters.dense,
             "tied_parameters": tied_table(model, block) / keys.tp,
@@ -96,27 +99,50 @@ def block_costs(
             "dispatch_bytes": keys.own_tokens * dispatch_features(block) * device.element_bytes,
         }
         for name, value in values.items():
-            columns.setdefault(name, []).append(value)
+            columns.setdefault(name, []).append(_spread(value, part.at))
     stacked = {name: np.stack(column, axis=1) for name, column in columns.items()}
     return BlockCosts(transfers=tuple(transfers), operators=tuple(parts), **stacked)
 
 
+def _operator_costs(block: Block, keys: BlockKeys, device: Device, network: Network) -> OperatorCosts:
+    """Blocks without experts are costed for keys that differ in more than those, and so are operators beside them."""
+    dense, at = (keys, None) if keys.dense is None else (keys.dense, keys.dense_of)
+    mixture = any(isinstance(op, Experts) for op in block.operators)
+    own, where = (keys, None) if mixture else (dense, at)
+    times, kept = [], []
+    for op in block.operators:
+        if isinstance(op, Experts) or not mixture:
+            times.append(operator_times(op, own, device))
+            kept.append(operator_saved_bytes(op, own, device))
+        else:
+            made = operator_times(op, dense, device)
+            times.append(OperatorTimes(*(_spread(getattr(made, name), at) for name in OperatorTimes.__slots__)))
+            kept.append(_spread(operator_saved_bytes(op, dense, device), at))
+    dispatch_s = dispatch_seconds(block, own, network, device.coefficients.framework)
+    return OperatorCosts(own, where, tuple(times), tuple(kept), dispatch_s)
+
+
+def _spread(values: Floats, at: Ints | None) -> Floats:
+    return values if at is None else values[at]
+
+
 def selective_costs(
-    blocks: tuple[Block, ...], keys: BlockKeys, device: Device, parts: tuple[OperatorCosts, ...], bits: int
+    blocks: tuple[Block, ...], device: Device, parts: tuple[OperatorCosts, ...], bits: int
 ) -> SelectiveCosts:
     """Costs of recomputing the modules whose bits are set; transfers inside them are paid again."""
     modules = [name for i, name in enumerate(RECOMPUTE_MODULES) if bits >> i & 1]
     again_s: list[Floats] = []
     saved: list[Floats] = []
     for block, part in zip(blocks, parts, strict=True):
+        keys = part.keys
         again, _ = rerun(block, modules)
         total = _total([times for i, times in enumerate(part.times) if i in again], "forward", keys)
         if any(isinstance(op, Experts) and i in again for i, op in enumerate(block.operators)):
             total = total + part.dispatch_s
         if "activation" in modules:
             total = total + _expert_activation_s(block, keys, device)
-        again_s.append(total)
-        saved.append(saved_bytes(block, keys, device, modules, part.saved_bytes))
+        again_s.append(_spread(total, part.at))
+        saved.append(_spread(saved_bytes(block, keys, device, modules, part.saved_bytes), part.at))
     return SelectiveCosts(np.stack(again_s, axis=1), np.stack(saved, axis=1))
 
 
@@ -138,7 +164,7 @@ def _expert_activation_s(block: Block, keys: BlockKeys, device: Device) -> Float
     return total
 
 
-def _cover(block: Block, times: list[OperatorTimes], keys: BlockKeys) -> Cover:
+def _cover(block: Block, times: Sequence[OperatorTimes], keys: BlockKeys) -> Cover:
     """Compute under which transfers may hide."""
 
     def spent(chosen: Callable[[Operator], bool]) -> tuple[Floats, Floats]:
@@ -153,7 +179,7 @@ def _cover(block: Block, times: list[OperatorTimes], keys: BlockKeys) -> Cover:
     )
 
 
-def _total(times: list[OperatorTimes], name: str, keys: BlockKeys) -> Floats:
+def _total(times: Sequence[OperatorTimes], name: str, keys: BlockKeys) -> Floats:
     total: Floats = np.zeros(len(keys))
     for each in times:
         total = total + getattr(each, name)

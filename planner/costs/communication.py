@@ -76,7 +76,7 @@ def block_transfers(
     block: Block, keys: BlockKeys, network: Network, framework: Framework, cover: Cover, dispatch_s: Floats
 ) -> BlockTransfers:
     """Exposed transfers of one block; `dispatch_s` are those of its experts, not yet hidden."""
-    tp_forward, tp_backward = _tensor(block, keys, network, framework)
+    tp_forward, tp_backward = _tensor_of_dense(block, keys, network, framework)
     cp_forward, cp_backward = _context(block, keys, network, framework, cover.attention_s)
     ep_forward, ep_backward = (_dispatch_shown(dispatch_s, keys, framework, cover, way) for way in (0, 1))
     return BlockTransfers(tp_forward, tp_backward, cp_forward, cp_backward, ep_forward, ep_backward)
@@ -94,6 +94,13 @@ def _dispatch_shown(dispatch_s: Floats, keys: BlockKeys, framework: Framework, c
     )
     result: Floats = shown + framework.hidden_cost * (dispatch_s - shown)
     return result
+
+
+def _tensor_of_dense(block: Block, keys: BlockKeys, network: Network, framework: Framework) -> tuple[Floats, Floats]:
+    if keys.dense is None or keys.dense_of is None:
+        return _tensor(block, keys, network, framework)
+    forward, backward = _tensor(block, keys.dense, network, framework)
+    return forward[keys.dense_of], backward[keys.dense_of]
 
 
 def _tensor(block: Block, keys: BlockKeys, network: Network, framework: Framework) -> tuple[Floats, Floats]:

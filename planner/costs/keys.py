@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from ..workload.strategy_table import Ints, StrategyTable, row_codes
 
 Floats = NDArray[np.float64]
 
+EXPERT_NAMES = ("ep", "etp", "ep_overlap")
+
 
 @dataclass(frozen=True, slots=True)
 class BlockKeys:
@@ -18,7 +21,8 @@ class BlockKeys:
 
     `sequence` is the length of one sequence. `tokens` are those of a micro-batch on one cp rank; `own_tokens` those
     that a tp rank alone works on where tp does not divide the features: tokens / tp under sp, all of them without.
-    `pair_first` and `pair_inverse` number the distinct (tp, sp) as `row_codes` does.
+    `pair_first` and `pair_inverse` number the distinct (tp, sp) as `row_codes` does. `dense` are the keys that differ
+    in more than how experts are divided, each once, and `dense_of` its position for every key; None where all do.
     """
 
     tp: Ints
@@ -35,6 +39,8 @@ class BlockKeys:
     own_tokens: Floats
     pair_first: NDArray[np.int64]
     pair_inverse: NDArray[np.int64]
+    dense: BlockKeys | None = None
+    dense_of: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.tp)
@@ -51,11 +57,19 @@ def block_keys(table: StrategyTable, sequence: int) -> tuple[BlockKeys, NDArray[
     columns = [table.column(name) for name in names]
     first, inverse = row_codes(columns)
     distinct = {name: column[first] for name, column in zip(names, columns, strict=True)}
+    alike, which = row_codes([column for name, column in distinct.items() if name not in EXPERT_NAMES])
+    if len(alike) == len(first):
+        return _keys(distinct, sequence), inverse
+    dense = _keys({name: column[alike] for name, column in distinct.items()}, sequence)
+    return replace(_keys(distinct, sequence), dense=dense, dense_of=which), inverse
+
+
+def _keys(distinct: dict[str, Ints], sequence: int) -> BlockKeys:
     tp, mbs, cp = distinct["tp"], distinct["mbs"], distinct["cp"]
     tokens = mbs * sequence / cp
     own = np.where(distinct["sp"] == 1, tokens / tp, tokens)
     pairs = row_codes((tp, distinct["sp"]))
-    keys = BlockKeys(
-        **distinct, sequence=sequence, tokens=tokens, own_tokens=own, pair_first=pairs[0], pair_inverse=pairs[1]
+    columns: dict[str, Any] = dict(distinct)
+    return BlockKeys(
+        **columns, sequence=sequence, tokens=tokens, own_tokens=own, pair_first=pairs[0], pair_inverse=pairs[1]
     )
-    return keys, inverse

@@ -36,7 +36,7 @@ class Rows:
 
     def by_stage(self, counts: Floats, values: Floats) -> Floats:
         """Σ over blocks of counts[pipeline, stage, block] · values[row, block], shape [rows, stages]."""
-        result: Floats = np.matmul(counts[self.pipeline], values[:, :, None])[:, :, 0]
+        result: Floats = np.einsum("nsb,nb->ns", counts[self.pipeline], values)
         return result
 
     def over_all(self, counts: Floats, values: Floats) -> Floats:
@@ -51,5 +51,6 @@ class Rows:
     def dense_parameters(self) -> Floats:
         """Parameters per rank outside the experts, [rows, blocks]; a tied head copies its table when pp puts it on
         another rank than the embedding."""
-        apart = (self.table.pp > 1)[:, None]
-        return self.gathered(self.costs.dense_parameters) + apart * self.gathered(self.costs.tied_parameters)
+        apart = ((self.table.pp > 1) & (self.table.vocab_parallel == 0))[:, None]
+        result: Floats = self.gathered(self.costs.dense_parameters) + apart * self.gathered(self.costs.tied_parameters)
+        return result

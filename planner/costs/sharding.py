@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..strategy import SYNCS
 from ..workload.strategy_table import Ints, StrategyTable, row_codes
 from .coefficients import Framework
 from .compute import Device
@@ -76,6 +77,7 @@ class _Transfers:
     reduce_s: Floats
     finish_s: Floats
     average_s: Floats
+    pair_s: Floats
     gather_s: Floats
     renew_s: Floats
     messages: Floats
@@ -92,7 +94,9 @@ def sharding_time(
     virtual stage before the next, so that all but one virtual stage's transfers have pp micro-batches to hide under
     (Narayanan et al. 2021, section 2.2). Partitions over fewer ranks than the states' (ZeRO++, Wang et al. 2023; MiCS,
     Zhang et al. 2022) finish the reduction and renew the weights once per step. Replicas that average every
-    `sync_period` steps (DiLoCo, Douillard et al. 2023) pay that share of the averaging.
+    `sync_period` steps (DiLoCo, Douillard et al. 2023) pay that share of the averaging, of what the next period's
+    compute does not hide of it (CO2, Sun et al. 2024), or of exchanging weights and momentum with one other replica
+    (NoLoCo, Kolehmainen et al. 2025).
     """
     framework = device.coefficients.framework
     dense = _transfers(table, dense_partition(table), load.dense_parameters, load, network, device)
@@ -117,11 +121,21 @@ def sharding_time(
         exposed(reduce_s + last, backward),
         every * exposed(reduce_s + again, backward) + exposed(last, backward),
     )
-    gradients = gradients + np.where(table.sync_period > 1, average_s / table.sync_period, 0.0)
+    gradients = gradients + _rare_average_s(table, load, microbatches, average_s, dense.pair_s + expert.pair_s)
     gathers = np.where(table.zero == 3, microbatches, 1)
     weights = gathers * exposed(gather_s, forward) + exposed(dense.renew_s + expert.renew_s, forward)
     local = local_parameters(table, load.dense_parameters, load.expert_parameters)
     return ShardingTime(gradients, weights, local * states.touched / device.effective_memory_bytes_per_s)
+
+
+def _rare_average_s(
+    table: StrategyTable, load: StageLoad, microbatches: Ints, average_s: Floats, pair_s: Floats
+) -> Floats:
+    """Seconds per step of averaging replicas every `sync_period` steps; none where they do so in every step."""
+    hidden = table.sync_period * microbatches * (load.forward_s + load.backward_s)
+    whole = np.choose(table.sync, [average_s, np.maximum(average_s - hidden, 0.0), pair_s])
+    result: Floats = np.where(table.sync_period > 1, whole / table.sync_period, 0.0)
+    return result
 
 
 def _transfers(
@@ -158,6 +172,9 @@ def _distinct_transfers(
         reduce_s=seconds("reduce_scatter", size, part.stride, reduced),
         finish_s=seconds("reduce_scatter", size / reduced, part.stride * reduced, part.states // reduced),
         average_s=seconds("all_reduce", size / part.states, part.stride * part.states, part.replicas),
+        pair_s=seconds(
+            "send_recv", 2 * size / part.states, part.stride * part.states, np.where(part.replicas % 2, 1, 2)
+        ),
         gather_s=gather_s,
         renew_s=seconds("all_gather", updated / gathered, part.stride * gathered, part.states // gathered),
         messages=messages,
@@ -181,10 +198,10 @@ def state_memory(
 ) -> tuple[Floats, Floats, Floats]:
     """Bytes of weights, gradients and optimizer states on a rank holding those parameters; the arrays may have
     trailing stage axes. Replicas that average every many steps keep the weights and the momentum of the last average
-    in 32 bits as well (DiLoCo, section 2)."""
+    in 32 bits as well (DiLoCo, section 2), and what is on its way while it is hidden (CO2, section 3)."""
     parts = (dense_partition(table), expert_partition(table))
     extra = (slice(None), *(None,) * (dense.ndim - 1))
-    outer = np.where(table.sync_period > 1, 8.0, 0.0)[extra]
+    outer = np.where(table.sync_period > 1, 8.0 + 4.0 * (table.sync == SYNCS.index("overlapped")), 0.0)[extra]
 
     def divided(per_parameter: float | Floats, by: tuple[Ints, Ints]) -> Floats:
         result: Floats = per_parameter * (dense / by[0][extra] + expert / by[1][extra])

@@ -6,7 +6,7 @@ pipeline only those that no other stage outweighs in every respect are kept: usu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -97,8 +97,22 @@ def _flops(block: Block, sequence: int) -> float:
     )
 
 
-def layers_by_layout(model: Chain, schedule: str, pp: int, vpp: int, layout: int) -> Ints:
-    """Layers of every virtual stage for EVEN or BALANCED."""
+def vocabulary(model: Chain) -> Floats:
+    """Blocks that vocabulary parallelism divides over all pipeline ranks: how many there are of each."""
+    divided = np.array([float(block.role in ("embedding", "head")) for block in model.blocks])
+    return np.asarray(divided * (model.first + model.last))
+
+
+def without_vocabulary(model: Chain) -> Chain:
+    """The chain with nothing of the vocabulary on its ends."""
+    kept = (vocabulary(model) == 0).astype(np.int64)
+    return replace(model, first=model.first * kept, last=model.last * kept)
+
+
+def layers_by_layout(model: Chain, schedule: str, pp: int, vpp: int, layout: int, spread: int = 0) -> Ints:
+    """Layers of every virtual stage for EVEN or BALANCED; with `spread` the vocabulary is divided over all ranks."""
+    if spread:
+        model = without_vocabulary(model)
     count = len(model.layers)
     arms = 2 if schedule == "zb-v" else vpp
     if layout == EVEN:
@@ -107,7 +121,7 @@ def layers_by_layout(model: Chain, schedule: str, pp: int, vpp: int, layout: int
     home = np.empty(pp * arms, np.int64)
     home[ranks] = np.arange(pp)
     least = np.ones(pp * arms, np.int64)
-    if pp * arms > 1:
+    if pp * arms > 1 and not spread:
         least[[0, -1]] = 0  # the embedding and the head may stand alone on a virtual stage
     if least.sum() > count:
         least[:] = 0
@@ -182,7 +196,8 @@ class Pipelines:
         layout = int(table.layout[row])
         if layout >= CUSTOM:
             return np.array(table.custom_layouts[layout - CUSTOM], np.int64)
-        key = (int(table.schedule[row]), int(table.pp[row]), int(table.vpp[row]), layout)
+        fields = (table.schedule, table.pp, table.vpp, table.layout, table.vocab_parallel)
+        key = tuple(int(column[row]) for column in fields)
         if key not in self._layers:
             self._layers[key] = layers_by_layout(self.chain, SCHEDULES[key[0]], *key[1:])
         return self._layers[key]
@@ -195,7 +210,7 @@ class Pipelines:
         full = np.where(table.recompute == 2, table.recompute_layers, 0)
         gpipe = table.schedule == SCHEDULES.index("gpipe")
         limit = np.where(gpipe, microbatches, np.minimum(microbatches, 2 * table.pp))
-        columns = (table.pp, table.vpp, table.schedule, table.layout, full, limit)
+        columns = (table.pp, table.vpp, table.schedule, table.layout, full, limit, table.vocab_parallel)
         first, inverse = row_codes(columns)
         keys = np.stack([column[first] for column in columns], axis=1).tolist()
         kept = [self._kept(table, int(i), tuple(key), every) for i, key in zip(first, keys, strict=True)]
@@ -215,9 +230,15 @@ class Pipelines:
         lasting = not every and int(table.layout[row]) < CUSTOM
         if lasting and key in self._stages:
             return self._stages[key]
-        pp, vpp, schedule, _, full, limit = key
+        pp, vpp, schedule, _, full, limit, spread = key
         live = live_microbatches(SCHEDULES[schedule], pp, vpp, limit)
-        part = pipeline_stages(self.chain, self.layers(table, row), SCHEDULES[schedule], live, full)
+        if spread:
+            model, live = without_vocabulary(self.chain), np.minimum(live + 1, limit)
+            part = with_vocabulary(
+                self.chain, pipeline_stages(model, self.layers(table, row), SCHEDULES[schedule], live, full)
+            )
+        else:
+            part = pipeline_stages(self.chain, self.layers(table, row), SCHEDULES[schedule], live, full)
         slowness, tightness = self.chain.ranks.of_stages(pp)
         keep = np.arange(pp) if every else _heaviest(part, slowness, tightness)
         made = _Kept(
@@ -290,6 +311,17 @@ def pipeline_stages(
     )
 
 
+def with_vocabulary(model: Chain, part: tuple[Floats, Floats, Floats, Floats]) -> tuple[Floats, Floats, Floats, Floats]:
+    """The stages with an equal share of the vocabulary each, one micro-batch of which is alive.
+
+    The output layer's passes on all ranks meet in one barrier, for which one more micro-batch is under way than in
+    1F1B (Yeung et al. 2025, "Balancing Pipeline Parallelism with Vocabulary Parallelism", sections 4 and 5).
+    """
+    count, again, live, live_inputs = part
+    share = vocabulary(model) / len(count)
+    return count + share, again, live + share, live_inputs
+
+
 def unevenness(model: Chain, layers: Ints, pp: int, slowness: Floats) -> Floats:
     """By what share interleaved virtual stages that are not alike prolong the work of the slowest rank.
 
@@ -319,9 +351,9 @@ def _heaviest(part: tuple[Floats, Floats, Floats, Floats], slowness: Floats, tig
     return np.flatnonzero(~outweighed)
 
 
-def layouts_of(model: Chain, schedule: str, pp: int, vpp: int) -> tuple[int, ...]:
+def layouts_of(model: Chain, schedule: str, pp: int, vpp: int, spread: int = 0) -> tuple[int, ...]:
     """The layouts worth trying: EVEN where layers divide, BALANCED where it differs."""
-    balanced = layers_by_layout(model, schedule, pp, vpp, BALANCED)
+    balanced = layers_by_layout(model, schedule, pp, vpp, BALANCED, spread)
     if len(model.layers) % len(balanced):
         return (BALANCED,)
     return (EVEN,) if np.all(balanced == balanced[0]) else (EVEN, BALANCED)

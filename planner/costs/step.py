@@ -15,9 +15,9 @@ from ..workload.strategy_table import Ints, StrategyTable
 from ..workload.training import TrainingJob
 from .blocks import BlockCosts, block_costs, selective_costs
 from .footprint import Footprint, device_memory
-from .keys import BlockKeys, Floats, block_keys
+from .keys import Floats, block_keys
 from .memory import StateBytes, state_bytes
-from .network import MappedNetwork, Network
+from .network import MappedNetwork, Network, groups_of
 from .offload import Tiers, tiers_of
 from .pipeline import PipelineLoad, PipelineTime, pipeline_time
 from .ranks import domain_size, fastest_device
@@ -90,7 +90,7 @@ class TrainingCosts:
         costs = block_costs(self.model, self.chain.blocks, keys, self.device, self.network)
         microbatches = self.microbatches(table)
         stages, pipeline = self.pipelines.of(table, microbatches, every_stage)
-        again_s, saved = self._selective(table, keys, key, costs)
+        again_s, saved = self._selective(table, key, costs)
         return Rows(table, microbatches, keys, key, costs, stages, pipeline, again_s, saved)
 
     def evaluate(self, table: StrategyTable) -> StepCosts:
@@ -179,7 +179,7 @@ class TrainingCosts:
             total_s=share * (rows.over_all(stages.slow_total, both) + again_s),
             hop_s=hop,
             hops_s=hops,
-            hop_exposed_s=2 * table.vpp * hop * (1 - overlap),
+            hop_exposed_s=(2 * table.vpp * hop + self._vocabulary_s(table)) * (1 - overlap),
             uneven=stages.uneven[rows.pipeline],
         )
 
@@ -193,12 +193,27 @@ class TrainingCosts:
         size = tokens * self.model.hidden_size * self.device.element_bytes
         return self.network.hop_seconds(table, size)
 
-    def _selective(self, table: StrategyTable, keys: BlockKeys, key: Ints, costs: BlockCosts) -> tuple[Floats, Floats]:
+    def _vocabulary_s(self, table: StrategyTable) -> Floats:
+        """Seconds per micro-batch that vocabulary parallelism takes between pipeline ranks: the last layer's output to
+        all of them and its gradient's sum, and the same for the embedding's output (Yeung et al. 2025, section 3)."""
+        chosen = table.vocab_parallel == 1
+        result: Floats = np.zeros(len(table))
+        if not chosen.any():
+            return result
+        stride = table.world_size // table.pp
+        groups = groups_of(stride, np.where(chosen, table.pp, 1), self.network.domain)
+        tokens = table.mbs * self.job.sequence_length / (table.cp * table.tp)
+        size = tokens * self.model.hidden_size * self.device.element_bytes
+        for op in ("broadcast", "all_reduce"):
+            result = result + 2 * self.network.seconds(op, size, groups)
+        return result
+
+    def _selective(self, table: StrategyTable, key: Ints, costs: BlockCosts) -> tuple[Floats, Floats]:
         again: Floats = np.zeros((len(table), len(self.chain.blocks)))
         saved = costs.saved_bytes[key]
         chosen = table.recompute == SELECTIVE
         for bits in np.unique(table.recompute_modules[chosen]):
             mask = chosen & (table.recompute_modules == bits)
-            part = selective_costs(self.chain.blocks, keys, self.device, costs.operators, int(bits))
+            part = selective_costs(self.chain.blocks, self.device, costs.operators, int(bits))
             again[mask], saved[mask] = part.again_s[key[mask]], part.saved_bytes[key[mask]]
         return again, saved

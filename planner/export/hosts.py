@@ -26,6 +26,7 @@ _TECHNIQUES = {
     "tp_overlap": False,
     "ep_overlap": "none",
     "sync_period": 1,
+    "vocab_parallel": False,
 }
 
 

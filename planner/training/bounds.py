@@ -25,7 +25,8 @@ def node_floors(space: Space, nodes: Nodes, costs: TrainingCosts) -> Measures:
     and the fill at least (Σ - Σ / pp) / vpp with the largest vpp allowed (none for zero-bubble schedules); recompute,
     exposed reductions and stalls only add. Memory: the fullest rank holds at least the mean of the states.
     """
-    table = nodes.table()
+    spread = (nodes.pp > 1) & space.choices.may_spread()
+    table = nodes.table(vocab_parallel=spread.astype(np.int64))
     rows = costs.rows(table)
     both = rows.gathered(rows.costs.forward_s + rows.costs.backward_s)
     total = rows.over_all(rows.stages.total, both)
@@ -60,6 +61,6 @@ def _largest_vpp(space: Space, nodes: Nodes, microbatches: NDArray[np.int64]) ->
     interleaved = SCHEDULES.index("interleaved")
     largest: dict[int, int] = {}
     for pp in np.unique(nodes.pp).tolist():
-        largest[pp] = max((vpp for vpp, code, _ in space.choices.pipelines(pp) if code == interleaved), default=1)
+        largest[pp] = max((vpp for vpp, code, *_ in space.choices.pipelines(pp) if code == interleaved), default=1)
     per_node = np.array([largest[pp] for pp in nodes.pp.tolist()], dtype=np.float64)
     return np.where(microbatches % nodes.pp == 0, per_node, 1.0)

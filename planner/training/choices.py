@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..costs.stages import Chain, layouts_of
-from ..strategy import CONTEXT_COMMS, EXPERT_OVERLAPS, OFFLOADS, RECOMPUTES, SCHEDULES, Constraints, Schedule
+from ..strategy import CONTEXT_COMMS, EXPERT_OVERLAPS, OFFLOADS, RECOMPUTES, SCHEDULES, SYNCS, Constraints, Schedule
 from ..workload.legality import Facts
 from ..workload.strategy_table import ALL_LAYERS, Ints, module_bits
 from ..workload.training import Technique
@@ -26,9 +26,11 @@ LEAF_FIELDS = (
     "weight_shard",
     "gradient_shard",
     "sync_period",
+    "sync",
     "vpp",
     "schedule",
     "layout",
+    "vocab_parallel",
     "recompute",
     "recompute_layers",
     "recompute_modules",
@@ -62,18 +64,17 @@ class Choices:
         self.chain = chain
         self.facts = facts
         self.scope = scope
-        self._pipelines: dict[int, list[tuple[int, int, int]]] = {}
+        self._pipelines: dict[int, list[tuple[int, int, int, int]]] = {}
 
     def of_nodes(self, tp: Ints) -> tuple[Sequence[int], ...]:
         """Values of sp, ep, etp, cp_comm, tp_overlap and ep_overlap."""
         f, c = self.facts, self.scope.constraints
-        fused = (0, 1) if "tp_overlap" in self.scope.explore else (0,)
         return (
             (1, 0) if not f.experts or c.sp is not None or 1 in tp else (1,),
             self.kept("ep", _common_divisors(f.experts)),
             self.kept("etp", _expert_tensor(tp, f, bool(c.etp))),
             self._words("cp_comm", CONTEXT_COMMS, "context"),
-            fused if c.tp_overlap is None else (int(c.tp_overlap),),
+            self._switch("tp_overlap", "tp_overlap"),
             self._words("ep_overlap", EXPERT_OVERLAPS, "expert_overlap"),
         )
 
@@ -87,18 +88,19 @@ class Choices:
             for activations in self._tiers("offload_activations")
         ]
         rows = []
-        for vpp, schedule, layout in self.pipelines(pp):
+        for vpp, schedule, layout, spread in self.pipelines(pp):
             if vpp > 1 and not whole_rounds:
                 continue
             per_chunk = -(-self.facts.layers // (pp * vpp))
             for recompute, layers, bits in self._recomputes(per_chunk):
                 for offload in offloads:
-                    rows += [(*shard, vpp, schedule, layout, recompute, layers, bits, *offload) for shard in shards]
+                    pipeline = (vpp, schedule, layout, spread, recompute, layers, bits)
+                    rows += [(*shard, *pipeline, *offload) for shard in shards]
         return np.array(rows, np.int64).reshape(len(rows), len(LEAF_FIELDS))
 
     def _shardings(self, pp: int, dp: int, sharded_cp: bool) -> list[tuple[int, ...]]:
-        """(dp_replicate, dp_shard, zero, weight_shard, gradient_shard, sync_period): nothing sharded, or each way to
-        shard over part of dp."""
+        """(dp_replicate, dp_shard, zero, weight_shard, gradient_shard, sync_period, sync): nothing sharded, or each way
+        to shard over part of dp."""
         result: list[tuple[int, ...]] = []
         stages = self.kept("zero", (0, 1, 2, 3))
         for zero in stages:
@@ -110,13 +112,18 @@ class Choices:
                 options = [(dp // shard, shard) for shard in divisors(dp) if shard > 1 or sharded_cp or 0 not in stages]
             for replicate, shard in options:
                 if self._allows("dp_replicate", replicate) and self._allows("dp_shard", shard):
-                    periods = self._numbers("sync_period", SYNC_PERIODS, "low_communication", 1)
                     result += [
-                        (replicate, shard, zero, *partition, period)
+                        (replicate, shard, zero, *partition, *sync)
                         for partition in self._partitions(zero)
-                        for period in (periods if replicate > 1 else (1,))
+                        for sync in self._syncs(replicate)
                     ]
         return result
+
+    def _syncs(self, replicate: int) -> list[tuple[int, int]]:
+        """(sync_period, sync): how often replicas average, and how when not in every step."""
+        periods = self._numbers("sync_period", SYNC_PERIODS, "low_communication", 1) if replicate > 1 else (1,)
+        kinds = self._words("sync", SYNCS, "low_communication")
+        return [(period, kind) for period in periods for kind in (kinds if period > 1 else (0,))]
 
     def _partitions(self, zero: int) -> list[tuple[int, int]]:
         """(weight_shard, gradient_shard): all ranks, a domain for weights (ZeRO++), or a domain for both (MiCS)."""
@@ -124,23 +131,25 @@ class Choices:
         gradients = self._numbers("gradient_shard", (0, DOMAIN), "partition", 0) if zero >= 2 else (0,)
         return [(w, g) for w in weights for g in gradients]
 
-    def pipelines(self, pp: int) -> list[tuple[int, int, int]]:
-        """(vpp, schedule, layout) of every number of virtual stages that the layers can fill."""
+    def pipelines(self, pp: int) -> list[tuple[int, int, int, int]]:
+        """(vpp, schedule, layout, vocab_parallel) of every number of virtual stages that the layers can fill."""
         if pp not in self._pipelines:
             self._pipelines[pp] = self._pipelines_of(pp)
         return self._pipelines[pp]
 
-    def _pipelines_of(self, pp: int) -> list[tuple[int, int, int]]:
+    def _pipelines_of(self, pp: int) -> list[tuple[int, int, int, int]]:
         result = []
+        spreads = self._switch("vocab_parallel", "vocabulary")
         layers = self.facts.layers
         for schedule in self.scope.constraints.schedule or DEFAULT_SCHEDULES:
             options: Sequence[int] = (1,)
             if schedule == "interleaved":
                 options = range(2, (layers + 2) // pp + 1) if pp > 1 else ()
             for vpp in options:
-                if self._allows("vpp", vpp):
-                    layouts = layouts_of(self.chain, schedule, pp, vpp)
-                    result += [(vpp, SCHEDULES.index(schedule), layout) for layout in layouts]
+                for spread in spreads if schedule == "1f1b" and 1 < pp <= layers else (0,):
+                    if self._allows("vpp", vpp) and spread in spreads:
+                        layouts = layouts_of(self.chain, schedule, pp, vpp, spread)
+                        result += [(vpp, SCHEDULES.index(schedule), layout, spread) for layout in layouts]
         return result
 
     def _recomputes(self, per_chunk: int) -> list[tuple[int, int, int]]:
@@ -193,6 +202,17 @@ class Choices:
         if wanted:
             return [words.index(word) for word in wanted]
         return range(len(words)) if technique in self.scope.explore else (0,)
+
+    def _switch(self, name: str, technique: Technique) -> tuple[int, ...]:
+        """A constraint's value, both to explore, or off."""
+        wanted = getattr(self.scope.constraints, name)
+        if wanted is not None:
+            return (int(wanted),)
+        return (0, 1) if technique in self.scope.explore else (0,)
+
+    def may_spread(self) -> bool:
+        """Whether some leaf divides the vocabulary over pipeline ranks."""
+        return 1 in self._switch("vocab_parallel", "vocabulary")
 
     def may_offload(self) -> bool:
         """Whether some leaf keeps its optimizer states off the device."""

@@ -12,7 +12,7 @@ from shardwright.models import Attention, Experts, ModelGraph
 
 from ..costs.breakdown import breakdown
 from ..costs.footprint import CATEGORIES, SOURCES
-from ..costs.stages import placed
+from ..costs.stages import placed, without_vocabulary
 from ..costs.step import StepCosts
 from ..plan.base import Optimality, Provenance
 from ..plan.frontier import Robustness
@@ -81,6 +81,8 @@ def virtual_stages(context: Context, table: StrategyTable) -> tuple[VirtualStage
     """Layers of every virtual stage in chain order."""
     counts = context.costs.layers_of(table).tolist()
     chain = context.costs.chain
+    if int(table.vocab_parallel[0]):
+        chain = without_vocabulary(chain)
     schedule, pp = table.row(0).schedule, int(table.pp[0])
     home = np.argsort(placed(np.arange(len(counts)), schedule, pp)[: len(counts) // pp].reshape(-1)) % pp
     starts = np.cumsum([0, *counts]).tolist()
@@ -201,7 +203,10 @@ def assumptions(context: Context, strategy: Strategy) -> tuple[str, ...]:
     if any(tier != "none" for tier in (strategy.offload_optimizer, strategy.offload_activations)):
         notes += costs.tiers.assumptions
     if strategy.sync_period > 1:
-        notes.append(f"averaging replicas every {strategy.sync_period} steps changes the optimization (DiLoCo)")
+        source = {"all_reduce": "DiLoCo", "overlapped": "CO2", "pairs": "NoLoCo"}[strategy.sync]
+        notes.append(f"averaging replicas every {strategy.sync_period} steps changes the optimization ({source})")
+    if strategy.vocab_parallel:
+        notes.append("every pipeline rank holds a share of the vocabulary: no launcher of `export` divides it so")
     if framework.expert_imbalance == 1.0 and has_experts(context.model):
         notes.append("tokens are spread evenly over the experts")
     return tuple(dict.fromkeys(notes))

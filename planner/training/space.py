@@ -46,10 +46,11 @@ class Nodes:
         """The nodes picked by an index or a mask."""
         return Nodes(**{name: getattr(self, name)[rows] for name in (*NODE_FIELDS, "dp")})
 
-    def table(self, layout: int = 0) -> StrategyTable:
+    def table(self, layout: int = 0, vocab_parallel: Ints | int = 0) -> StrategyTable:
         """The nodes as strategies with everything replicated and nothing recomputed."""
         columns = {name: getattr(self, name) for name in NODE_FIELDS}
-        return table_of_columns(columns | {"dp_replicate": self.dp, "zero": 0, "layout": layout}, len(self))
+        given = {"dp_replicate": self.dp, "zero": 0, "layout": layout, "vocab_parallel": vocab_parallel}
+        return table_of_columns(columns | given, len(self))
 
 
 class Space:

@@ -75,7 +75,9 @@ def _stages(plan: TrainingPlan, model: ModelGraph) -> Iterator[str]:
         holders = [index for index, stage in enumerate(stages) if part in stage.holds]
         wanted = 0 if part == "embedding" else len(stages) - 1
         has_part = any(run.block.role == part for run in model.runs)
-        if has_part and holders != [wanted]:
+        if strategy.vocab_parallel and holders:
+            yield f"stages must not hold the {part}, which every pipeline rank has a share of, but {holders} do"
+        elif has_part and not strategy.vocab_parallel and holders != [wanted]:
             yield f"stages must hold the {part} once, on virtual stage {wanted}, but it is on {holders}"
 
 

@@ -19,7 +19,8 @@ def expected_state_bytes(plan: TrainingPlan, model: ModelGraph, pipeline_rank: i
 
     ZeRO divides optimizer states (1), gradients (2) and weights (3) over cp × dp_shard ranks, and those of experts
     over what remains of edp (Rajbhandari et al. 2020, section 5), or over the smaller partitions that the strategy
-    names. Replicas that average every many steps keep 8 bytes of their last average (DiLoCo). Low-precision training
+    names. Replicas that average every many steps keep 8 bytes of their last average (DiLoCo), 4 more where it is on its
+    way meanwhile (CO2). Every pipeline rank holds its share of a divided vocabulary. Low-precision training
     may keep further copies of a weight, up to two bytes a parameter.
     """
     strategy, job = plan.strategy, plan.job
@@ -27,6 +28,9 @@ def expected_state_bytes(plan: TrainingPlan, model: ModelGraph, pipeline_rank: i
     for block in _blocks(plan, model, pipeline_rank):
         more_dense, more_expert = _parameters(block, strategy)
         dense, expert = dense + more_dense, expert + more_expert
+    if strategy.vocab_parallel:
+        ends = (run.block for run in model.runs if run.block.role in ("embedding", "head") for _ in range(run.repeat))
+        dense += sum(_parameters(block, strategy)[0] for block in ends) / strategy.pp
     shards = strategy.cp * strategy.dp_shard
     expert_shards = max(strategy.edp // strategy.dp_replicate, 1)
 
@@ -43,7 +47,7 @@ def expected_state_bytes(plan: TrainingPlan, model: ModelGraph, pipeline_rank: i
     else:
         weight, gradient = 2.0, float(job.gradient_bytes)
         optimizer = float(job.master_weight_bytes + _MOMENT_BYTES.get(job.optimizer, job.moment_bytes))
-    outer = 8.0 if strategy.sync_period > 1 else 0.0
+    outer = (12.0 if strategy.sync == "overlapped" else 8.0) if strategy.sync_period > 1 else 0.0
     copies = _MOST_COPIES_BYTES if job.precision in ("fp8", "fp4") else 0.0
     if job.trained != "all":
         return {"weights": (weight * held(3), (weight + copies) * held(3))}
@@ -70,7 +74,7 @@ def _ends(stage: VirtualStage, model: ModelGraph) -> Iterator[Block]:
 
 def _parameters(block: Block, strategy: Strategy) -> tuple[float, float]:
     dense = float(sum(op.parameters_per_rank(strategy.tp) for op in block.operators if not isinstance(op, Experts)))
-    if block.role == "head" and strategy.pp > 1:
+    if block.role == "head" and strategy.pp > 1 and not strategy.vocab_parallel:
         dense += _tied_copy(block, strategy)
     expert = 0.0
     for op in block.operators:

@@ -121,8 +121,9 @@ def _layers_fit(t: StrategyTable, f: Facts) -> Mask:
     sums = np.array([sum(each) for each in t.custom_layouts] or [f.layers])
     custom = t.layout >= CUSTOM
     full = np.array([min(each[1:-1], default=1) > 0 for each in t.custom_layouts] or [True])
+    ends = np.array([min(each[0], each[-1]) > 0 for each in t.custom_layouts] or [True])
     index = np.where(custom, t.layout - CUSTOM, 0)
-    right = (sums[index] == f.layers) & full[index]
+    right = (sums[index] == f.layers) & full[index] & (ends[index] | (t.vocab_parallel == 0))
     result: Mask = even & enough & (~custom | right)
     return result
 
@@ -347,6 +348,19 @@ RULES: tuple[Rule, ...] = (
         "synchronization",
         lambda t, f: (t.sync_period == 1) | (t.dp_replicate > 1),
         lambda s, f: f"sync_period {s.sync_period} needs dp_replicate of at least 2 but got {s.dp_replicate}",
+    ),
+    Rule(
+        "synchronization kind",
+        lambda t, f: (t.sync == 0) | (t.sync_period > 1),
+        lambda s, f: f"sync {s.sync} needs sync_period of at least 2 but got {s.sync_period}",
+    ),
+    Rule(
+        "vocabulary parallel",
+        lambda t, f: (t.vocab_parallel == 0) | ((t.pp > 1) & _schedule(t, "1f1b") & (f.layers >= t.pp)),
+        lambda s, f: (
+            f"vocab_parallel needs pp of at least 2, schedule 1f1b and a layer on every stage but got pp {s.pp}, "
+            f"{s.schedule} and {f.layers} layers"
+        ),
     ),
     Rule(
         "recompute modules",

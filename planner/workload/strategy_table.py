@@ -16,6 +16,7 @@ from ..strategy import (
     RECOMPUTE_MODULES,
     RECOMPUTES,
     SCHEDULES,
+    SYNCS,
     Strategy,
 )
 
@@ -38,6 +39,8 @@ FIELDS = (
     "tp_overlap",
     "ep_overlap",
     "sync_period",
+    "sync",
+    "vocab_parallel",
 )
 ALL_LAYERS = 1 << 30
 EVEN, BALANCED, CUSTOM = 0, 1, 2
@@ -77,6 +80,8 @@ class StrategyTable:
     tp_overlap: Ints
     ep_overlap: Ints
     sync_period: Ints
+    sync: Ints
+    vocab_parallel: Ints
     custom_layouts: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
@@ -135,6 +140,8 @@ class StrategyTable:
             tp_overlap=bool(value["tp_overlap"]),
             ep_overlap=EXPERT_OVERLAPS[value["ep_overlap"]],
             sync_period=value["sync_period"],
+            sync=SYNCS[value["sync"]],
+            vocab_parallel=bool(value["vocab_parallel"]),
         )
 
 
@@ -182,6 +189,8 @@ def table_of(strategies: Sequence[Strategy], layers: int) -> StrategyTable:
                 int(each.tp_overlap),
                 EXPERT_OVERLAPS.index(each.ep_overlap),
                 each.sync_period,
+                SYNCS.index(each.sync),
+                int(each.vocab_parallel),
             ]
         )
     grid = np.array(rows, dtype=np.int64).reshape(len(rows), len(FIELDS))

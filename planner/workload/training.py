@@ -15,7 +15,9 @@ Objective = Literal["step_s", "tokens_per_s_per_device", "days", "usd", "energy_
 Optimizer = Literal["adam", "adam8bit", "sgd", "sgd-momentum", "muon"]
 
 
-Technique = Literal["context", "partition", "offload", "tp_overlap", "expert_overlap", "low_communication"]
+Technique = Literal[
+    "context", "partition", "offload", "tp_overlap", "expert_overlap", "low_communication", "vocabulary"
+]
 
 
 class Tier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -47,9 +49,9 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     days of the whole token budget; tokens per second and device are maximized.
     `usd_per_device_hour` overrides the catalog's price. `explore` names techniques to try beside the usual ones: other
     exchanges of context ranks, partitions of weights and gradients over fewer ranks, offload to `cpu_tier` and
-    `nvme_tier`, fused tensor-parallel overlap, hidden expert dispatch, and averaging replicas every many steps, which
-    changes the optimization as well as its speed. With `robustness_samples` the plan says how it fares when bandwidths
-    are other than thought, over that many samples.
+    `nvme_tier`, fused tensor-parallel overlap, hidden expert dispatch, a vocabulary divided over pipeline ranks, and
+    averaging replicas every many steps, which changes the optimization as well as its speed. With `robustness_samples`
+    the plan says how it fares when bandwidths are other than thought, over that many samples.
 
     Raises InputError when a count is not positive.
     """

@@ -71,7 +71,7 @@ def goal(sizes, costs):
     return Goal(sizes["objective"], sizes["memory"], sizes["limit"], priced)
 
 
-@settings(derandomize=True, max_examples=30, deadline=None)
+@settings(derandomize=True, max_examples=20, deadline=None)
 @given(SIZES)
 def test_the_search_equals_brute_force_over_the_whole_space(sizes):
     space, costs = instance(sizes)

@@ -99,6 +99,33 @@ def test_averaging_rarely_hides_replicas_that_are_far_apart():
     assert held(rarely, "optimizer") > held(often, "optimizer")
 
 
+def test_an_average_that_hides_or_is_of_pairs_costs_no_more_than_an_all_reduce():
+    far = TrainingCosts(LLAMA, cluster("dgx-a100:2"), JOB)
+    shared = {"dp_shard": 2, "dp_replicate": 8, "sync_period": 4}
+    plain, hidden, pairs = (step(far, sync=sync, **shared) for sync in ("all_reduce", "overlapped", "pairs"))
+    assert hidden.sharding.gradients_s[0] <= plain.sharding.gradients_s[0]
+    assert pairs.sharding.gradients_s[0] < plain.sharding.gradients_s[0]
+    assert held(hidden, "optimizer") > held(plain, "optimizer") == held(pairs, "optimizer")
+
+
+def test_a_divided_vocabulary_evens_stages_out():
+    gemma, job = model("gemma-3-27b"), msgspec.structs.replace(JOB, gbs=128)
+    costs = TrainingCosts(gemma, TWO_NODES, job)
+    layers = (8,) * 6 + (7,) * 2
+    plain = step(costs, tp=2, sp=True, pp=8, stage_layers=layers)
+    spread = step(costs, tp=2, sp=True, pp=8, stage_layers=layers, vocab_parallel=True)
+    assert spread.step_s[0] < plain.step_s[0]
+    assert spread.busy_s[0] == pytest.approx(plain.busy_s[0])
+    parameters = [
+        costs.step(costs.rows(table_of([Strategy(tp=2, sp=True, pp=8, vocab_parallel=on)], 62), every_stage=True))
+        .footprint.device[0, :, 0]
+        .sum()
+        for on in (False, True)
+    ]
+    tied = 262208 * 5376 / 2 * 2
+    assert parameters[0] - parameters[1] == pytest.approx(tied, rel=0.01)
+
+
 @pytest.mark.parametrize("comm", ["all_gather", "a2a"])
 def test_exchanges_that_hide_nothing_are_no_faster_than_a_ring_inside_a_node(comm):
     assert step(cp=8, dp_shard=2, cp_comm=comm).step_s[0] > step(cp=8, dp_shard=2).step_s[0] * 0.95
@@ -118,6 +145,9 @@ def test_swapping_heads_inside_a_node_spares_the_ring_between_nodes():
         ({"dp_shard": 16, "tp_overlap": True}, "tp_overlap needs tp"),
         ({"dp_shard": 16, "ep_overlap": "shared"}, "ep_overlap shared needs ep above 1"),
         ({"dp_shard": 16, "sync_period": 10}, "sync_period 10 needs dp_replicate"),
+        ({"dp_replicate": 16, "sync": "pairs"}, "sync pairs needs sync_period"),
+        ({"dp_shard": 16, "vocab_parallel": True}, "vocab_parallel needs pp"),
+        ({"pp": 16, "vocab_parallel": True, "schedule": "gpipe"}, "schedule 1f1b"),
         ({"cp": 4, "dp_shard": 4, "cp_comm": "a2a+p2p"}, "a2a\\+p2p needs a part of cp 4"),
     ],
 )
@@ -143,6 +173,20 @@ def test_offload_lets_a_model_fit_that_did_not():
     assert any("host memory" in note for note in made.assumptions)
 
 
+def test_a_plan_with_a_divided_vocabulary_holds():
+    from shardwright.planner import inputs
+    from shardwright.planner.validate.training import problems
+
+    gemma = model("gemma-3-4b")
+    job = TrainingJob(gbs=64, sequence_length=2048, constraints=Constraints(vocab_parallel=True, pp=(4, 8), mbs=(1,)))
+    node = cluster("dgx-h100:1")
+    plan = plan_training(gemma, node, job, inputs=(inputs.model_input(gemma), inputs.topology_input(node)))
+    assert problems(plan) == []
+    assert plan.strategy.vocab_parallel
+    assert not any(stage.holds for stage in plan.stages)
+    assert any("vocabulary" in note for note in plan.assumptions)
+
+
 def test_a_wider_space_equals_brute_force():
     from shardwright.planner.training.planning import context_of, space_of
     from shardwright.planner.training.search import evaluated, search
@@ -150,7 +194,7 @@ def test_a_wider_space_equals_brute_force():
     job = TrainingJob(
         gbs=16,
         sequence_length=2048,
-        explore=("context", "partition", "offload", "tp_overlap", "low_communication"),
+        explore=("context", "partition", "offload", "tp_overlap", "low_communication", "vocabulary"),
         constraints=Constraints(mbs=(1, 2), recompute=("none", "full"), sp=True),
     )
     context = context_of(LLAMA, TWO_NODES, job)
