@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import yaml
 
@@ -14,6 +15,7 @@ from .base import Context
 from .hosts import Host, visible_devices
 
 PORT = 29500
+PLAN_MODULE = "shardwright_plan"
 
 
 def start_scripts(
@@ -76,6 +78,7 @@ def rank_wrapper(rank_variable: str) -> str:
             'export "$variable=$value"',
             f"export MASTER_PORT=${{MASTER_PORT:-{PORT}}}",
             'export SHARDWRIGHT_PLAN="$here/plan.json"',
+            'export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"',
             'exec "$@"',
             "",
         ]
@@ -119,6 +122,11 @@ def cell(name: str) -> str:
 def plan_file(context: Context) -> dict[str, str]:
     """The plan itself, which programs find by SHARDWRIGHT_PLAN."""
     return {"plan.json": dump(context.plan)}
+
+
+def program_files(context: Context) -> dict[str, str]:
+    """The plan, and the module by which a PyTorch program reads it, for launchers that only start ranks."""
+    return {**plan_file(context), f"{PLAN_MODULE}.py": Path(__file__).with_name("torch_plan.py").read_text("utf-8")}
 
 
 def yaml_text(document: object) -> str:

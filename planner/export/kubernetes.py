@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import InputError
 from .base import Context, Export
-from .folder import PORT, object_name, plan_file, readme, yaml_text
+from .folder import PORT, object_name, program_files, readme, yaml_text
 from .hosts import Host, hosts, plain_name, refuse_techniques, training_plan, visible_devices
 
 IMAGE = "pytorch/pytorch:2.13.0"
@@ -130,18 +130,19 @@ def _container(context: Context, host: Host, command: list[str]) -> dict[str, ob
         raise InputError(f"export: kubernetes has no device resource for {vendor} here")
     per_node = int((topology.device_node == host.node).sum())
     variable, value = visible_devices(context, host.devices)
+    variables = {variable: value, "SHARDWRIGHT_PLAN": "/plan/plan.json", "PYTHONPATH": "/plan"}
     return {
         "name": "main",
         "image": IMAGE,
         "command": [word.replace("$", "$$") for word in command],
-        "env": [{"name": variable, "value": value}, {"name": "SHARDWRIGHT_PLAN", "value": "/plan/plan.json"}],
+        "env": [{"name": each, "value": text} for each, text in variables.items()],
         "resources": {"limits": {resource: str(per_node)}},
         "volumeMounts": [{"name": "plan", "mountPath": "/plan"}],
     }
 
 
 def _rest(context: Context, ordered: tuple[Host, ...], name: str, main: str) -> dict[str, str]:
-    plan = plan_file(context)
+    plan = program_files(context)
     topology = {
         "apiVersion": "kueue.x-k8s.io/v1beta2",
         "kind": "Topology",
@@ -150,7 +151,8 @@ def _rest(context: Context, ordered: tuple[Host, ...], name: str, main: str) -> 
     }
     steps = [
         "Apply `kueue_topology.yaml` once a cluster, where Kueue has no topology yet.",
-        f"Make the ConfigMap: `kubectl create configmap {name}-plan --from-file=plan.json`.",
+        f"Make the ConfigMap: `kubectl create configmap {name}-plan --from-file=plan.json "
+        "--from-file=shardwright_plan.py`.",
         f"Run `kubectl apply -f {main}`; all pods start together and wait for order 0.",
     ]
     if len(plan["plan.json"]) > _LONGEST_CONFIG_MAP:

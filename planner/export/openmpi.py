@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .base import Context, Export
-from .folder import plan_file, rank_table, rank_wrapper, readme
+from .folder import program_files, rank_table, rank_wrapper, readme
 from .hosts import places, plain_name, refuse_techniques, training_plan
 
 _NOTES = (
@@ -52,6 +52,6 @@ class OpenMpi:
             "ranks.txt": rank_table(context, names, where),
             "rank.sh": rank_wrapper("OMPI_COMM_WORLD_RANK"),
             "README.md": readme("Start with Open MPI", steps, notes=_NOTES),
-            **plan_file(context),
+            **program_files(context),
         }
         return Export(text="".join(lines), files=files, cannot_express=_NOTES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import InputError
 from .base import Context, Export
-from .folder import PORT, object_name, plan_file, readme, yaml_text
+from .folder import PORT, object_name, program_files, readme, yaml_text
 from .hosts import accelerator_family, hosts, refuse_techniques, training_plan
 
 _NOTES = (
@@ -19,6 +19,7 @@ NODE=${ORDER[$SKYPILOT_NODE_RANK]}
 FIRST=$(echo "$SKYPILOT_NODE_IPS" | sed -n "${PLAN_FIRST_NODE}p")
 export CUDA_VISIBLE_DEVICES=${DEVICES[$SKYPILOT_NODE_RANK]}
 export SHARDWRIGHT_PLAN="$PWD/plan.json"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 torchrun --nnodes="$SKYPILOT_NUM_NODES" --nproc-per-node="$PLAN_RANKS_PER_NODE" --node-rank="$NODE" \\
   --rdzv-backend=static --master-addr="$FIRST" --master-port="$MASTER_PORT" "$PROGRAM"
 """
@@ -66,6 +67,6 @@ class SkyPilot:
         files = {
             "task.yaml": text,
             "README.md": readme("Start with SkyPilot", steps, ordered, _NOTES),
-            **plan_file(context),
+            **program_files(context),
         }
         return Export(text=text, files=files, cannot_express=_NOTES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .base import Context, Export
-from .folder import PORT, object_name, plan_file, rank_table, rank_wrapper, readme
+from .folder import PORT, object_name, program_files, rank_table, rank_wrapper, readme
 from .hosts import places, plain_name, refuse_techniques, training_plan
 
 _NOTES = ("partition, account and time limit are yours to give (sbatch --partition … job.sh PROGRAM ARGUMENTS)",)
@@ -51,6 +51,6 @@ class Slurm:
             "ranks.txt": rank_table(context, names, where),
             "rank.sh": rank_wrapper("SLURM_PROCID"),
             "README.md": readme("Start with Slurm", steps, notes=_NOTES),
-            **plan_file(context),
+            **program_files(context),
         }
         return Export(text=job, files=files, cannot_express=_NOTES)

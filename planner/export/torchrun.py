@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from .base import Context, Export
-from .folder import plan_file, readme, start_scripts
+from .folder import program_files, readme, start_scripts
 from .hosts import hosts, refuse_techniques, training_plan
 
 _NOTES = (
-    "torchrun only starts ranks: the program must build the plan's groups itself, from SHARDWRIGHT_PLAN or options",
+    "torchrun only starts ranks: the program must build the plan's groups itself, for which it may import "
+    "shardwright_plan (device mesh, stages and batch out of plan.json)",
 )
 
 
@@ -28,5 +29,9 @@ class Torchrun:
             "On each host of the table run `sh node-N.sh PROGRAM ARGUMENTS`, N being its order; all wait for order 0.",
             "MASTER_ADDR and MASTER_PORT replace the name and port of order 0 where hosts reach it by another.",
         )
-        files = {**scripts, **plan_file(context), "README.md": readme("Start with torchrun", steps, ordered, _NOTES)}
+        files = {
+            **scripts,
+            **program_files(context),
+            "README.md": readme("Start with torchrun", steps, ordered, _NOTES),
+        }
         return Export(text="\n".join(scripts.values()), files=files, cannot_express=_NOTES)
