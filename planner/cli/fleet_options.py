@@ -95,6 +95,7 @@ def _helix(options: FleetOptions) -> FleetPlan:
 
     assert options.helix is not None
     _refuse_job_options(options, "--helix")
+    _refuse_job_options(options, "--helix")
     defaults = LayerRequest()
     request = LayerRequest(
         max_stages=options.max_stages,
