@@ -77,6 +77,7 @@ def estimate(
     draft_tokens: load.Drafts = None,
     acceptance: load.Acceptance = None,
     expert_imbalance: load.Imbalance = None,
+    experts: load.ExpertFile = None,
     operators: load.Operators = None,
     seed: load.Seed = 0,
     output: options.Output = None,

@@ -23,6 +23,8 @@ _Share = Annotated[
     list[float] | None, typer.Option("--workload-weight", help="Weight of each workload in turn. [default: worst case]")
 ]
 _HeldOut = Annotated[float, typer.Option(help="Share of each trace's tokens to judge by only.")]
+_Method = Annotated[str, typer.Option(help="auto, or a published program: moetuner or exflow.")]
+_Certify = Annotated[bool, typer.Option("--certify", help="Spend minutes on a tighter bound on traffic.")]
 _Current = Annotated[str | None, typer.Option(help="Plan in force to re-plan from.")]
 _Size = Annotated[str | None, typer.Option(help="Bytes of one expert's weights in one layer, such as 44MB.")]
 _Budget = Annotated[str | None, typer.Option(help="Most bytes a re-plan may move, such as 20GB.")]
@@ -49,6 +51,8 @@ def experts(
     expert_groups: _Groups = None,
     workload_weight: _Share = None,
     held_out: _HeldOut = 0.0,
+    method: _Method = "auto",
+    certify: _Certify = False,
     current: _Current = None,
     expert_size: _Size = None,
     budget: _Budget = None,
@@ -78,6 +82,8 @@ def experts(
         expert_groups=expert_groups,
         workload_weights=None if not workload_weight else tuple(workload_weight),
         held_out=held_out,
+        method=method,
+        certify=certify,
         seed=seed,
         **({} if work is None else {"work": work}),
     )

@@ -38,6 +38,7 @@ def serve(
     draft_tokens: options.Drafts = None,
     acceptance: options.Acceptance = None,
     expert_imbalance: options.Imbalance = None,
+    experts: options.ExpertFile = None,
     most_devices: Annotated[int | None, typer.Option("--gpus", help="Use this many devices at most.")] = None,
     tp: _Held = None,
     pp: _Held = None,

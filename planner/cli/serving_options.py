@@ -53,6 +53,9 @@ Imbalance = Annotated[
     float | None,
     typer.Option(help="Load of the fullest expert rank over the mean, as an experts plan gives it.", **_SERVING),
 ]
+ExpertFile = Annotated[
+    str | None, typer.Option("--experts", help="Plan of `experts` whose load and reach count.", **_SERVING)
+]
 Operators = Annotated[str | None, typer.Option(help="aiconfigurator, or a folder of its tables.", **_SERVING)]
 Seed = Annotated[int, typer.Option(help="Seed of sampled arrivals and lengths.", **_SERVING)]
 
@@ -132,6 +135,10 @@ def described(params: Mapping[str, Any]) -> tuple[GivenLoad, ServingJob]:
     """
     given = given_load(LoadOptions(**{name: params[name] for name in _LOAD if name in params}))
     fields = {name: params[name] for name in _JOB if name in params}
+    if params.get("experts") is not None:
+        from ..costs.experts import read_expert_load
+
+        fields["expert_load"] = read_expert_load(params["experts"])
     return given, serving_job(given.load, {name: params[name] for name in ("ttft", "tpot", "e2e")}, **fields)
 
 

@@ -37,6 +37,7 @@ def train(
     optimizer: options.Optimizer = None,
     framework: options.FrameworkName = None,
     trained: options.Trained = None,
+    experts: options.ExpertFile = None,
     tokens: options.Tokens = None,
     margin: options.Margin = None,
     price: options.Price = None,

@@ -31,6 +31,7 @@ FrameworkName = Annotated[
     str | None, typer.Option("--framework", help="Software whose fitted figures count (default: megatron-2024).")
 ]
 Trained = Annotated[str | None, typer.Option(help="all, or adapters (LoRA) (default: all).")]
+ExpertFile = Annotated[str | None, typer.Option("--experts", help="Plan of `experts` whose load ratio counts.")]
 Tokens = Annotated[str | None, typer.Option(help="Token budget, such as 15T: adds days and dollars of it all.")]
 Margin = Annotated[float | None, typer.Option(help="Share of device memory that stays free (default: 0.05).")]
 Price = Annotated[float | None, typer.Option(help="Dollars per device and hour.")]
@@ -92,6 +93,7 @@ def job_fields(given: Mapping[str, Any]) -> dict[str, Any]:
         "precision": given.get("precision"),
         "optimizer": given.get("optimizer"),
         "framework": given.get("framework"),
+        "expert_imbalance": expert_imbalance(given.get("experts")),
         "trained": given.get("trained"),
         "token_budget": None if tokens is None else parse_count(tokens),
         "memory_margin": given.get("margin"),
@@ -99,6 +101,15 @@ def job_fields(given: Mapping[str, Any]) -> dict[str, Any]:
         "cpu_tier": tier(given.get("cpu_tier"), "--cpu-tier"),
         "nvme_tier": tier(given.get("nvme_tier"), "--nvme-tier"),
     }
+
+
+def expert_imbalance(path: str | None) -> float | None:
+    """The load of the fullest expert rank over the mean in a plan of experts, if one is named."""
+    if path is None:
+        return None
+    from ..costs.experts import read_expert_load
+
+    return read_expert_load(path).imbalance
 
 
 def constraints(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -84,6 +85,9 @@ def fastest_device(topology: Topology, job: TrainingJob) -> tuple[Device, Device
 def _device(topology: Topology, job: TrainingJob, index: int) -> Device:
     kind = topology.accelerators[index]
     chosen = coefficients(kind.architecture, job.precision, job.framework, kind.name)
+    if job.expert_imbalance is not None:
+        framework = msgspec.structs.replace(chosen.framework, expert_imbalance=job.expert_imbalance)
+        chosen = msgspec.structs.replace(chosen, framework=framework)
     return device_of(kind, job.precision, chosen, job.trained == "adapters")
 
 

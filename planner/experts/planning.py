@@ -85,12 +85,16 @@ def _averaged(problem: PlacementProblem, workloads: Workloads, weights: tuple[fl
 
 
 def _solve(workloads: Workloads, cluster: ExpertCluster, request: ExpertRequest, slots: Ints) -> Found:
-    effort = Effort(work=request.work, seed=request.seed)
+    effort = Effort(work=request.work, seed=request.seed, certify=request.certify)
     if request.objective == "fanout":
         from .returning import place_returning
 
         return place_returning(workloads, cluster, request, slots)
     problem = formulate(workloads, cluster, request, slots)
+    if request.method != "auto":
+        from .published import place_as_published
+
+        return place_as_published(problem, request)
     if request.objective == "minimax":
         from .heaviest import place_heaviest
 

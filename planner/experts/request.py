@@ -7,6 +7,7 @@ import msgspec
 from ..errors import InputError
 from ..plan.experts import Objective
 
+METHODS = ("auto", "moetuner", "exflow")
 OBJECTIVES = ("transitions", "fanout", "load", "joint", "minimax")
 DEFAULT_LOAD_WEIGHT = 10.0
 
@@ -18,8 +19,10 @@ class ExpertRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     `redundant` slots per layer hold further copies of hot experts. `slots_per_gpu` overrides even shares.
     `expert_groups` is the number of router groups whose experts must share a node. Of several workloads the worst one's
-    load counts, unless `workload_weights` average them. `held_out` is the share of tokens
-    kept aside to judge by. `work` is the number of swaps to propose.
+    load counts, unless `workload_weights` average them. `held_out` is the share of tokens kept aside to judge by.
+    `method` holds the search to a published program: `moetuner` evens clusters of experts first and then lightens the
+    heaviest pair, `exflow` halves the GPUs again and again. `work` is the number of swaps to propose; `certify` spends
+    minutes on a tighter bound on traffic (of placements without copies).
     """
 
     objective: Objective = "joint"
@@ -30,7 +33,9 @@ class ExpertRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     workload_weights: tuple[float, ...] | None = None
     held_out: float = 0.0
     seed: int = 0
-    work: int = 50_000_000
+    work: int = 60_000_000
+    certify: bool = False
+    method: str = "auto"
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -44,6 +49,8 @@ class ExpertRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise InputError(f"workload-weight must be numbers of at least 0, one above it, but got {list(weights)}")
         if not 0 <= self.held_out < 1:
             raise InputError(f"held-out must be a share from 0 to below 1 but got {self.held_out}")
+        if self.method not in METHODS:
+            raise InputError(f"method must be one of {', '.join(METHODS)} but got {self.method!r}")
         if self.work < 1:
             raise InputError(f"work must be at least 1 but got {self.work}")
 

@@ -10,10 +10,11 @@ import numpy as np
 from shardwright.models import ModelGraph
 from shardwright.topologies import Topology
 
-from ..costs.serving.coefficients import engine, kernels
+from ..costs.serving.coefficients import Engine, engine, kernels
 from ..costs.serving.communication import fabric
 from ..costs.serving.measured import MeasuredOperators, measured_kernels, measured_operators
 from ..errors import Infeasible, InputError
+from ..workload.experts import ExpertLoad
 from ..workload.serving import ServingJob, Trace
 from ..workload.serving_layout import Layout, quantization
 from .space import layouts
@@ -45,6 +46,22 @@ class Problem:
         return [kind.devices if most is None else min(kind.devices, most) for kind in self.kinds]
 
 
+def _placed_experts(known: Engine, noted: tuple[str, ...], load: ExpertLoad) -> tuple[Engine, tuple[str, ...]]:
+    """The engine with the imbalance and reach of an expert placement, which the notes name."""
+    known = msgspec.structs.replace(known, imbalance=load.imbalance)
+    noted = (
+        *noted,
+        f"the fullest expert rank has {load.imbalance:.4g} times the mean load, by the experts plan",
+    )
+    if load.reach is not None:
+        known = msgspec.structs.replace(known, reach=load.reach, reach_ranks=load.ranks)
+        noted = (
+            *noted,
+            f"a token is sent to {load.reach:.4g} of {load.ranks} expert ranks, by the experts plan",
+        )
+    return known, noted
+
+
 def problem_of(
     model: ModelGraph, topology: Topology, job: ServingJob, trace: Trace | None, *, even: bool = False
 ) -> Problem:
@@ -57,6 +74,8 @@ def problem_of(
     if job.expert_imbalance is not None:
         known = msgspec.structs.replace(known, imbalance=job.expert_imbalance)
         noted = (*noted, f"the fullest expert rank has {job.expert_imbalance:g} times the mean load, as given")
+    if job.expert_load is not None:
+        known, noted = _placed_experts(known, noted, job.expert_load)
     kinds, more = _kinds(topology, job)
     load = job.load
     lengths = Lengths(load.mean_isl, load.mean_osl, load.mean_isl * load.cached)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .experts import ExpertLoad
 from .serving_layout import LayoutConstraints, Speculation, quantization
 
 MAX_TOKENS = 100_000_000
@@ -157,7 +158,7 @@ class ServingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     end-to-end latency, `energy` with the fewest joules per token; None chooses `gpus` for a rate and `throughput` for a
     concurrency. `most_devices` leaves part of the cluster unused; `operators` names measured operator tables to use
     where they have an answer. `expert_imbalance` is the load of the fullest expert rank over the mean, such as the
-    load ratio of an expert placement; None takes what was fitted of the engine.
+    load ratio of an expert placement; None takes what was fitted of the engine. `expert_load` says more of a placement.
     """
 
     load: Load
@@ -172,10 +173,13 @@ class ServingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     most_devices: int | None = None
     operators: str | None = None
     expert_imbalance: float | None = None
+    expert_load: ExpertLoad | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         quantization(self.quantization)
+        if self.expert_imbalance is not None and self.expert_load is not None:
+            raise InputError("job.expert_imbalance and job.expert_load both give the imbalance: leave one out")
         if self.expert_imbalance is not None:
             msgspec.structs.force_setattr(self, "expert_imbalance", float(self.expert_imbalance))
             if not 1 <= self.expert_imbalance <= 1000:

@@ -1,6 +1,6 @@
 """Layered placement of items on devices: exact where the states are few, annealed and bounded where they are not."""
 
-from . import fanout, heaviest
+from . import bisection, fanout, heaviest, two_stage
 from .annealing import Schedule, anneal
 from .bounds import Floor, floor
 from .migration import rebalance
@@ -16,6 +16,7 @@ __all__ = [
     "Score",
     "SlotPlacement",
     "anneal",
+    "bisection",
     "contiguous",
     "even_weights",
     "fanout",
@@ -31,5 +32,6 @@ __all__ = [
     "rebalance",
     "score",
     "slot_loads",
+    "two_stage",
     "value_of",
 ]

@@ -11,6 +11,7 @@ from . import chained, exact
 from .annealing import Annealed, Schedule, anneal
 from .balancing import balance
 from .bounds import floor
+from .certificate import certify
 from .packing import pack
 from .problem import Ints, PlacementProblem, Score, score
 from .replication import owners, replicate
@@ -24,12 +25,16 @@ WARM = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How hard to search: proposed swaps in all, the seed, and whether exact solvers may be used."""
+    """How hard to search: proposed swaps in all, the seed, and whether exact solvers may be used.
+
+    `certify` tightens the bound on traffic, which takes minutes for large problems.
+    """
 
     work: int = 100_000_000
     starts: int = 2
     seed: int = 0
     exact: bool = True
+    certify: bool = False
 
 
 def place(problem: PlacementProblem, spare: int = 0, effort: Effort | None = None) -> Solution[SlotPlacement]:
@@ -50,6 +55,8 @@ def place(problem: PlacementProblem, spare: int = 0, effort: Effort | None = Non
         found_at = _balance(problem, spare, effort) if not problem.has_traffic else _search(problem, spare, effort)
         bound = floor(problem, spare).value
     value = value_of(problem, found_at.placement).value
+    if effort.certify and spare == 0 and problem.has_traffic and value > bound * (1 + CLOSED) + CLOSED:
+        bound = max(bound, certify(problem).value)
     status = Status.OPTIMAL if value <= bound * (1 + CLOSED) + CLOSED else Status.FEASIBLE
     return Solution(status, found_at.placement, value, min(bound, value), work=found_at.work)
 

@@ -58,8 +58,9 @@ class Engine(_Record, frozen=True):
     the host's time to launch one kernel without a graph; launches bound a step from below, in prefill, and in decode
     where `graphs` is false. Factors on kernel time beyond the starts: `gemm`, `attention` (prefill), `read` (decode
     attention), `grouped` (of it, where query heads share KV heads), `expert` and `expert_work` (reading and computing
-    experts), `reduce`; `start` on the starts. `imbalance` is the load of the fullest expert rank over the mean;
-    `windows` says whether sliding windows are made use of; `context_bytes` is what the process itself takes of a
+    experts), `reduce`; `start` on the starts. `imbalance` is the load of the fullest expert rank over the mean,
+    `reach` the ranks a token is dispatched to on a stage of `reach_ranks`; `windows` says whether sliding windows are
+    made use of; `context_bytes` is what the process itself takes of a
     device. `first` and `last` bound the versions it stands for.
     """
 
@@ -89,6 +90,8 @@ class Engine(_Record, frozen=True):
     expert_work: float = 1.0
     reduce: float = 1.0
     imbalance: float = 1.0
+    reach: float = 0.0
+    reach_ranks: int = 0
     windows: bool = True
     context_bytes: float = 2e9
     source: str = ""

@@ -323,6 +323,8 @@ def _stage_transfers(shapes: ReplicaShapes, machine: Machine, layout: Layout) ->
     if shapes.exchanges:
         topk = max(each.topk for each in shapes.experts)
         copies = ranks * (1 - (1 - 1 / ranks) ** topk)
+        if machine.engine.reach_ranks == ranks:
+            copies = machine.engine.reach
         sent = size / layout.attn_dp / layout.tp * copies
         exchange = machine.fabric.seconds("all_to_all", sent, ranks) + machine.fabric.seconds(
             "all_to_all", 2 * sent, ranks

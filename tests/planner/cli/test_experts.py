@@ -100,3 +100,15 @@ def test_a_re_plan_without_what_it_needs_is_one_line_and_exit_code_2(routing, ca
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1
     assert word in error
+
+
+def test_a_serving_plan_takes_load_and_reach_from_an_experts_plan(routing, capsys):
+    command = ["experts", "--routing", "ids.npy", "--gpus", "8", "--objective", "load", "--work", "100000"]
+    assert run([*command, "-o", "placed.json"]) == 0
+    job = ["estimate", "mixtral-8x7b", "--cluster", "dgx-h100:1", "--pool", "1xdp8,ep8", "--isl", "500", "--osl", "20"]
+    capsys.readouterr()
+    assert run([*job, "--rate", "4", "--experts", "placed.json", "--json"]) == 0
+    assumptions = json.loads(capsys.readouterr().out)["assumptions"]
+    assert any("by the experts plan" in line for line in assumptions)
+    assert run([*job, "--rate", "4", "--experts", "ids.npy"]) in (2, 5)
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -141,3 +141,17 @@ def test_traffic_of_mere_counts_is_refused():
     flow = np.ones((2, 8, 8))
     with pytest.raises(InputError, match="expert ids of every token"):
         plan_experts(workloads_of([routing_from_transitions("t", flow)]), 4, ExpertRequest(objective="fanout"))
+
+
+@pytest.mark.parametrize("method", ["moetuner", "exflow"])
+def test_published_programs_are_judged_by_the_same_objective_and_bound(method):
+    cluster = flat_cluster(4, 2, 4.0)
+    own, other = (
+        plan_experts(workloads(0), cluster, ExpertRequest(method=name, load_weight=1.0, work=100_000))
+        for name in ("auto", method)
+    )
+    assert validate_plan(other) == []
+    assert other.optimality.bound == pytest.approx(own.optimality.bound)
+    assert own.optimality.value <= other.optimality.value * (1 + 1e-6)
+    with pytest.raises(InputError, match=f"method {method} takes no redundant copies"):
+        plan_experts(workloads(0), cluster, ExpertRequest(method=method, redundant=4))

@@ -1,0 +1,26 @@
+"""What a cost model needs to know of an expert placement: the straggler's load and how far tokens are sent."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..errors import InputError
+
+
+class ExpertLoad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The load of the fullest of `ranks` expert ranks over the mean, and the ranks that dispatch sends a token to.
+
+    `reach` is the mean number of distinct ranks that hold one token's experts in a layer; None assumes even routing.
+    """
+
+    imbalance: float
+    ranks: int
+    reach: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.imbalance <= 1000:
+            raise InputError(f"expert load: imbalance must be from 1 to 1000 but got {self.imbalance}")
+        if self.ranks < 1:
+            raise InputError(f"expert load: ranks must be at least 1 but got {self.ranks}")
+        if self.reach is not None and not 1 <= self.reach <= self.ranks:
+            raise InputError(f"expert load: reach must be from 1 to the {self.ranks} ranks but got {self.reach}")
