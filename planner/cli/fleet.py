@@ -14,6 +14,8 @@ _Offers = Annotated[str | None, typer.Option(help="Fleet job (YAML or JSON): off
 _Gpus = Annotated[str | None, typer.Option(help="GPU types at catalog prices, such as a10g,a100-80gb.")]
 _CAP = {"rich_help_panel": "Layers on a given cluster", "show_default": False}
 _Helix = Annotated[str | None, typer.Option(help="Cluster of unequal nodes (Helix): who holds which layers.")]
+_Cluster = Annotated[str | None, typer.Option(help="Catalog name, or a topology file, for --place.", **_CAP)]
+_Place = Annotated[bool, typer.Option(help="Place the layers on the nodes of --cluster.", **_CAP)]
 _Stages = Annotated[int | None, typer.Option(help="Cap of the second placement: nodes that a token visits.", **_CAP)]
 _Latency = Annotated[str | None, typer.Option(help="Cap of the second placement: time of a token, as 500ms.", **_CAP)]
 _Batch = Annotated[
@@ -69,6 +71,8 @@ def fleet(
     what_if: _WhatIf = None,
     slices: Annotated[int | None, typer.Option(help="Whole parts of every request class (Mélange).")] = None,
     fractional: Annotated[bool, typer.Option(help="Let any share of a request class go anywhere.")] = False,
+    cluster: _Cluster = None,
+    place: _Place = False,
     max_stages: _Stages = None,
     latency: _Latency = None,
     batch: _Batch = None,
@@ -91,7 +95,7 @@ def fleet(
             percentile=percentile, quantization=quantization, budget=budget, spare=spare, region_loss=region_loss,
             error=error, overload=overload, current=current, start_usd=start_usd, least_hours=least_hours,
             what_if=tuple(what_if or ()), slices=slices, fractional=fractional,
-            helix=helix, max_stages=max_stages, latency=latency, batch=batch, hop=hop,
+            helix=helix, cluster=cluster, place=place, max_stages=max_stages, latency=latency, batch=batch, hop=hop,
         )
     )  # fmt: skip
     emit(plan, json=json, output=output, view=lambda: print_fleet_plan(plan, time.perf_counter() - started))

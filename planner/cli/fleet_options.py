@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 
 if TYPE_CHECKING:
+    from ..fleet.layer_planning import LayerRequest
     from ..plan.base import Input
     from ..plan.fleet import FleetPlan
     from ..workload.fleet import FleetJob
@@ -48,6 +49,8 @@ class FleetOptions:
     slices: int | None = None
     fractional: bool = False
     helix: str | None = None
+    cluster: str | None = None
+    place: bool = False
     max_stages: int | None = None
     latency: str | None = None
     batch: int | None = None
@@ -62,6 +65,8 @@ def fleet_plan(options: FleetOptions) -> FleetPlan:
         return _melange(options)
     if options.helix is not None:
         return _helix(options)
+    if options.place or options.cluster is not None:
+        return _placed(options)
     from ..fleet.job import plan_fleet
     from ..fleet.what_if import parse_what_if
 
@@ -69,8 +74,8 @@ def fleet_plan(options: FleetOptions) -> FleetPlan:
     return plan_fleet(job, sources, tuple(parse_what_if(text) for text in options.what_if))
 
 
-def _refuse_job_options(options: FleetOptions, mode: str) -> None:
-    given = [name for name in _JOB_ONLY if getattr(options, name)]
+def _refuse_job_options(options: FleetOptions, mode: str, allowed: tuple[str, ...] = ()) -> None:
+    given = [name for name in _JOB_ONLY if name not in allowed and getattr(options, name)]
     given += [name.removesuffix("_s") for name, text in options.targets.items() if text]
     if given:
         raise InputError(f"{mode} has its own load and machines: leave {given[0].replace('_', '-')} out")
@@ -90,20 +95,44 @@ def _melange(options: FleetOptions) -> FleetPlan:
 
 def _helix(options: FleetOptions) -> FleetPlan:
     from ..fleet.layer_case import read_helix
-    from ..fleet.layer_planning import LayerRequest, plan_layers
-    from .common import parse_duration
+    from ..fleet.layer_planning import plan_layers
 
     assert options.helix is not None
     _refuse_job_options(options, "--helix")
     _refuse_job_options(options, "--helix")
+    return plan_layers(read_helix(options.helix), _layer_request(options, None))
+
+
+def _placed(options: FleetOptions) -> FleetPlan:
+    from ..fleet.layer_cluster import ChainUse, cluster_of
+    from ..fleet.layer_planning import plan_layers
+    from ..inputs import load_model, load_topology
+
+    if options.model is None or options.cluster is None or not options.place:
+        raise InputError("a placement needs a model, --cluster and --place: fleet MODEL --cluster CLUSTER --place")
+    if options.isl is None or options.osl is None:
+        raise InputError("a placement needs the mean lengths of the requests: give --isl and --osl")
+    _refuse_job_options(options, "--place", ("model", "isl", "osl", "quantization"))
+    (model, model_source), (topology, topology_source) = load_model(options.model), load_topology(options.cluster)
+    use = ChainUse(options.isl, options.osl, options.quantization or "bf16")
+    cluster, notes = cluster_of(model, topology, use)
+    request = _layer_request(options, cluster.hop_s)
+    return plan_layers(cluster.case((model_source, topology_source)), request, cluster.simulated, notes)
+
+
+def _layer_request(options: FleetOptions, hop_s: float | None) -> LayerRequest:
+    """The caps asked for; the time of a link is the option's, else the cluster's, else the usual one."""
+    from ..fleet.layer_planning import LayerRequest
+    from .common import parse_duration
+
     defaults = LayerRequest()
-    request = LayerRequest(
+    hop_s = defaults.hop_s if hop_s is None else hop_s
+    return LayerRequest(
         max_stages=options.max_stages,
         latency_s=None if options.latency is None else parse_duration(options.latency),
         batch=defaults.batch if options.batch is None else options.batch,
-        hop_s=defaults.hop_s if options.hop is None else parse_duration(options.hop),
+        hop_s=hop_s if options.hop is None else parse_duration(options.hop),
     )
-    return plan_layers(read_helix(options.helix), request)
 
 
 def fleet_job(options: FleetOptions) -> tuple[FleetJob, tuple[Input, ...]]:

@@ -30,7 +30,7 @@ class LayerCase:
     types: tuple[str, ...]
     throughput: Floats
     link: Floats
-    source: Input
+    sources: tuple[Input, ...]
 
 
 class HelixCase(msgspec.Struct, frozen=True):
@@ -78,7 +78,7 @@ def layer_case(case: HelixCase, source: Input) -> LayerCase:
         types=case.node_types,
         throughput=np.array([rows[name] for name in case.node_types]),
         link=_links(case.links_tokens_per_s, nodes),
-        source=source,
+        sources=(source,),
     )
 
 

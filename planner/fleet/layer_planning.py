@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
@@ -14,7 +15,7 @@ from shardwright.solvers.flow import ChainFlow, Placement, fewest_hops, solve
 from ..errors import Infeasible, InputError, LimitReached
 from ..plan.base import Alternative, Optimality, Provenance
 from ..plan.fleet import FleetPlan
-from ..plan.layer_placement import SINK, SOURCE, Chains, Holder, LayerPlacement, Stream
+from ..plan.layer_placement import SINK, SOURCE, Chains, Holder, LayerPlacement, Simulated, Stream
 from .layer_case import Floats, LayerCase
 
 OBJECTIVE = "tokens per second through the layers"
@@ -49,8 +50,13 @@ class LayerRequest:
             raise InputError(f"the time of a hop must be at least 0 but is {self.hop_s:g} s")
 
 
-def plan_layers(case: LayerCase, request: LayerRequest) -> FleetPlan:
-    """The placements of most flow, free and capped.
+def plan_layers(
+    case: LayerCase,
+    request: LayerRequest,
+    simulated: Callable[[Chains], Simulated] | None = None,
+    notes: tuple[str, ...] = (),
+) -> FleetPlan:
+    """The placements of most flow, free and capped; `simulated` adds what a simulation says of either.
 
     Raises Infeasible when the nodes cannot hold the layers or the cap cannot be kept, LimitReached when no placement
     was found that anything flows through.
@@ -59,8 +65,12 @@ def plan_layers(case: LayerCase, request: LayerRequest) -> FleetPlan:
     found = _solved(problem, request)
     best = _chains(case, problem, found, request)
     capped = _capped(case, problem, best, request)
+    if simulated is not None:
+        same = capped.holders == best.holders
+        best = msgspec.structs.replace(best, simulated=simulated(best))
+        capped = msgspec.structs.replace(capped, simulated=best.simulated if same else simulated(capped))
     return FleetPlan(
-        inputs=(case.source,),
+        inputs=case.sources,
         optimality=Optimality(
             objective=OBJECTIVE,
             sense="max",
@@ -70,7 +80,7 @@ def plan_layers(case: LayerCase, request: LayerRequest) -> FleetPlan:
             status="optimal" if found.status is Status.OPTIMAL else "feasible",
             work=found.work,
         ),
-        assumptions=_assumptions(request),
+        assumptions=(*notes, *_assumptions(request)),
         alternatives=(
             Alternative(
                 label=f"at most {capped.stage_limit} stages"
@@ -214,7 +224,7 @@ def longest_way(holders: list[Holder], streams: tuple[Stream, ...], request: Lay
 def _assumptions(request: LayerRequest) -> tuple[str, ...]:
     return (
         "a node passes the throughput of the layers it holds, whatever share of them a request needs",
-        f"a token takes a layer's time of {request.batch} tokens, at the best pace of its node, for every layer",
+        f"a token takes the time of {request.batch} tokens at its node's best pace for every layer, "
         f"and {1e3 * request.hop_s:g} ms for every link",
         "a node passes what it does with a full batch: enough requests, and their caches, must be in flight to fill it",
     )

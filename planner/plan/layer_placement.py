@@ -37,6 +37,20 @@ class Stream(_Record, frozen=True, kw_only=True):
     capacity_tokens_per_s: float
 
 
+class Simulated(_Record, frozen=True, kw_only=True):
+    """What a closed loop of `concurrency` requests sees in a simulation that knows caches, batches and links.
+
+    `in_flight` is how many of them the caches hold on average; `token_s` is the mean time from token to token, `ttft_s`
+    from admission to the first one.
+    """
+
+    concurrency: int
+    tokens_per_s: float
+    token_s: float
+    ttft_s: float
+    in_flight: float
+
+
 class Chains(_Record, frozen=True, kw_only=True):
     """A placement and its maximum flow.
 
@@ -51,6 +65,7 @@ class Chains(_Record, frozen=True, kw_only=True):
     token_s: float
     holders: tuple[Holder, ...]
     streams: tuple[Stream, ...]
+    simulated: Simulated | None = None
 
 
 class LayerPlacement(_Record, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ def print_layer_placement(plan: FleetPlan, placement: LayerPlacement, seconds: f
     nodes = len(placement.best.holders)
     out.print(f"{best.value:.2f} tokens/s through {placement.layers} layers on {nodes} nodes", style="bold")
     out.print(f"{proof} (no placement passes more than {best.bound:.2f}{took})\n", markup=False)
-    columns = ("placement", "tokens/s", "bound", "stages", "at most", "latency of a token", "nodes used")
+    columns = ("placement", "tokens/s", "bound", "stages", "at most", "latency of a token", "nodes used", "simulated")
     rows = [_summary("most flow", placement.best), _summary("capped", placement.capped)]
     out.print(table("Placements", columns, rows))
     out.print(table("Layers, most flow", _COLUMNS, _holders(placement.best)))
@@ -37,6 +37,7 @@ _COLUMNS = ("layers", "nodes", "tokens/s of them", "flow", "what")
 
 def _summary(name: str, chains: Chains) -> tuple[str, ...]:
     used = sum(holder.end > holder.start for holder in chains.holders)
+    seen = chains.simulated
     limit = "-" if chains.stage_limit is None else str(chains.stage_limit)
     return (
         name,
@@ -46,6 +47,7 @@ def _summary(name: str, chains: Chains) -> tuple[str, ...]:
         limit,
         duration(chains.token_s),
         str(used),
+        "-" if seen is None else f"{seen.tokens_per_s:.2f} at {duration(seen.token_s)}, {seen.in_flight:.0f} in flight",
     )
 
 
