@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.tiny_moe import route
 from shardwright.planner.cli.main import run
 
 
@@ -112,3 +113,14 @@ def test_a_serving_plan_takes_load_and_reach_from_an_experts_plan(routing, capsy
     assert any("by the experts plan" in line for line in assumptions)
     assert run([*job, "--rate", "4", "--experts", "ids.npy"]) in (2, 5)
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_the_guides_first_commands_work_as_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("trace.npy", route(b"Experts of a small text, placed as the guide says. " * 12, layers=3))
+    command = ["experts", "--routing", "trace.npy", "--gpus", "4", "--held-out", "0.2", "--work", "100000"]
+    assert run([*command, "-o", "plan.json"]) == 0
+    assert "held out" in capsys.readouterr().out
+    again = [*command, "--current", "plan.json", "--expert-size", "44MB", "--budget", "0B", "--json"]
+    assert run(again) == 0
+    assert json.loads(capsys.readouterr().out)["migration"]["moved"] == 0
