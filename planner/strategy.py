@@ -79,7 +79,8 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     0 nothing, 1 optimizer states, 2 gradients as well, 3 weights as well. `mbs` is in sequences. `recompute_layers`
     is the number of layers per virtual stage that `recompute="full"` applies to (None: all); `recompute_modules` is
     what `recompute="selective"` recomputes. `stage_layers` gives the layers of every virtual stage in chain order
-    (None: equal, or balanced against embedding and head when the layers do not divide). `cp_comm` is how context
+    (None: equal, or balanced against embedding and head when the layers do not divide), `stage_recompute` how many of
+    them `recompute="full"` applies to when that differs between stages. `cp_comm` is how context
     ranks exchange keys and values; "a2a+p2p" swaps heads inside as large a group as the kv heads allow and passes
     rings between groups.
 
@@ -111,6 +112,7 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     recompute_modules: tuple[RecomputeModule, ...] = ()
     schedule: Schedule = "1f1b"
     stage_layers: tuple[int, ...] | None = None
+    stage_recompute: tuple[int, ...] | None = None
     cp_comm: ContextComm = "p2p"
     weight_shard: int | None = None
     gradient_shard: int | None = None
@@ -161,6 +163,16 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 f"strategy.stage_layers must give {chunks} counts of at least 0, one per virtual stage, "
                 f"but got {self.stage_layers}"
             )
+        again = self.stage_recompute
+        if again is None:
+            return
+        if self.stage_layers is None or self.recompute != "full" or self.recompute_layers is not None:
+            raise InputError("strategy.stage_recompute needs stage_layers, recompute full and no recompute_layers")
+        if len(again) != chunks or not all(0 <= r <= n for r, n in zip(again, self.stage_layers, strict=True)):
+            raise InputError(
+                f"strategy.stage_recompute must give {chunks} counts of at most stage_layers {self.stage_layers}, "
+                f"but got {again}"
+            )
 
     @property
     def dp(self) -> int:
@@ -204,7 +216,8 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         if self.recompute == "selective":
             parts.append("recompute:" + ("+".join(self.recompute_modules) or "selective"))
         elif self.recompute == "full":
-            parts.append("recompute:full" + ("" if self.recompute_layers is None else f":{self.recompute_layers}"))
+            layers = self.recompute_layers if self.stage_recompute is None else "by-stage"
+            parts.append("recompute:full" + ("" if layers is None else f":{layers}"))
         parts += self._techniques()
         if self.stage_layers is not None and len(set(self.stage_layers)) > 1:
             parts.append("uneven")

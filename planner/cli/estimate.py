@@ -48,6 +48,7 @@ def estimate(
     recompute_layers: Annotated[int | None, typer.Option(help="Layers per stage that full recomputes.")] = None,
     schedule: Annotated[str, typer.Option(help="1f1b, interleaved, gpipe, zb-h1, zb-v or dualpipe.")] = "1f1b",
     stage_layers: Annotated[str | None, typer.Option(help="Layers of every virtual stage, such as 9,8,8,7.")] = None,
+    stage_recompute: Annotated[str | None, typer.Option(help="How many of them full recomputes, by stage.")] = None,
     cp_comm: Annotated[str, typer.Option(help="p2p (ring), all_gather, a2a (Ulysses) or a2a+p2p.")] = "p2p",
     weight_shard: _Part = None,
     gradient_shard: _Part = None,
@@ -101,6 +102,7 @@ def estimate(
     given = {name: context.params[name] for name in Strategy.__struct_fields__ if name in context.params}
     given["recompute_modules"] = options.words(recompute_modules)
     given["stage_layers"] = options.integers(stage_layers, "--stage-layers") or None
+    given["stage_recompute"] = options.integers(stage_recompute, "--stage-recompute") or None
     if dp_shard is None:
         given["dp_shard"] = _rest(devices[0].n_devices, tp * cp * pp * dp_replicate)
     try:

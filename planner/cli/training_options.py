@@ -12,7 +12,16 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from ..workload.training import TrainingJob
 
-TECHNIQUES = ("context", "partition", "offload", "tp_overlap", "expert_overlap", "low_communication", "vocabulary")
+TECHNIQUES = (
+    "context",
+    "partition",
+    "offload",
+    "tp_overlap",
+    "expert_overlap",
+    "low_communication",
+    "vocabulary",
+    "uneven",
+)
 _HOLD = {"rich_help_panel": "Hold to given values, such as 4 or 2,4,8", "show_default": False}
 
 Model = Annotated[str, typer.Argument(help="Catalog name, config.json, or a directory with one.")]

@@ -202,6 +202,12 @@ class Pipelines:
             self._layers[key] = layers_by_layout(self.chain, SCHEDULES[key[0]], *key[1:])
         return self._layers[key]
 
+    def recomputed(self, table: StrategyTable, row: int, full: int) -> int | Ints:
+        """Fully recomputed layers of every virtual stage of one row, at most."""
+        layout = int(table.layout[row])
+        own = table.custom_recomputes[layout - CUSTOM] if layout >= CUSTOM else ()
+        return np.array(own, np.int64) if own else full
+
     def of(self, table: StrategyTable, microbatches: Ints, every: bool = False) -> tuple[Stages, NDArray[np.int64]]:
         """Stages of every distinct pipeline of a table, and for every row the position of its pipeline.
 
@@ -230,7 +236,8 @@ class Pipelines:
         lasting = not every and int(table.layout[row]) < CUSTOM
         if lasting and key in self._stages:
             return self._stages[key]
-        pp, vpp, schedule, _, full, limit, spread = key
+        pp, vpp, schedule, _, most, limit, spread = key
+        full = self.recomputed(table, row, most)
         live = live_microbatches(SCHEDULES[schedule], pp, vpp, limit)
         if spread:
             model, live = without_vocabulary(self.chain), np.minimum(live + 1, limit)
@@ -282,11 +289,11 @@ def _repeated(values: Floats, width: int) -> Floats:
 
 
 def pipeline_stages(
-    model: Chain, layers: Ints, schedule: str, live: NDArray[np.int64], recomputed: int
+    model: Chain, layers: Ints, schedule: str, live: NDArray[np.int64], recomputed: int | Ints
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """`count`, `again`, `live`, `live_inputs` of every rank of one pipeline, each [pp, blocks].
 
-    The first `recomputed` layers of every virtual stage are fully recomputed.
+    The first `recomputed` layers of every virtual stage, one number for all or one each, are fully recomputed.
     """
     pp = live.shape[1]
     width = len(model.blocks)

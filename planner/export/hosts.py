@@ -27,6 +27,7 @@ _TECHNIQUES = {
     "ep_overlap": "none",
     "sync_period": 1,
     "vocab_parallel": False,
+    "stage_recompute": None,
 }
 
 

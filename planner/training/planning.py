@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import msgspec
@@ -19,6 +20,7 @@ from ..workload.legality import facts, violations
 from ..workload.strategy_table import BALANCED, StrategyTable, table_of
 from ..workload.training import TrainingJob
 from .alternatives import ALTERNATIVES
+from .bounds import node_floors
 from .choices import Scope
 from .context import Context
 from .infeasible import infeasible
@@ -28,6 +30,9 @@ from .readback import read_back
 from .robustness import CONSIDERED
 from .search import Candidate, Search, evaluated, search
 from .space import Space
+from .uneven import fitted
+
+FITTED = "stages were fitted to their memory for the most promising strategies, not for all"
 
 
 def plan_training(
@@ -43,18 +48,40 @@ def plan_training(
     space = space_of(context)
     with input_errors():
         found, candidates = _candidates(context, space, stop)
+        bound = found.outcome.solution.bound
+        if "uneven" in job.explore:
+            candidates, bound = _with_fitted(context, space, found, candidates)
     solution = found.outcome.solution
-    if solution.status is Status.LIMIT:
+    if not candidates and solution.status is Status.LIMIT:
         raise LimitReached(f"stopped after {solution.work} strategies without one that fits: allow more work")
-    if solution.point is None:
+    if not candidates:
         raise infeasible(context, space, found)
     best = candidates[0]
     return read_back(
         context,
         candidates,
         strategy=explicit(best.table, context),
-        optimality=_optimality(context, space, found, best.value),
+        optimality=_optimality(context, space, found, best.value, bound),
+        notes=[FITTED] if "uneven" in job.explore else [],
     )
+
+
+def _with_fitted(
+    context: Context, space: Space, found: Search, candidates: list[Candidate]
+) -> tuple[list[Candidate], float]:
+    """The candidates with the best strategy of fitted stages among them, and the bound that holds with those too: where
+    one is better, that of the nodes, since only some were tried."""
+    uneven = uneven_links(context.topology)
+    costs = own_order(context) if uneven else context.costs
+    best = candidates[0].value if candidates else math.inf
+    floors = context.goal.values(node_floors(space, found.nodes, costs))
+    better = fitted(space, found.nodes, costs, context.goal, floors, best)[:1]
+    if not better:
+        return candidates, found.outcome.solution.bound
+    if uneven:
+        better = [placed(context, better[0].table)]
+        floors = context.goal.values(node_floors(space, found.nodes, ideal_context(context).costs))
+    return sorted([*better, *candidates], key=lambda each: each.value), float(floors.min())
 
 
 def _candidates(context: Context, space: Space, stop: Stop | None) -> tuple[Search, list[Candidate]]:
@@ -158,9 +185,9 @@ def explicit(table: StrategyTable, context: Context) -> Strategy:
     return msgspec.structs.replace(strategy, stage_layers=tuple(context.costs.layers_of(table).tolist()))
 
 
-def _optimality(context: Context, space: Space, found: Search, value: float) -> Optimality:
+def _optimality(context: Context, space: Space, found: Search, value: float, bound: float) -> Optimality:
     solution, objective = found.outcome.solution, context.job.objective
-    value, bound = shown(objective, value), shown(objective, min(solution.bound, value))
+    value, bound = shown(objective, value), shown(objective, min(bound, value))
     gap = relative_gap(value, bound)
     return Optimality(
         objective=objective,

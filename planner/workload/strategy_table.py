@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -53,7 +54,8 @@ class StrategyTable:
 
     Words are stored as positions: `recompute` in RECOMPUTES, `schedule` in SCHEDULES, `cp_comm` in CONTEXT_COMMS, and
     `recompute_modules` as a bit per member of RECOMPUTE_MODULES. `recompute_layers` of ALL_LAYERS means all. `layout`
-    is EVEN, BALANCED, or CUSTOM + i for `custom_layouts[i]`. A `weight_shard` or `gradient_shard` of 0 means all.
+    is EVEN, BALANCED, or CUSTOM + i for `custom_layouts[i]`, of whose layers `custom_recomputes[i]` are fully
+    recomputed where it is not empty. A `weight_shard` or `gradient_shard` of 0 means all.
     """
 
     tp: Ints
@@ -83,6 +85,7 @@ class StrategyTable:
     sync: Ints
     vocab_parallel: Ints
     custom_layouts: tuple[tuple[int, ...], ...] = ()
+    custom_recomputes: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.tp)
@@ -114,7 +117,11 @@ class StrategyTable:
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> StrategyTable:
         """The rows picked by an index or a mask."""
-        return StrategyTable(**{name: self.column(name)[rows] for name in FIELDS}, custom_layouts=self.custom_layouts)
+        return StrategyTable(
+            **{name: self.column(name)[rows] for name in FIELDS},
+            custom_layouts=self.custom_layouts,
+            custom_recomputes=self.custom_recomputes,
+        )
 
     def row(self, index: int) -> Strategy:
         """One row as a Strategy; `stage_layers` is set only for custom layouts, the others follow from the model."""
@@ -133,6 +140,7 @@ class StrategyTable:
             schedule=SCHEDULES[value["schedule"]],
             cp_comm=CONTEXT_COMMS[value["cp_comm"]],
             stage_layers=self.custom_layouts[layout - CUSTOM] if layout >= CUSTOM else None,
+            stage_recompute=self.custom_recomputes[layout - CUSTOM] or None if layout >= CUSTOM else None,
             weight_shard=value["weight_shard"] or None,
             gradient_shard=value["gradient_shard"] or None,
             offload_optimizer=OFFLOADS[value["offload_optimizer"]],
@@ -154,21 +162,21 @@ def module_bits(modules: Iterable[str]) -> int:
 def table_of_columns(columns: Mapping[str, ArrayLike], rows: int | None = None) -> StrategyTable:
     """A table from the columns given, the others at their defaults (degree 1, nothing recomputed, 1f1b)."""
     count = rows if rows is not None else max(np.size(np.asarray(values)) for values in columns.values())
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.broadcast_to(np.asarray(columns.get(name, _DEFAULTS.get(name, 0)), np.int64), (count,))
         for name in FIELDS
     }
-    return StrategyTable(**arrays, custom_layouts=())
+    return StrategyTable(**arrays)
 
 
 def table_of(strategies: Sequence[Strategy], layers: int) -> StrategyTable:
     """A table of given strategies for a model of that many layers; without `stage_layers` an equal split is used
     where the layers divide, the balanced one where they do not."""
-    custom: dict[tuple[int, ...], int] = {}
+    custom: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
     rows = []
     for each in strategies:
         if each.stage_layers is not None:
-            layout = CUSTOM + custom.setdefault(each.stage_layers, len(custom))
+            layout = CUSTOM + custom.setdefault((each.stage_layers, each.stage_recompute or ()), len(custom))
         else:
             layout = EVEN if layers % each.virtual_stages == 0 else BALANCED
         rows.append(
@@ -194,7 +202,12 @@ def table_of(strategies: Sequence[Strategy], layers: int) -> StrategyTable:
             ]
         )
     grid = np.array(rows, dtype=np.int64).reshape(len(rows), len(FIELDS))
-    return StrategyTable(**dict(zip(FIELDS, grid.T, strict=True)), custom_layouts=tuple(custom))
+    columns: dict[str, Any] = dict(zip(FIELDS, grid.T, strict=True))
+    return StrategyTable(
+        **columns,
+        custom_layouts=tuple(layers for layers, _ in custom),
+        custom_recomputes=tuple(again for _, again in custom),
+    )
 
 
 def concatenate(tables: Sequence[StrategyTable]) -> StrategyTable:
@@ -202,6 +215,7 @@ def concatenate(tables: Sequence[StrategyTable]) -> StrategyTable:
     return StrategyTable(
         **{name: np.concatenate([table.column(name) for table in tables]) for name in FIELDS},
         custom_layouts=tables[0].custom_layouts,
+        custom_recomputes=tables[0].custom_recomputes,
     )
 
 

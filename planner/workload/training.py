@@ -16,7 +16,7 @@ Optimizer = Literal["adam", "adam8bit", "sgd", "sgd-momentum", "muon"]
 
 
 Technique = Literal[
-    "context", "partition", "offload", "tp_overlap", "expert_overlap", "low_communication", "vocabulary"
+    "context", "partition", "offload", "tp_overlap", "expert_overlap", "low_communication", "vocabulary", "uneven"
 ]
 
 
@@ -50,9 +50,10 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     days of the whole token budget; tokens per second and device are maximized.
     `usd_per_device_hour` overrides the catalog's price. `explore` names techniques to try beside the usual ones: other
     exchanges of context ranks, partitions of weights and gradients over fewer ranks, offload to `cpu_tier` and
-    `nvme_tier`, fused tensor-parallel overlap, hidden expert dispatch, a vocabulary divided over pipeline ranks, and
-    averaging replicas every many steps, which changes the optimization as well as its speed. With `robustness_samples`
-    the plan says how it fares when bandwidths are other than thought, over that many samples.
+    `nvme_tier`, fused tensor-parallel overlap, hidden expert dispatch, a vocabulary divided over pipeline ranks,
+    stages whose layers and recompute are fitted to each one's memory, and averaging replicas every many steps, which
+    changes the optimization as well as its speed. With `robustness_samples` the plan says how it fares when bandwidths
+    are other than thought, over that many samples.
 
     Raises InputError when a count is not positive.
     """
