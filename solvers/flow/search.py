@@ -18,10 +18,11 @@ MENU_TOLERANCE = 1e-3
 ROUNDS = 8
 MISSES = 2
 CLIMBS = 6
-EFFORT_PER_NODE = 700
-STEPS_PER_NODE = 300
-ORDER_STEPS_PER_NODE = 150
-POLISH_PER_NODE = 40
+EFFORT = 20_000
+STALLS = 2
+STEPS_PER_NODE = 200
+ORDER_STEPS_PER_NODE = 100
+POLISH_PER_NODE = 30
 AIM = 0.5
 TOLERANCE = 1e-6
 DEFAULT_STOP = Gap(TOLERANCE) | Work(200_000)
@@ -119,10 +120,13 @@ class _Search:
 
         Every other climb starts from scattered nodes, so that one order of the stages does not decide the outcome.
         """
+        stalls = 0
         for climb in range(CLIMBS):
+            before = self.value
             stages = (self.best or start or self._scattered()) if climb % 2 == 0 else self._scattered()
             self._aim_between(high, stages)
-            if self._stopped(self.bound) or self.progress.work >= EFFORT_PER_NODE * self.problem.nodes:
+            stalls = 0 if self.value > before else stalls + 1
+            if self._stopped(self.bound) or self.progress.work >= EFFORT or stalls == STALLS:
                 return
 
     def _aim_between(self, high: float, stages: list[Stage]) -> None:

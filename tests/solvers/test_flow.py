@@ -125,7 +125,7 @@ def tiny_chains(draw):
     return ChainFlow(layers, throughput, rng.uniform(5, 80, (nodes + 2, nodes + 2)))
 
 
-@settings(derandomize=True, max_examples=20, deadline=None)
+@settings(derandomize=True, max_examples=12, deadline=None)
 @given(tiny_chains())
 def test_no_placement_of_a_tiny_chain_passes_more_than_the_bounds(problem):
     best = exhaustive(problem)
