@@ -111,7 +111,9 @@ def plan_layers(
 def _solved(problem: ChainFlow, request: LayerRequest) -> Solution[Placement]:
     found = solve(problem, seed=request.seed)
     if found.status is Status.INFEASIBLE:
-        raise Infeasible(f"placement: {found.reason}")
+        fewest = fewest_hops(problem)
+        reason = found.reason if fewest is None else f"{problem.max_hops} stages are allowed but {fewest} are needed"
+        raise Infeasible(f"placement: {reason}")
     if found.point is None:
         raise LimitReached(f"placement: {found.reason}; look for links that are missing")
     return found

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from shardwright.models import parameters
+
+from ..inputs import restored_model, restored_topology
 from ..plan.fleet import FleetPlan
 from ..plan.layer_placement import SINK, SOURCE, Chains, LayerPlacement
 from .common import TOLERANCE, close, optimality_problems
 
+LEAST_WEIGHT_BYTES = 0.5
 UNITS_PER_TOKEN = 1_000
 """Maximum flow is counted in whole thousandths of a token per second."""
 
@@ -20,6 +24,8 @@ def placement_problems(plan: FleetPlan, placement: LayerPlacement) -> list[str]:
     for name, chains in (("best", placement.best), ("capped", placement.capped)):
         where = f"placement.{name}"
         found += [*_streams(chains, placement.layers, where), *_given(chains, case, placement.layers, where)]
+        if any(record.role == "topology" for record in plan.inputs):
+            found += _fits(plan, chains, placement.layers, where)
         if not found:
             found += [*_way(chains, placement, where), *_maximum(chains, placement.layers, where)]
     limit = placement.latency_limit_s
@@ -86,6 +92,26 @@ def _given(chains: Chains, case: Mapping[str, object], layers: int, where: str) 
     work = sum(max(int(size) * tokens for size, tokens in tables[name].items()) for name in types)
     if chains.bound_tokens_per_s > work / layers * (1 + TOLERANCE):
         yield f"{where}: the bound {chains.bound_tokens_per_s:.6g} is above what the nodes can do, {work / layers:.6g}"
+
+
+def _fits(plan: FleetPlan, chains: Chains, layers: int, where: str) -> Iterator[str]:
+    """Layers are those of the model, nodes and links those of the topology, and even the narrowest weights fit."""
+    model, topology = restored_model(plan), restored_topology(plan)
+    names = {name: at for at, name in enumerate(topology.node_names)}
+    if layers != model.num_layers or [holder.node for holder in chains.holders] != list(names):
+        yield f"{where}: layers and nodes are not those of the model and the topology"
+        return
+    layer_bytes = LEAST_WEIGHT_BYTES * parameters(model) / layers
+    for holder in chains.holders:
+        devices = topology.device_accelerator[topology.device_node == names[holder.node]]
+        memory = sum(topology.accelerators[int(at)].memory_bytes for at in devices)
+        if (holder.end - holder.start) * layer_bytes > memory:
+            yield f"{where}: {holder.end - holder.start} layers do not fit node {holder.node}, whatever their format"
+    for stream in chains.streams:
+        if stream.source in names and stream.target in names:
+            rate = float(topology.node_bandwidth_bytes_per_s[names[stream.source], names[stream.target]])
+            if stream.tokens_per_s * model.hidden_size > rate * (1 + TOLERANCE):
+                yield f"{where}: the link from {stream.source} to {stream.target} cannot carry the stream"
 
 
 def _way(chains: Chains, placement: LayerPlacement, where: str) -> Iterator[str]:

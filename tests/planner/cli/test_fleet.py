@@ -74,7 +74,7 @@ def test_layers_are_placed_on_a_given_cluster(capsys):
         (["--helix", "none.json"], 2, "expected a file"),
         (["--helix", "case.json", "--melange", "config.json"], 2, "not both"),
         (["--helix", "case.json", "--latency", "10"], 2, "with a unit"),
-        (["--helix", "case.json", "--max-stages", "1"], 3, "needs 2"),
+        (["--helix", "case.json", "--max-stages", "1"], 3, "2 are needed"),
         (["--helix", "config.json"], 2, "missing required field"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -43,6 +44,15 @@ def test_a_plan_holds_and_both_placements_are_simulated(plan):
     for chains in (plan.placement.best, plan.placement.capped):
         assert chains.simulated.tokens_per_s > 0
         assert chains.simulated.in_flight <= chains.simulated.concurrency + 1e-9
+
+
+def test_the_validator_holds_layers_against_the_model_and_its_nodes(plan):
+    best = plan.placement.best
+    renamed = msgspec.structs.replace(best, holders=best.holders[::-1])
+    tampered = msgspec.structs.replace(plan, placement=msgspec.structs.replace(plan.placement, best=renamed))
+    assert any("not those of the model" in problem for problem in validate_plan(tampered))
+    other = msgspec.structs.replace(plan, inputs=(model_input(model("llama-3-8b")), plan.inputs[1]))
+    assert any("not those of the model" in problem for problem in validate_plan(other))
 
 
 def test_faster_nodes_hold_more_layers(plan):

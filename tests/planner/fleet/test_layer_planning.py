@@ -86,7 +86,7 @@ def test_a_latency_that_nothing_keeps_names_the_nearest(planned):
 def test_too_many_layers_and_too_few_stages_are_infeasible(planned):
     with pytest.raises(Infeasible, match="at most 12 layers together but the chain has 13"):
         planned(layers=13)
-    with pytest.raises(Infeasible, match="at most 1 hops are allowed but the chain needs 2"):
+    with pytest.raises(Infeasible, match="1 stages are allowed but 2 are needed"):
         planned(LayerRequest(max_stages=1))
 
 
