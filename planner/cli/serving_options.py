@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -136,9 +136,13 @@ def described(params: Mapping[str, Any]) -> tuple[GivenLoad, ServingJob]:
     given = given_load(LoadOptions(**{name: params[name] for name in _LOAD if name in params}))
     fields = {name: params[name] for name in _JOB if name in params}
     if params.get("experts") is not None:
+        import msgspec
+
         from ..costs.experts import read_expert_load
 
-        fields["expert_load"] = read_expert_load(params["experts"])
+        fields["expert_load"] = placed = read_expert_load(params["experts"])
+        record = _input(params["experts"], msgspec.to_builtins(placed))
+        given = replace(given, inputs=(*given.inputs, record))
     return given, serving_job(given.load, {name: params[name] for name in ("ttft", "tpot", "e2e")}, **fields)
 
 

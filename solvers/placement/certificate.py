@@ -12,8 +12,8 @@ from .levels import Level, levels
 from .problem import Floats, PlacementProblem
 from .threads import one_blas_thread
 
-STEPS = 40
-CHECKED = 20
+STEPS, CHECKED = 40, 20
+LARGE = 128
 LITTLE = 1e-3
 FEW_GROUPS = 8
 PENALTY_FEW, PENALTY_MANY = 0.01, 0.03
@@ -95,7 +95,7 @@ def semidefinite_ceiling(transition: Floats, groups: int, theta: float) -> float
     held = (own * np.eye(2 * size)).astype(np.float32)
     duals = np.diag(flow.sum(axis=1) * theta / penalty).astype(np.float32)
     best = np.inf
-    for step in range(1, STEPS + 1):
+    for step in range(1, (CHECKED if groups >= FEW_GROUPS and size > LARGE else STEPS) + 1):
         values, vectors = np.linalg.eigh(_sum_free_part(held - duals + steady.astype(np.float32), size))
         kept = values > 0
         root = vectors[:, kept] * np.sqrt(values[kept])

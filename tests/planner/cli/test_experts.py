@@ -109,8 +109,9 @@ def test_a_serving_plan_takes_load_and_reach_from_an_experts_plan(routing, capsy
     job = ["estimate", "mixtral-8x7b", "--cluster", "dgx-h100:1", "--pool", "1xdp8,ep8", "--isl", "500", "--osl", "20"]
     capsys.readouterr()
     assert run([*job, "--rate", "4", "--experts", "placed.json", "--json"]) == 0
-    assumptions = json.loads(capsys.readouterr().out)["assumptions"]
-    assert any("by the experts plan" in line for line in assumptions)
+    plan = json.loads(capsys.readouterr().out)
+    assert any("by the experts plan" in line for line in plan["assumptions"])
+    assert "placed.json" in [each["source"] for each in plan["inputs"]]
     assert run([*job, "--rate", "4", "--experts", "ids.npy"]) in (2, 5)
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
