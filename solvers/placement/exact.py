@@ -40,9 +40,14 @@ def solve(problem: PlacementProblem) -> Solution[Ints]:
     """The optimal placement, proven: least cost to go from every state, layer by layer from the last to the first.
 
     Cost to go does not change when devices are renamed by a symmetry of links, speeds and slots, so it is computed for
-    one state of every orbit only. Bellman (1957); the states of a layer are its balanced assignments.
+    one state of every orbit only. Without traffic every layer has its own best state. Bellman (1957); the states of a
+    layer are its balanced assignments.
     """
     states = enumerate_states(problem.slots)
+    if not problem.has_traffic:
+        costs = _node_costs(problem, states)
+        value = float(costs.min(axis=1).sum()) / max(1, problem.layers - 1)
+        return Solution(Status.OPTIMAL, states[costs.argmin(axis=1)], value, value, work=costs.size)
     orbit, leaders = _orbits(states, problem)
     one_hot = np.eye(problem.devices)[states].reshape(len(states), -1)
     node = _node_costs(problem, states)

@@ -87,6 +87,17 @@ def test_held_out_tokens_are_judged_beside_those_planned_with():
     assert plan.scores[0].tokens == 3 * plan.scores[1].tokens
 
 
+def test_a_plan_of_all_tokens_comes_with_one_of_most_judged_on_the_rest():
+    whole, most = (
+        plan_experts(workloads(0, held_out=share), 4, ExpertRequest(objective="load", held_out=share))
+        for share in (0.0, 0.2)
+    )
+    assert [score.held_out for score in whole.scores] == [False, True]
+    assert whole.scores[0].tokens == 800
+    assert whole.scores[1] == most.scores[1]
+    assert any("first 80%" in line for line in whole.assumptions)
+
+
 def test_the_same_seed_gives_the_same_plan():
     first, again = (plan_experts(workloads(0), flat_cluster(4, 2, 4.0), ExpertRequest(work=200_000)) for _ in range(2))
     assert first == again
