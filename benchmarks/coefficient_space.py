@@ -33,6 +33,9 @@ _FAMILIES: dict[str, tuple[dict[str, float], float, float, float]] = {
     "tpu": ({"bf16": 0.75}, 128, 1e6, 0.5),
     "trainium": ({"bf16": 0.5}, 128, 2e6, 0.4),
 }
+# Features of a head whose products take as long as the score's exponential: FLOPs / (4 × exponentials per second), of
+# which a multiprocessor does 16 in a cycle, 32 in Blackwell Ultra.
+_EXPONENTS = {"ampere": 32.0, "hopper": 64.0, "blackwell": 128.0, "gb200-nvl72": 128.0}
 _NEAREST = {"cdna4": "mi325x", "inferentia": "trainium"}
 
 # The same silicon at 500 W instead of 700 W: power goes with the cube of the clock.
@@ -54,6 +57,7 @@ _UNFUSED: dict[str, Any] = {
 _LEAN: dict[str, Any] = {"context_bytes": 4e9, "allocator_fraction": 0.03}
 _CORE: dict[str, Any] = {
     "tp_overlap": 0.5,
+    "tp_backward_overlap": 0.9,
     "gradient_comm_bytes": 2.0,
     "host_operator_s": 12e-6,
     "host_experts_s": 1e-3,
@@ -61,9 +65,9 @@ _CORE: dict[str, Any] = {
 _SHARDED: dict[str, Any] = {"gradient_comm_bytes": 2.0, "grad_overlap": 0.9, "param_overlap": 0.9}
 _FRAMEWORKS: dict[str, dict[str, Any]] = {
     "megatron-2021": _UNFUSED,
-    "megatron-2022": _UNFUSED | {"elementwise_fraction": 0.9, "score_traffic_bytes": 8.5},
+    "megatron-2022": _UNFUSED | {"elementwise_fraction": 0.9, "score_traffic_bytes": 8.5, "tp_backward_overlap": 0.9},
     "megatron-deepspeed-2023": _UNFUSED | {"elementwise_fraction": 0.85},
-    "megatron-eager": _UNFUSED | {"score_traffic_bytes": 30.0, "elementwise_fraction": 0.5, **_LEAN},
+    "megatron-eager": _UNFUSED | {"score_traffic_bytes": 30.0, "elementwise_fraction": 0.5, "step_s": 0.01} | _LEAN,
     "deepspeed-2022": _UNFUSED,
     "megatron-2024": _CORE
     | {"logits_bytes": 6.0, "dropout": True, "workspace_bytes": 0.8e9, "attention_fraction": 0.75},
@@ -121,6 +125,7 @@ def skeleton() -> Document:
                 "gemm_output_half": output_half,
                 "attention_forward_fraction": attention,
                 "attention_backward_fraction": attention * BACKWARD_ATTENTION,
+                "attention_exponent_features": _EXPONENTS.get(family, 64.0),
                 "source": PRIOR,
             }
             for dtype, fraction in fractions.items()
@@ -156,10 +161,12 @@ def _kernel_parameters() -> list[Parameter]:
             Parameter(f"kernels:{group}:bf16:vocabulary_factor", 1.15, 0.1, low=0.9, high=1.5),
         ]
         if family != "ampere":
-            result.append(Parameter(f"kernels:{group}:*:grouped_gemm_fraction", 0.9, 0.15, high=1.0))
+            result.append(Parameter(f"kernels:{group}:bf16:grouped_gemm_fraction", 0.9, 0.15, high=1.0))
+            result.append(Parameter(f"kernels:{group}:fp8,fp4:grouped_gemm_fraction", 0.8, 0.15, high=1.0))
     return [
         *result,
         Parameter("kernels:ampere:bf16:unaligned_fraction", 0.12, 0.5, high=1.0),
+        Parameter("kernels:turing:bf16:vocabulary_factor", 1.15, 0.1, low=0.9, high=1.5),
         Parameter("kernels:turing:bf16:memory_fraction", 0.7, 0.2, high=0.9),
         Parameter("kernels:turing:bf16:host_slowdown", 2.0, 0.5, low=0.3, high=10.0),
         Parameter("kernels:gb200-nvl72,gb300-nvl72:*:host_slowdown", 0.6, 0.5, low=0.2, high=3.0),
@@ -202,6 +209,11 @@ def _framework_parameters() -> list[Parameter]:
             Parameter(f"frameworks:{name}:permute_traffic_bytes", 8.0, 0.4, 2, 60),
             Parameter(f"frameworks:{name}:ep_overlap", 0.2, 0.8, share=True),
         ]
+    moes = ",".join(_MOES)
+    result += [
+        Parameter(f"frameworks:{moes}:pair_overlap", 0.6, 0.6, share=True),
+        Parameter(f"frameworks:{moes}:biased_activation_passes", 4.0, 0.5, 1.0, 12.0),
+    ]
     return [
         *result,
         Parameter("frameworks:internevo:bucket_bytes", 160e6, 0.7, 1e6, 2e9),
@@ -211,7 +223,6 @@ def _framework_parameters() -> list[Parameter]:
         Parameter(f"frameworks:{_CORES}:grad_overlap", 0.8, 0.6, share=True),
         Parameter(f"frameworks:{_CORES}:param_overlap", 0.8, 0.6, share=True),
         Parameter(f"frameworks:{_CORES}:hidden_cost", 0.1, 0.7, 1e-3, 1.0),
-        Parameter("frameworks:megatron-2021,megatron-2022,megatron-deepspeed-2023:tp_overlap", 0.05, 0.6, share=True),
     ]
 
 

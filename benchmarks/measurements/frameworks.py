@@ -15,8 +15,9 @@ _BY_NAME: tuple[tuple[str, str], ...] = (
     (r"bigscience|jan-2021|apr-2021|mt-nlg|v1\.1\.5|ptd-p|gpt-neox", "megatron-2021"),
     (r"deepspeed zero|zero-3|colossal", "deepspeed-2022"),
     (r"megascale", "megatron-2024"),
-    (r"megatron-bridge.*\b2[6-9]\.\d|nemo 2[6-9]\.\d", "megatron-2026"),
+    (r"megatron-bridge.*\b(25\.1[1-9]|2[6-9]\.\d)|nemo 2[6-9]\.\d", "megatron-2026"),
     (r"megatron-bridge|nemo.*\b25\.(0[5-9]|1\d)", "megatron-2025"),
+    (r"^megatron-lm/nemo$", "megatron-2025"),
     (r"nemo|megatron-core|mcore|transformer engine", "megatron-2024"),
     (r"hai-llm", "hai-llm"),
 )

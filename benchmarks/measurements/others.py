@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from shardwright import models
-from shardwright.models import ModelGraph, TransformerShape
+from shardwright.models import ModelError, ModelGraph, TransformerShape
+from shardwright.planner.errors import ShardwrightError
 from shardwright.planner.strategy import Strategy
 from shardwright.planner.workload.training import TrainingJob
+from shardwright.topologies import TopologyError
 
 from .cells import Row, UnusableError, positive, required, text
 from .clusters import Cluster
-from .runs import Memory, Run, Skipped, read_rows
+from .runs import Memory, Run, Skipped, general, read_rows
 from .strategies import layers_between
 
 _DGX_B200 = Cluster("B200-SXM-180GB", 1, 8, 1, 8, 3200, "ib")
@@ -33,7 +35,9 @@ def sailor_run(row: Row) -> Run:
     if text(row, "cluster") != "clariden" or set(re.split(r"[|/,]", text(row, "gpu_types"))) != {"GH-96"}:
         raise UnusableError("cluster unknown")
     model = _sailor_model(text(row, "model"))
-    nodes, pp = required(row, "nodes"), required(row, "pp")
+    nodes, pp, devices = required(row, "nodes"), required(row, "pp"), required(row, "gpus")
+    if devices % nodes or required(row, "tp") * pp * required(row, "dp") != devices:
+        raise UnusableError("degrees do not multiply to gpus")
     stages = [int(each) for each in re.findall(r"\d+", text(row, "stage_layers"))]
     if sum(stages) != model.num_layers + 2 or len(stages) != pp:
         raise UnusableError("stages do not hold the model")
@@ -47,7 +51,7 @@ def sailor_run(row: Row) -> Run:
         zero=0,
         stage_layers=tuple(stages) if pp > 1 else None,
     )
-    cluster = Cluster("GH200-96GB", nodes, required(row, "gpus") // nodes, 1, 4, 800, "slingshot")
+    cluster = Cluster("GH200-96GB", nodes, devices // nodes, 1, 4, 800, "slingshot")
     job = TrainingJob(
         gbs=required(row, "gbs"), sequence_length=2048, precision="fp16", framework="megatron-eager", gradient_bytes=2
     )
@@ -75,8 +79,10 @@ def simumax_run(row: Row) -> Run:
     sequence = re.search(r"seq(\d+)", case)
     layers, microbatches = required(row, "layer_num"), required(row, "mbc")
     model = _cut(text(row, "model"), layers)
-    world = 8
-    dp = world // (degrees.get("tp", 1) * degrees.get("cp", 1) * degrees.get("pp", 1))
+    world, ranks = 8, degrees.get("tp", 1) * degrees.get("cp", 1) * degrees.get("pp", 1)
+    if ranks < 1 or world % ranks:
+        raise UnusableError("degrees do not multiply to 8")
+    dp = world // ranks
     strategy = Strategy(
         tp=degrees.get("tp", 1),
         sp=degrees.get("tp", 1) > 1,
@@ -158,8 +164,11 @@ def other_runs(path: str | Path) -> list[Run | Skipped] | None:
     for i, row in enumerate(rows):
         try:
             found.append(readers[0](row))
-        except (UnusableError, ValueError) as reason:
+        except UnusableError as reason:
             found.append(Skipped(f"row {i + 2}", Path(path).stem, str(reason)))
+        except (ShardwrightError, ModelError, TopologyError, ValueError) as error:
+            reason = f"configuration contradicts itself: {general(str(error))}"
+            found.append(Skipped(f"row {i + 2}", Path(path).stem, reason))
     return found
 
 

@@ -18,7 +18,7 @@ from .cells import Row, UnusableError, number, positive, required, text
 from .clusters import Cluster, cluster_of, topology_of
 from .frameworks import generation
 from .shapes import model_of, sequence_of
-from .strategies import batch_of, job_of, precision_of, strategy_of
+from .strategies import batch_of, job_of, precision_of, strategy_of, with_overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def runs_of(rows: Iterable[Row], *, timed: bool = True) -> list[Run | Skipped]:
         except UnusableError as reason:
             result.append(Skipped(name, source, str(reason)))
         except (ShardwrightError, ModelError, TopologyError) as error:
-            result.append(Skipped(name, source, f"configuration contradicts itself: {_general(str(error))}"))
+            result.append(Skipped(name, source, f"configuration contradicts itself: {general(str(error))}"))
     return result
 
 
@@ -95,9 +95,10 @@ def run_of(row: Row, name: str, source: str) -> Run:
     if strategy.pp * strategy.vpp > model.num_layers + 2:
         raise UnusableError("more stages than layers")
     gbs, part, from_batch = batch_of(row, strategy)
+    strategy, from_overlap = with_overlap(strategy, framework, cluster.devices * cluster.domain_nodes, gbs)
     job = job_of(row, framework, gbs)
     topology_of(cluster)
-    assumptions = (*from_cluster, *from_model, *from_strategy, *from_batch)
+    assumptions = (*from_cluster, *from_model, *from_strategy, *from_batch, *from_overlap)
     return Run(
         id=name,
         source=source,
@@ -140,6 +141,6 @@ def _memory(row: Row) -> Memory | None:
     return Memory(gigabytes * 1e9, text(row, "memory_kind") or "not stated")
 
 
-def _general(message: str) -> str:
+def general(message: str) -> str:
     """A message without this row's numbers, so that equal reasons are counted together."""
     return re.sub(r"\d+(\.\d+)?", "#", message)[:120]

@@ -6,6 +6,8 @@ import re
 from itertools import pairwise
 from typing import Any
 
+import msgspec
+
 from shardwright.planner.strategy import Strategy
 from shardwright.planner.workload.training import TrainingJob
 
@@ -94,6 +96,18 @@ def strategy_of(row: Row, framework: str) -> tuple[Strategy, tuple[str, ...]]:
         schedule="dualpipe" if both_ways else "1f1b",
         **recompute,
     ), tuple(assumptions)
+
+
+def with_overlap(strategy: Strategy, framework: str, domain: int, gbs: int) -> tuple[Strategy, tuple[str, ...]]:
+    """The strategy with what Megatron-Bridge's recipes do where experts lie across scale-up domains and pipelines are
+    interleaved: one micro-batch's dispatch hides behind another (`moe_a2a_overlap`)."""
+    interleaved = strategy.pp > 1 and strategy.vpp > 1 and gbs > strategy.mbs * strategy.dp
+    if framework not in ("megatron-2025", "megatron-2026") or strategy.ep <= domain or not interleaved:
+        return strategy, ()
+    return (
+        msgspec.structs.replace(strategy, ep_overlap="microbatch"),
+        ("dispatch across nodes hidden behind another micro-batch, the custom of Megatron-Bridge with vpp",),
+    )
 
 
 def _or_one(row: Row, column: str, assumptions: list[str]) -> int:

@@ -14,7 +14,14 @@ from ..workload.strategy_table import Ints
 from .communication import BlockTransfers, Cover, block_transfers, dispatch_seconds
 from .compute import Device, OperatorTimes, operator_times
 from .keys import BlockKeys, Floats
-from .memory import block_parameters, dispatch_features, input_bytes, operator_saved_bytes, saved_bytes
+from .memory import (
+    block_parameters,
+    dispatch_features,
+    input_bytes,
+    operator_saved_bytes,
+    saved_bytes,
+    widest_product,
+)
 from .network import Network
 from .recompute import rerun
 
@@ -24,8 +31,9 @@ class BlockCosts:
     """Arrays of shape [keys, blocks]: seconds and bytes per micro-batch and rank, parameters per rank.
 
     `forward_s` and `backward_s` include the exposed transfers; `weight_s` is the part of backward that computes weight
-    gradients, which zero-bubble schedules move. `input_bytes` is what a fully recomputed block keeps. `operators` are
-    the parts of every block that selective recompute adds up otherwise.
+    gradients, which zero-bubble schedules move. `input_bytes` is what a fully recomputed block keeps,
+    `widest_product` the parameters of its largest dense product. `operators` are the parts of every block that
+    selective recompute adds up otherwise.
     """
 
     compute_forward_s: Floats
@@ -40,6 +48,7 @@ class BlockCosts:
     dense_parameters: Floats
     tied_parameters: Floats
     expert_parameters: Floats
+    widest_product: Floats
     dispatch_bytes: Floats
     operators: tuple[OperatorCosts, ...]
 
@@ -76,7 +85,7 @@ def block_costs(
         part = _operator_costs(block, every, device, network)
         parts.append(part)
         keys, times = part.keys, part.times
-        cover = _cover(block, times, keys)
+        cover = _cover(block, times, keys, device)
         moved = block_transfers(block, keys, network, device.coefficients.framework, cover, part.dispatch_s)
         transfers.append(BlockTransfers(*(_spread(getattr(moved, name), part.at) for name in BlockTransfers.__slots__)))
         forward = _issued(block, _total(times, "forward", keys) + moved.forward, device)
@@ -96,6 +105,7 @@ def block_costs(
             "dense_parameters": parameters.dense,
             "tied_parameters": tied_table(model, block) / keys.tp,
             "expert_parameters": parameters.expert,
+            "widest_product": widest_product(block, keys),
             "dispatch_bytes": keys.own_tokens * dispatch_features(block) * device.element_bytes,
         }
         for name, value in values.items():
@@ -164,7 +174,7 @@ def _expert_activation_s(block: Block, keys: BlockKeys, device: Device) -> Float
     return total
 
 
-def _cover(block: Block, times: Sequence[OperatorTimes], keys: BlockKeys) -> Cover:
+def _cover(block: Block, times: Sequence[OperatorTimes], keys: BlockKeys, device: Device) -> Cover:
     """Compute under which transfers may hide."""
 
     def spent(chosen: Callable[[Operator], bool]) -> tuple[Floats, Floats]:
@@ -173,6 +183,7 @@ def _cover(block: Block, times: Sequence[OperatorTimes], keys: BlockKeys) -> Cov
         return _total(part, "forward", keys), backward
 
     return Cover(
+        weight_s=np.zeros(len(keys)) if device.frozen else _total(times, "backward_weight", keys),
         attention_s=spent(lambda op: isinstance(op, Attention)),
         shared_s=spent(lambda op: op.name.startswith("shared_")),
         block_s=spent(lambda op: True),

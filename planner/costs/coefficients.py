@@ -24,7 +24,8 @@ class Kernels(_Record, frozen=True):
 
     A product of [m, k] and [k, n] runs at peak · gemm_fraction / ((1 + gemm_k_half / k) (1 + gemm_output_half / m n)):
     the k term is the main loop's start-up, the output term the last wave that does not fill the device. Attention runs
-    at its own fraction of the 16-bit peak, halved at a context of `attention_half` tokens; the batched products of
+    at its own fraction of the 16-bit peak for heads of 128 features, halved at a context of `attention_half` tokens;
+    a score's exponential takes as long as `attention_exponent_features` of its products. The batched products of
     unfused attention keep `unaligned_fraction` of their rate when a head's size is no multiple of 8. The
     vocabulary's product, one large one on its own, runs `vocabulary_factor` faster than a layer's. `host_slowdown`
     is how much longer the hosts that come with the accelerator take to issue work. The power fractions are of the
@@ -39,6 +40,7 @@ class Kernels(_Record, frozen=True):
     attention_forward_fraction: float = 0.5
     attention_backward_fraction: float = 0.4
     attention_half: float = 256.0
+    attention_exponent_features: float = 64.0
     unaligned_fraction: float = 0.12
     scan_fraction: float = 0.08
     memory_fraction: float = 0.85
@@ -52,10 +54,11 @@ class Kernels(_Record, frozen=True):
 class Framework(_Record, frozen=True):
     """What one generation of training software adds or hides.
 
-    Overlaps are the share of a transfer that can hide under the compute named: `tp` under its own GEMM, `cp` under
-    attention, `ep` under expert compute, `grad` under the last backward, `param` under the first forward, `pp` behind
-    other micro-batches; `hidden_cost` is the share of a hidden data-parallel transfer that still slows the compute it
-    hides under, by taking processors and memory bandwidth from it. Byte counts are per element unless said otherwise.
+    Overlaps are the share of a transfer that can hide under the compute named: `tp` under its own GEMM (with sp
+    only), `tp_backward` of input gradients under the weight's, `cp` under attention, `ep` under expert compute, `grad`
+    under the last backward, `param` under the first forward, `pp` behind other micro-batches; `hidden_cost` is the
+    share of a hidden data-parallel transfer that still slows the compute it hides under, by taking processors and
+    memory bandwidth from it. Byte counts are per element unless said otherwise.
     Strategies that fuse tensor-parallel transfers into products hide `fused_tp_overlap` of them (FLUX, Chang et al.
     2024; T3, Pati et al. 2024); those that pair micro-batches hide expert dispatch under `pair_overlap` of a block
     (DeepSeek-V3 report, section 3.2.1).
@@ -64,7 +67,8 @@ class Framework(_Record, frozen=True):
     The host takes `host_operator_s` to issue the forward of one operator and `host_experts_s` more to route, permute
     and dispatch a mixture's tokens, twice that in backward. `attention_fraction` is the rate of this generation's
     flash attention relative to the accelerator's, `gemm_output_factor` how much more its math library lost on small
-    products. `permute_traffic_bytes` is the device traffic per feature of a routed token to permute, pad and combine;
+    products. `permute_traffic_bytes` is the device traffic per feature of a routed token to permute, pad and combine,
+    `biased_activation_passes` how many times the traffic of a fused activation that of experts with biases is;
     `dispatch_by_node` sends a token once to every scale-up domain that needs it.
     """
 
@@ -80,6 +84,7 @@ class Framework(_Record, frozen=True):
     loss_traffic_bytes: float = 20.0
     cast_traffic_bytes: float = 5.0
     tp_overlap: float = 0.0
+    tp_backward_overlap: float = 0.0
     fused_tp_overlap: float = 0.85
     pair_overlap: float = 0.8
     tp_stop_s: float = 0.0
@@ -88,13 +93,14 @@ class Framework(_Record, frozen=True):
     grad_overlap: float = 0.8
     param_overlap: float = 0.8
     hidden_cost: float = 0.1
-    pp_overlap: float = 1.0
+    pp_overlap: float = 0.0
     interleaved_pp_overlap: float = 0.7
     bucket_bytes: float = 160e6
     gradient_comm_bytes: float = 4.0
     weights_by_broadcast: bool = False
     expert_imbalance: float = 1.0
     permute_traffic_bytes: float = 8.0
+    biased_activation_passes: float = 1.0
     dispatch_by_node: bool = False
     logits_bytes: float = 10.0
     saved_linear_bytes_fp8: float = 1.0

@@ -65,8 +65,9 @@ def tensor_features(block: Block) -> tuple[list[int], list[int]]:
 @dataclass(frozen=True, slots=True)
 class Cover:
     """Compute of one block that transfers may hide under, forward and backward: attention, the shared expert, and
-    everything."""
+    everything; `weight_s` is what computes weight gradients."""
 
+    weight_s: Floats
     attention_s: tuple[Floats, Floats]
     shared_s: tuple[Floats, Floats]
     block_s: tuple[Floats, Floats]
@@ -76,7 +77,7 @@ def block_transfers(
     block: Block, keys: BlockKeys, network: Network, framework: Framework, cover: Cover, dispatch_s: Floats
 ) -> BlockTransfers:
     """Exposed transfers of one block; `dispatch_s` are those of its experts, not yet hidden."""
-    tp_forward, tp_backward = _tensor_of_dense(block, keys, network, framework)
+    tp_forward, tp_backward = _tensor(block, keys, network, framework, cover.weight_s)
     cp_forward, cp_backward = _context(block, keys, network, framework, cover.attention_s)
     ep_forward, ep_backward = (_dispatch_shown(dispatch_s, keys, framework, cover, way) for way in (0, 1))
     return BlockTransfers(tp_forward, tp_backward, cp_forward, cp_backward, ep_forward, ep_backward)
@@ -96,19 +97,29 @@ def _dispatch_shown(dispatch_s: Floats, keys: BlockKeys, framework: Framework, c
     return result
 
 
-def _tensor_of_dense(block: Block, keys: BlockKeys, network: Network, framework: Framework) -> tuple[Floats, Floats]:
-    if keys.dense is None or keys.dense_of is None:
-        return _tensor(block, keys, network, framework)
-    forward, backward = _tensor(block, keys.dense, network, framework)
-    return forward[keys.dense_of], backward[keys.dense_of]
+def _tensor(
+    block: Block, keys: BlockKeys, network: Network, framework: Framework, weight_s: Floats
+) -> tuple[Floats, Floats]:
+    """Exposed tensor-parallel transfers. What backward sends of a product's input gradient is on its way while the
+    weight's gradient is computed (Megatron-LM, tensor_parallel/layers.py)."""
+    every = _tensor_parts(block, keys if keys.dense is None else keys.dense, network, framework)
+    forward, output, inputs, shown = (part if keys.dense_of is None else part[keys.dense_of] for part in every)
+    hidden = np.minimum(inputs, weight_s) * framework.tp_backward_overlap
+    return forward, output + np.minimum(shown, inputs - hidden)
 
 
-def _tensor(block: Block, keys: BlockKeys, network: Network, framework: Framework) -> tuple[Floats, Floats]:
-    """All-reduce without sp, all-gather and reduce-scatter with it (Korthikanti et al. 2022, section 4.2.2)."""
+def _tensor_parts(
+    block: Block, keys: BlockKeys, network: Network, framework: Framework
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """All-reduce without sp, all-gather and reduce-scatter with it (Korthikanti et al. 2022, section 4.2.2): forward,
+    backward's output gradients, its input gradients, and what of those the products that need them do not hide.
+
+    Only transfers divided along a product's tokens, as under sp, hide under it.
+    """
     groups = groups_of(np.ones(len(keys), np.int64), keys.tp, network.domain)
     gathered, reduced = tensor_features(block)
     fused = np.where(keys.tp_overlap == 1, framework.fused_tp_overlap, 0.0)
-    exposed = 1 - np.maximum(framework.tp_overlap, fused)
+    exposed = 1 - np.maximum(np.where(keys.sp == 1, framework.tp_overlap, 0.0), fused)
     stop = np.where(keys.tp > 1, framework.tp_stop_s, 0.0)
 
     def total(op: str, features: list[int]) -> Floats:
@@ -119,16 +130,11 @@ def _tensor(block: Block, keys: BlockKeys, network: Network, framework: Framewor
         return result
 
     with_sp = keys.sp == 1
-    reduce_all, gather_all = total("all_reduce", reduced), total("all_reduce", gathered)
-    both_ways = (
-        total("all_gather", gathered) + total("reduce_scatter", reduced),
-        total("all_gather", reduced) + total("reduce_scatter", gathered),
-    )
-    forward = np.where(with_sp, both_ways[0], reduce_all)
-    backward = np.where(with_sp, both_ways[1], gather_all)
-    forward_s: Floats = forward * exposed + stop * len(reduced)
-    backward_s: Floats = backward * exposed + stop * len(gathered)
-    return forward_s, backward_s
+    scattered = total("all_gather", gathered) + total("reduce_scatter", reduced)
+    forward = np.where(with_sp, scattered, total("all_reduce", reduced))
+    output = np.where(with_sp, total("all_gather", reduced), 0.0) * exposed
+    inputs = np.where(with_sp, total("reduce_scatter", gathered), total("all_reduce", gathered))
+    return forward * exposed + stop * len(reduced), output + stop * len(gathered), inputs, inputs * exposed
 
 
 def _context(

@@ -18,6 +18,7 @@ from .coefficients import Coefficients, Kernels
 from .keys import BlockKeys, Floats
 
 LOW_PRECISION = ("fp8", "fp4")
+COMMON_HEAD_FEATURES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +142,17 @@ def _with_loss(times: OperatorTimes, logits: Floats, device: Device) -> Operator
 
 def _attention(op: Attention, keys: BlockKeys, device: Device) -> OperatorTimes:
     """Softmax attention; flash recomputes the scores in backward, 2.5 times the forward work (FlashAttention-2,
-    section 3.1), an unfused kernel writes and reads every score."""
+    section 3.1), and the fewer features a head has the more its exponentials weigh (FlashAttention-3, Shah et al.
+    2024, section 3); an unfused kernel writes and reads every score."""
     kernels, framework = device.coefficients.kernels, device.coefficients.framework
     heads = keys.by_tp(lambda tp, sp: -(-op.heads // tp))
     per_score = 2 * (op.qk_head_dim + op.v_head_dim)
     if framework.attention_kernel == "flash":
         context = op.mean_context(keys.sequence)
         flops = keys.tokens * heads * context * per_score
-        slowdown = 1 + kernels.attention_half * keys.cp / keys.sequence
+        exponent = kernels.attention_exponent_features
+        narrow = (1 + 4 * exponent / per_score) / (1 + exponent / COMMON_HEAD_FEATURES)
+        slowdown = narrow * (1 + kernels.attention_half * keys.cp / keys.sequence)
         rate = device.peak_flops * framework.attention_fraction
         forward = flops * slowdown / (rate * kernels.attention_forward_fraction) + device.kernel_s
         backward = 2.5 * flops * slowdown / (rate * kernels.attention_backward_fraction) + device.kernel_s
@@ -202,19 +206,22 @@ def _scan(op: Scan, keys: BlockKeys, device: Device) -> OperatorTimes:
 
 def _experts(op: Experts, keys: BlockKeys, device: Device) -> OperatorTimes:
     """Grouped products: every rank of an ep × etp group brings its own tokens, each sent to `topk` experts; before and
-    after, the tokens are permuted in the device's memory."""
-    kernels, framework = device.coefficients.kernels, device.coefficients.framework
+    after, the tokens are permuted in the device's memory. Biases are added expert by expert and the pieces joined
+    again, in kernels of their own (Megatron-LM, transformer/moe/experts.py)."""
+    framework = device.coefficients.framework
     local = np.ceil(op.experts / keys.ep)
     copies = keys.own_tokens * keys.etp * op.topk * framework.expert_imbalance
     per_expert = np.maximum(copies / local, 1.0)
+    biased = any(isinstance(each, Linear) and each.bias for each in op.body)
+    passes = framework.biased_activation_passes if biased else 1.0
     parts = []
     for each in op.body:
         if isinstance(each, Linear):
             n = np.ceil(each.out_features / np.where(each.split == "column", keys.etp, 1))
             k = np.ceil(each.in_features / np.where(each.split == "row", keys.etp, 1))
-            parts.append(_grouped(per_expert, local, n, k, device, kernels.grouped_gemm_fraction))
+            parts.append(_grouped(per_expert, local, n, k, device))
         else:
-            parts.append(_elementwise(each, copies / keys.etp, device))
+            parts.append(_elementwise(each, passes * copies / keys.etp, device))
     hidden = next(each.in_features for each in op.body if isinstance(each, Linear))
     permuted = device.traffic_s(copies * hidden * framework.permute_traffic_bytes)
     zero = np.zeros_like(permuted)
@@ -227,7 +234,7 @@ def _experts(op: Experts, keys: BlockKeys, device: Device) -> OperatorTimes:
     )
 
 
-def _grouped(m: Floats, groups: Floats, n: Floats, k: Floats, device: Device, fraction: float) -> OperatorTimes:
+def _grouped(m: Floats, groups: Floats, n: Floats, k: Floats, device: Device) -> OperatorTimes:
     """`groups` products in one kernel: the last wave is shared, so the output term sees all of them together."""
     low = device.low_precision
     kernels = device.coefficients.low_precision_kernels if low else device.coefficients.kernels
@@ -236,7 +243,15 @@ def _grouped(m: Floats, groups: Floats, n: Floats, k: Floats, device: Device, fr
 
     def seconds(rows: Floats, columns: Floats, inner: Floats) -> Floats:
         slowdown = (1 + kernels.gemm_k_half / inner) * (1 + device.output_half(kernels) / (groups * rows * columns))
-        compute = 2 * groups * rows * columns * inner * slowdown / (peak * kernels.gemm_fraction * fraction)
+        compute = (
+            2
+            * groups
+            * rows
+            * columns
+            * inner
+            * slowdown
+            / (peak * kernels.gemm_fraction * kernels.grouped_gemm_fraction)
+        )
         moved = weights + groups * m * (n + k) * device.element_bytes
         result: Floats = np.maximum(compute, moved / device.effective_memory_bytes_per_s) + device.kernel_s
         return result

@@ -24,7 +24,8 @@ SOURCES = {
     "activations": "inputs kept for backward × micro-batches alive at the schedule's worst moment (Korthikanti et al. "
     "2022)",
     "logits": "the vocabulary head's outputs in 16 and 32 bits with their gradient, one micro-batch",
-    "temporary": "kernel workspace, the layer being recomputed, weights gathered under ZeRO 3, dispatch buffers",
+    "temporary": "kernel workspace, the layer being recomputed, the largest product's weight gradient before it is "
+    "added to the others, weights gathered under ZeRO 3, dispatch buffers",
     "allocator": "what the caching allocator cannot reuse, a fraction of everything above",
     "context": "device context and communication library buffers",
 }
@@ -77,8 +78,9 @@ def _two_layers(rows: Rows, body: Floats) -> Floats:
 
 
 def _temporary(rows: Rows, device: Device, states: StateBytes, body: Floats) -> Floats:
-    """One layer's activations and their gradients while it is recomputed, two layers' weights and gradients while
-    ZeRO 3 has them whole, and the send and receive buffers of expert dispatch."""
+    """One layer's activations and their gradients while it is recomputed, the widest product's weight gradient while
+    it waits to be added, two layers' weights and gradients while ZeRO 3 has them whole, and the send and receive
+    buffers of expert dispatch."""
     stages, costs = rows.stages, rows.costs
     present = stages.count[rows.pipeline] > 0
     recomputed = stages.again[rows.pipeline] > 0
@@ -87,7 +89,8 @@ def _temporary(rows: Rows, device: Device, states: StateBytes, body: Floats) -> 
     unsharded = 2 * (states.weights + states.gradients) * (present * gathered[:, None, :]).max(axis=2)
     dispatch = rows.gathered(costs.dispatch_bytes)
     buffers = (present * dispatch[:, None, :]).max(axis=2)
-    total: Floats = np.where((rows.table.zero == 3)[:, None], unsharded, 0.0) + working + buffers
+    added = states.gradients * (present * rows.gathered(costs.widest_product)[:, None, :]).max(axis=2)
+    total: Floats = np.where((rows.table.zero == 3)[:, None], unsharded, added) + working + buffers
     return total + device.coefficients.framework.workspace_bytes
 
 

@@ -69,6 +69,12 @@ def block_parameters(block: Block, keys: BlockKeys) -> BlockParameters:
     return BlockParameters(dense, expert)
 
 
+def widest_product(block: Block, keys: BlockKeys) -> Floats:
+    """Parameters per rank of the block's largest product outside experts and vocabulary."""
+    products = [op for op in block.operators if isinstance(op, Linear) and op.split != "vocab"]
+    return keys.by_tp(lambda tp, sp: max((op.parameters_per_rank(tp) for op in products), default=0))
+
+
 def _by_etp(op: Experts, keys: BlockKeys) -> Floats:
     degrees, inverse = np.unique(keys.etp, return_inverse=True)
     counts = [sum(each.parameters_per_rank(int(etp)) for each in op.body) for etp in degrees]

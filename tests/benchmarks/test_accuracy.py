@@ -114,3 +114,6 @@ def test_every_row_with_memory_and_a_full_configuration_is_compared(capsys: pyte
     report = json.loads(capsys.readouterr().out)
     assert report["total"]["rows"] >= 90
     assert report["total"]["median_ape"] < 0.05
+    allocated = [part["lowest"] for name, part in report.items() if name.endswith("(allocated)")]
+    assert len(allocated) == 2
+    assert min(allocated) > -0.02

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 
 import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benchmarks.measurements.others import other_runs
 from benchmarks.measurements.runs import Run, Skipped
@@ -73,3 +78,41 @@ def test_runs_of_one_workload_are_predicted_together_in_their_own_places(tmp_pat
     alone = [predict([run]).step_s[0] for run in runs]
     assert np.array_equal(predict(runs).step_s, alone)
     assert not predict(runs).refusals
+
+
+ODD = [
+    "",
+    "nan",
+    "-1",
+    "0",
+    "1e309",
+    "abc",
+    "1.5",
+    "[0,1]",
+    "[3,1]",
+    "tp3_ep5",
+    "tp0",
+    "llama9",
+    "💥",
+    "9999999999",
+    "4",
+]
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(st.sampled_from([SAILOR, SIMUMAX, AMP]), st.lists(st.sampled_from(ODD), min_size=20, max_size=20), st.integers())
+def test_no_row_however_odd_stops_the_reader_or_the_prediction(
+    tmp_path_factory: pytest.TempPathFactory, text: str, cells: list[str], seed: int
+) -> None:
+    header, first, *_ = list(csv.reader(io.StringIO(text)))
+    changed = [cell if seed >> i & 1 else old for i, (old, cell) in enumerate(zip(first, cells, strict=False))]
+    path = tmp_path_factory.mktemp("odd") / "table.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, changed])
+    found = other_runs(path)
+    assert found is not None
+    (read,) = found
+    if isinstance(read, Run):
+        predict([read])
+    else:
+        assert read.reason

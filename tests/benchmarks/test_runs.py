@@ -137,6 +137,27 @@ def test_lora_trains_adapters_only() -> None:
     assert run.job.trained == "adapters"
 
 
+@pytest.mark.parametrize(
+    ("changes", "overlap"),
+    [
+        ({}, "microbatch"),
+        ({"vpp": "1"}, "none"),
+        ({"ep": "8"}, "none"),
+        ({"framework": "Megatron-LM core r0.8"}, "none"),
+        ({"gpu": "GB200", "nodes": "64"}, "none"),
+    ],
+)
+def test_dispatch_across_nodes_hides_behind_another_microbatch_where_recipes_do_so(
+    changes: dict[str, str], overlap: str
+) -> None:
+    mixture = {"model": "qwen3-235b-a22b", "layers": "94", "hidden": "4096", "vocab": "151936", "gpu": "H100"}
+    plan = {"num_gpus": "256", "nodes": "32", "tp": "2", "sp": "1", "pp": "8", "vpp": "4", "ep": "32", "dp": "16"}
+    rest = {"mbs": "1", "gbs": "2048", "precision": "FP8", "framework": "Megatron-Bridge NeMo 26.02"}
+    run = only(**(mixture | plan | rest | changes))
+    assert isinstance(run, Run), run
+    assert run.strategy.ep_overlap == overlap
+
+
 def test_runs_that_differ_in_strategy_alone_share_a_group() -> None:
     first, second, other = only(), only(mbs="4"), only(gbs="512")
     assert isinstance(first, Run)

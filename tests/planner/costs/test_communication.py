@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from shardwright.models import model
-from shardwright.planner.costs.communication import tensor_features
+from shardwright.planner.costs.coefficients import Framework
+from shardwright.planner.costs.communication import Cover, block_transfers, tensor_features
+from shardwright.planner.costs.keys import block_keys
 from shardwright.planner.costs.network import MappedNetwork, Network, groups_of
 from shardwright.planner.strategy import Strategy
-from shardwright.planner.workload.strategy_table import table_of
+from shardwright.planner.workload.strategy_table import table_of, table_of_columns
 from shardwright.topologies import Collectives, cluster, parse_topology
 
 TWO_NODES = Network(Collectives(cluster("dgx-h100:2")), 8)
@@ -73,6 +75,33 @@ def test_a_latent_layer_gathers_its_small_latents():
     gathered, reduced = tensor_features(layer)
     assert gathered == [1536, 512, 7168]
     assert reduced == [7168, 7168]
+
+
+LAYER = next(block for block in model("llama-3.1-8b").blocks if block.role == "layer")
+
+
+def tensor_transfers(framework, sp, weight_s):
+    keys, _ = block_keys(table_of_columns({"tp": [8], "sp": [sp], "mbs": [1]}, 1), 4096)
+    spent = (np.zeros(1), np.zeros(1))
+    cover = Cover(weight_s=np.array([weight_s]), attention_s=spent, shared_s=spent, block_s=spent)
+    moved = block_transfers(LAYER, keys, TWO_NODES, framework, cover, np.zeros(1))
+    return float(moved.tp_forward[0]), float(moved.tp_backward[0])
+
+
+def test_input_gradients_hide_under_weight_gradients_as_long_as_those_take():
+    framework = Framework(tp_backward_overlap=1.0)
+    forward, alone = tensor_transfers(framework, 0, 0.0)
+    assert alone == pytest.approx(forward)
+    assert tensor_transfers(framework, 0, alone / 4) == (forward, pytest.approx(alone * 3 / 4))
+    assert tensor_transfers(framework, 0, 10 * alone) == (forward, 0.0)
+    scattered, both = tensor_transfers(framework, 1, 0.0)
+    assert tensor_transfers(framework, 1, 10 * alone) == (scattered, pytest.approx(both / 2, rel=0.05))
+
+
+def test_transfers_divided_along_tokens_need_sp():
+    split, whole = Framework(tp_overlap=0.5), Framework()
+    assert tensor_transfers(split, 0, 0.0) == tensor_transfers(whole, 0, 0.0)
+    assert tensor_transfers(split, 1, 0.0) == pytest.approx([each / 2 for each in tensor_transfers(whole, 1, 0.0)])
 
 
 def test_the_vocabulary_reduces_once_and_gathers_once():

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
+
+import msgspec
 import numpy as np
 import pytest
 
-from shardwright.models import Experts, Linear, model
+from shardwright.models import Attention, Experts, Linear, model
 from shardwright.planner.costs.coefficients import coefficients
 from shardwright.planner.costs.compute import device_of, operator_times
 from shardwright.planner.costs.keys import block_keys
@@ -66,6 +69,42 @@ def test_experts_work_on_the_tokens_sent_to_them():
     op = next(op for block in model("mixtral-8x7b").blocks for op in block.operators if isinstance(op, Experts))
     times = operator_times(op, keys(ep=[1, 8]), device())
     assert times.flops[0] == times.flops[1] == 4096 * op.flops_per_token
+
+
+def test_grouped_products_have_an_efficiency_of_their_own_at_each_precision():
+    op = next(op for block in model("mixtral-8x7b").blocks for op in block.operators if isinstance(op, Experts))
+    h100 = device(precision="fp8")
+    for field, slower in (("kernels", False), ("low_precision_kernels", True)):
+        halved = msgspec.structs.replace(getattr(h100.coefficients, field), grouped_gemm_fraction=0.2)
+        chosen = msgspec.structs.replace(h100.coefficients, **{field: halved})
+        changed = operator_times(op, keys(), dataclasses.replace(h100, coefficients=chosen))
+        assert bool(changed.forward[0] > 1.2 * operator_times(op, keys(), h100).forward[0]) is slower
+
+
+def test_experts_with_biases_pay_for_adding_them():
+    op = next(op for block in model("gpt-oss-120b").blocks for op in block.operators if isinstance(op, Experts))
+    plain = msgspec.structs.replace(
+        op,
+        body=tuple(msgspec.structs.replace(each, bias=False) if isinstance(each, Linear) else each for each in op.body),
+    )
+    chosen = device(framework="megatron-2026")
+    framework = msgspec.structs.replace(chosen.coefficients.framework, biased_activation_passes=3.0)
+    three = dataclasses.replace(chosen, coefficients=msgspec.structs.replace(chosen.coefficients, framework=framework))
+    extra = operator_times(op, keys(), three).forward - operator_times(plain, keys(), three).forward
+    width = 5760 + 2880
+    assert extra[0] == pytest.approx(float(three.traffic_s(np.float64(2 * 4096 * op.topk * width * 2.0))))
+
+
+def test_attention_of_narrow_heads_is_slower_for_the_same_products():
+    wide = Attention(name="core_attention", heads=32, kv_heads=32, qk_head_dim=128, v_head_dim=128, causal=True)
+    narrow = msgspec.structs.replace(wide, heads=64, kv_heads=64, qk_head_dim=64, v_head_dim=64)
+    h100 = device()
+    times = [operator_times(op, keys(), h100) for op in (wide, narrow)]
+    assert times[0].flops[0] == times[1].flops[0]
+    exponent = h100.coefficients.kernels.attention_exponent_features
+    expected = (1 + exponent / 64) / (1 + exponent / 128)
+    kernel = h100.kernel_s
+    assert times[1].forward[0] - kernel == pytest.approx(expected * (times[0].forward[0] - kernel))
 
 
 def test_an_unfused_kernel_pays_for_every_score():

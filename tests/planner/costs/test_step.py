@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from shardwright.models import model
 from shardwright.planner.costs.breakdown import breakdown
+from shardwright.planner.costs.footprint import CATEGORIES
 from shardwright.planner.costs.step import TrainingCosts
 from shardwright.planner.strategy import Strategy
 from shardwright.planner.training.readback import forward_flops_per_token
@@ -52,6 +53,13 @@ def test_more_sharding_never_needs_more_memory():
     assert memory(tp=4, sp=True, dp_shard=4) < memory(tp=4, dp_shard=4)
     assert memory(dp_shard=16, recompute="full") < memory(dp_shard=16, recompute="full", recompute_layers=8)
     assert memory(dp_shard=16, recompute="full", recompute_layers=8) < memory(dp_shard=16)
+
+
+def test_the_largest_weight_gradient_waits_to_be_added():
+    temporary = CATEGORIES.index("temporary")
+    widest = [cost(tp=tp, dp_shard=16 // tp).footprint.device[0, :, temporary].max() for tp in (1, 8)]
+    bytes_of_products = 4 * 4096 * 2 * 14336
+    assert widest[0] - widest[1] == pytest.approx(bytes_of_products * 7 / 8)
 
 
 def test_sharded_weights_weigh_a_sixteenth():
