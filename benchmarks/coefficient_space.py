@@ -49,6 +49,7 @@ _UNFUSED: dict[str, Any] = {
     "step_s": 0.05,
     "grad_overlap": 0.0,
     "param_overlap": 0.0,
+    "pp_overlap": 0.0,
     "interleaved_pp_overlap": 0.0,
     "gradient_comm_bytes": 2.0,
     "context_bytes": 6e9,
