@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 
@@ -12,6 +14,7 @@ from shardwright import models, topologies
 from .errors import InputError, InvalidPlan, input_errors
 from .files import read_document, sha256_of
 from .plan.base import Input, PlanBase
+from .strategy import Constraints
 from .workload.training import TrainingJob
 
 CATALOG = "catalog:"
@@ -65,12 +68,34 @@ def load_topology(text: str, measured: str | None = None) -> tuple[topologies.To
 
 
 def load_job(path: str) -> TrainingJob:
-    """A training job file (YAML or JSON) with the fields of TrainingJob. Raises InputError naming the field."""
+    """A training job file (YAML or JSON) with the fields of TrainingJob, where a constraint may be one value instead of
+    a list. Raises InputError naming the field."""
     document = read_document(path, "training job")
+    if isinstance(document, dict) and isinstance(document.get("constraints"), dict):
+        held = {name: _listed(name, value) for name, value in document["constraints"].items()}
+        document = document | {"constraints": held}
     try:
         return msgspec.convert(document, TrainingJob)
     except (msgspec.ValidationError, InputError) as error:
-        raise InputError(f"training job {path}: {error}") from error
+        raise InputError(f"training job {path}: {with_choices(str(error))}") from error
+
+
+def with_choices(message: str) -> str:
+    """msgspec's refusal of a word in a training job, with the words that the field takes."""
+    found = re.search(r"Invalid enum value .* at `\$\.(?:constraints\.)?(\w+)", message)
+    kinds = get_type_hints(Constraints) | get_type_hints(TrainingJob)
+    if found is None or found[1] not in kinds:
+        return message
+    return f"{message}: must be one of {', '.join(_words(kinds[found[1]]))}"
+
+
+def _words(kind: Any) -> list[str]:
+    return [word for each in get_args(kind) for word in ([each] if isinstance(each, str) else _words(each))]
+
+
+def _listed(name: str, value: object) -> object:
+    several = isinstance(getattr(Constraints(), name, None), tuple)
+    return [value] if several and isinstance(value, int | str) and not isinstance(value, bool) else value
 
 
 def routing_input(path: str) -> Input:

@@ -71,7 +71,7 @@ def build_job(job_file: str | None, constraints: Mapping[str, Any], **fields: An
     """
     import msgspec
 
-    from ..inputs import load_job
+    from ..inputs import load_job, with_choices
     from ..strategy import Constraints
     from ..workload.training import TrainingJob
 
@@ -88,7 +88,7 @@ def build_job(job_file: str | None, constraints: Mapping[str, Any], **fields: An
     try:
         return msgspec.convert(merged, TrainingJob)
     except msgspec.ValidationError as error:
-        raise InputError(f"training job: {error}") from error
+        raise InputError(f"training job: {with_choices(str(error))}") from error
 
 
 def job_fields(given: Mapping[str, Any]) -> dict[str, Any]:

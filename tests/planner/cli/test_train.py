@@ -63,6 +63,15 @@ def test_a_frontier_is_shown_and_written(tmp_path, capsys):
     assert [point["first"] for point in points] == sorted(point["first"] for point in points)
 
 
+def test_a_job_file_may_hold_a_degree_to_one_value(tmp_path, capsys):
+    path = tmp_path / "job.yaml"
+    path.write_text("gbs: 32\nsequence_length: 1024\nconstraints: {tp: 2, recompute: none, sp: false}\n")
+    assert run(["train", "gpt2", "--cluster", "dgx-a100:1", "--job", str(path), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["strategy"]["tp"] == 2
+    assert made["job"]["constraints"]["recompute"] == ["none"]
+
+
 def test_several_clusters_share_one_frontier(capsys):
     more = ["--cluster", "dgx-a100:2", "--pareto", "step_s,tokens_per_s_per_device", "--cp", "1", "--json"]
     assert run(["train", *SMALL, *more]) == 0
@@ -82,7 +91,8 @@ def test_several_clusters_share_one_frontier(capsys):
         (["--objective", "beauty"], 2, ["objective", "beauty"]),
         (["--tokens", "many"], 2, ["many", "15T"]),
         (["--cpu-tier", "100GB"], 2, ["--cpu-tier", "SIZE@RATE"]),
-        (["--explore", "magic"], 2, ["explore", "magic"]),
+        (["--explore", "magic"], 2, ["explore", "magic", "low_communication"]),
+        (["--schedule", "zbv"], 2, ["schedule", "zbv", "zb-v"]),
         (["--time-limit", "1us"], 3, ["time binds"]),
         (["--time-limit", "1us", "--pareto", "step_s,peak_memory_bytes"], 3, ["time binds"]),
     ],
