@@ -100,6 +100,16 @@ def loading_format(context: Context, launcher: str, online: Mapping[str, str]) -
     )
 
 
+def plan_notes(plan: ServingPlan, version: str) -> list[str]:
+    """What a plan leaves to its user whatever the engine; `version` is the one whose options are written."""
+    notes = []
+    if plan.engine_version and plan.engine_version != version:
+        notes.append(f"the plan was made for {plan.engine} {plan.engine_version}, the options are those of {version}")
+    if plan.hours:
+        notes.append("the workers are those of the busiest hour; the plan lists how many each other hour needs")
+    return notes
+
+
 def stage_layers(context: Context, pool: PoolPlan) -> tuple[int, ...]:
     """Layers of every pipeline stage: even, what is left over on the middle stages first and on the last one last.
 

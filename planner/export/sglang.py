@@ -19,7 +19,7 @@ from .serving_folder import (
     serving_port,
     serving_readme,
 )
-from .serving_model import draft_tokens, loading_format, stage_layers, weights
+from .serving_model import draft_tokens, loading_format, plan_notes, stage_layers, weights
 from .serving_workers import (
     ANY_ADDRESS,
     ROUTER_PORT,
@@ -71,7 +71,7 @@ class Sglang:
         notes = sglang_notes(context, self.name)
         files["README.md"] = serving_readme("Start with SGLang", steps, rows, notes)
         return Export(
-            text="".join(files[name] for name in files if name.endswith(".yaml")),
+            text="---\n".join(files[name] for name in files if name.endswith(".yaml")),
             files={**files, **plan_file(context)},
             cannot_express=notes,
         )
@@ -143,9 +143,7 @@ def sglang_notes(context: Context, launcher: str) -> tuple[str, ...]:
     notes = [*weights(context, launcher).notes, *loading_format(context, launcher, ONLINE_FORMATS)[1]]
     if split_pools(plan):
         notes.append("NIXL (the nixl package) must be installed where prefill and decode workers run")
-    if plan.hours:
-        notes.append("the workers are those of the busiest hour; the plan lists how many each other hour needs")
-    return tuple(notes)
+    return (*notes, *plan_notes(plan, VERSION))
 
 
 def _check_nodes(worker: Worker) -> None:

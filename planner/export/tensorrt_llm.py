@@ -13,7 +13,7 @@ from .base import Context, Export
 from .folder import plan_file, yaml_text
 from .hosts import plain_name
 from .serving_folder import Command, host_scripts, part_name, part_script, router_script, serving_port, serving_readme
-from .serving_model import draft_tokens, loading_format, stage_layers, weights
+from .serving_model import draft_tokens, loading_format, plan_notes, stage_layers, weights
 from .serving_workers import (
     ANY_ADDRESS,
     ROUTER_PORT,
@@ -26,6 +26,7 @@ from .serving_workers import (
     workers,
 )
 
+VERSION = "1.2"
 BLOCK_TOKENS = 32
 _SIDES = {"prefill": "context_servers", "decode": "generation_servers"}
 
@@ -35,7 +36,9 @@ class TensorRtLlm:
 
     name = "tensorrt-llm"
     kinds = ("serving",)
-    validated_with = "written for TensorRT-LLM 1.2 (TorchLlmArgs, disaggregated server); no parser runs without a GPU"
+    validated_with = (
+        f"written for TensorRT-LLM {VERSION} (TorchLlmArgs, disaggregated server); no parser runs without a GPU"
+    )
 
     def __call__(self, context: Context) -> Export:
         """The folder. Raises InputError for what TensorRT-LLM cannot run, naming it."""
@@ -64,7 +67,7 @@ class TensorRtLlm:
         notes = trtllm_notes(context, self.name, alone)
         files["README.md"] = serving_readme("Start with TensorRT-LLM", steps, rows, notes)
         return Export(
-            text="".join(files[name] for name in files if name.endswith(".yaml")),
+            text="---\n".join(files[name] for name in files if name.endswith(".yaml")),
             files={**files, **plan_file(context)},
             cannot_express=notes,
         )
@@ -74,6 +77,7 @@ def trtllm_options(context: Context, pool: PoolPlan, launcher: str) -> dict[str,
     """The engine's options, as `--config` reads them. Raises InputError for what TensorRT-LLM cannot run.
 
     Its attention data parallelism uses all ranks of a stage, so tp inside it must be 1; batch limits count one rank.
+    The plan counts on prompts that are not cut and requests that are never evicted.
     """
     plan, layout = serving_plan(context), pool.layout
     if layout.attn_dp > 1 and layout.tp > 1:
@@ -84,13 +88,16 @@ def trtllm_options(context: Context, pool: PoolPlan, launcher: str) -> dict[str,
     loading_format(context, launcher, {})
     cache = sum(size for name, size in pool.memory.items() if "cache" in name)
     other = sum(size for name, size in pool.memory.items() if "cache" not in name)
+    budget = max(1, pool.engine.token_budget // layout.attn_dp)
+    longest = max(each.isl for each in plan.load.lengths)
     options: dict[str, Any] = {
         "tensor_parallel_size": layout.stage_devices,
         "pipeline_parallel_size": layout.pp,
         "enable_attention_dp": layout.attn_dp > 1,
         "max_batch_size": max(1, pool.engine.max_sequences // layout.attn_dp),
-        "max_num_tokens": max(1, pool.engine.token_budget // layout.attn_dp),
-        "enable_chunked_prefill": True,
+        "max_num_tokens": budget,
+        "enable_chunked_prefill": longest > budget,
+        "scheduler_config": {"capacity_scheduler_policy": "GUARANTEED_NO_EVICT"},
         "kv_cache_config": {
             "free_gpu_memory_fraction": floor(1000 * cache / (pool.capacity_bytes - other)) / 1000,
             "dtype": "fp8" if plan.quantization.cache == "fp8" else "auto",
@@ -104,7 +111,6 @@ def trtllm_options(context: Context, pool: PoolPlan, launcher: str) -> dict[str,
     if drafts:
         options["speculative_config"] = {"decoding_type": "MTP", "num_nextn_predict_layers": drafts}
     if pool.phase != "aggregated":
-        longest = max(each.isl for each in plan.load.lengths)
         buffer = -(-longest // BLOCK_TOKENS) * BLOCK_TOKENS
         options["cache_transceiver_config"] = {"backend": "DEFAULT", "max_tokens_in_buffer": buffer}
     if pool.phase == "prefill":
@@ -120,9 +126,7 @@ def trtllm_notes(context: Context, launcher: str, alone: bool = True) -> tuple[s
         notes.append(
             "trtllm-serve balances no load over whole copies: put a load balancer before the ports of the table"
         )
-    if plan.hours:
-        notes.append("the workers are those of the busiest hour; the plan lists how many each other hour needs")
-    return tuple(notes)
+    return (*notes, *plan_notes(plan, VERSION))
 
 
 def _command(context: Context, worker: Worker, alone: bool) -> Command:

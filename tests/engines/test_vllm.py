@@ -80,7 +80,7 @@ def test_vllm_configures_every_part_of_every_worker_as_planned(shape, tmp_path, 
             assert parallel.data_parallel_rank == int(part or 0) * parallel.data_parallel_size_local
         else:
             assert parallel.node_rank_within_dp == int(part or 0)
-        assert found.scheduler_config.max_num_batched_tokens * layout.attn_dp == pool.engine.token_budget
+        assert arguments.max_num_batched_tokens * layout.attn_dp == pool.engine.token_budget
         assert (found.kv_transfer_config is None) == (pool.phase == "aggregated")
         assert_stages(plan, environment, layout.pp, monkeypatch)
 

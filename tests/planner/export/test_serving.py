@@ -166,11 +166,10 @@ def test_tensorrt_llm_runs_a_worker_of_two_nodes_as_one_mpirun(tmp_path):
     parts = " ".join(words).split(" : ")
     assert [part.split()[3] for part in parts] == [f"gb200-nvl72-{node}:4" for node in (1, 0)]
     assert all("env CUDA_VISIBLE_DEVICES=3,2,1,0 trtllm-llmapi-launch" in part for part in parts)
-    config = documents(plan_of("split", "trtllm"), "tensorrt-llm")
-    files = export_plan(plan_of("split", "trtllm"), "tensorrt-llm").files
-    server = yaml.safe_load(files["disaggregated.yaml"])
+    prefill, decode, server = documents(plan_of("split", "trtllm"), "tensorrt-llm")
     assert server["context_servers"]["num_instances"] == len(server["context_servers"]["urls"]) == 2
-    assert config[-1]["cache_transceiver_config"]["max_tokens_in_buffer"] >= 1000
+    assert prefill["cache_transceiver_config"]["max_tokens_in_buffer"] >= 1000
+    assert decode["cache_transceiver_config"] == prefill["cache_transceiver_config"]
 
 
 def test_a_host_script_starts_all_workers_of_its_host(tmp_path):
@@ -260,6 +259,11 @@ def test_formats_that_only_a_checkpoint_can_have_are_refused_without_one():
     for engine, name, formats in (("vllm", "vllm", "w4a16"), ("trtllm", "tensorrt-llm", "fp8")):
         with pytest.raises(InputError, match="checkpoint"):
             export_plan(plan_of("one worker", engine, formats), name)
+
+
+def test_a_plan_for_another_version_of_the_engine_says_so():
+    plan = msgspec.structs.replace(plan_of("one worker"), engine_version="0.6.3")
+    assert any("0.6.3" in note for note in export_plan(plan, "vllm").cannot_express)
 
 
 def test_speculation_without_a_prediction_module_is_refused():
