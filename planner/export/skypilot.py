@@ -30,7 +30,7 @@ class SkyPilot:
 
     name = "skypilot"
     kinds = ("training",)
-    validated_with = "written for skypilot 0.14.1; not yet parsed by it"
+    validated_with = "skypilot 0.14.1"
 
     def __call__(self, context: Context) -> Export:
         """`task.yaml`. Raises InputError when the plan leaves nodes of its topology idle."""
