@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help plan test check coverage test-models test-launchers test-step test-engines test-nightly clean
+.PHONY: help plan test check coverage test-models test-launchers test-step test-engines test-skypilot test-nightly clean
 
 help:
 	@echo "make plan         install and plan a training run of Llama 3.1 70B on eight DGX H100 (writes plan.json)"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-launchers  hold exports to the real launchers (installs torch, Megatron-LM, Slurm and more)"
 	@echo "make test-step       train a tiny Llama with the exported torchrun scripts and compare its losses"
 	@echo "make test-engines    hold serving exports to vLLM, SGLang and Ray, and start an engine (installs 4 GB)"
+	@echo "make test-skypilot   read exported tasks with SkyPilot's own parser (installs 0.5 GB)"
 	@echo "make test-nightly    every check there is, the slow ones included"
 	@echo "make clean        remove what the targets made"
 
@@ -91,7 +92,18 @@ test-engines: .venv-engines/done
 	@echo "==> Holding serving exports to the real engines, and starting one on two cores"
 	@OMP_NUM_THREADS=1 .venv-engines/bin/python -m pytest tests/engines -W default -ra
 
-test-nightly: test check test-models test-launchers test-step test-engines
+.venv-skypilot/done: pyproject.toml
+	@echo "==> Installing SkyPilot (0.5 GB)"
+	@$(PYTHON) -m venv .venv-skypilot
+	@.venv-skypilot/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@.venv-skypilot/bin/python -m pip install --quiet --disable-pip-version-check skypilot==0.14.1 'pytest>=8' --editable .
+	@touch $@
+
+test-skypilot: .venv-skypilot/done
+	@echo "==> Reading exported tasks with SkyPilot's own parser"
+	@.venv-skypilot/bin/python -m pytest tests/launchers/test_skypilot.py -W default -ra
+
+test-nightly: test check test-models test-launchers test-step test-engines test-skypilot
 
 clean:
-	@rm -rf $(VENV) .venv-models .venv-launchers .venv-engines .venv-launchers.apt.log dist plan.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	@rm -rf $(VENV) .venv-models .venv-launchers .venv-engines .venv-skypilot .venv-launchers.apt.log dist plan.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
