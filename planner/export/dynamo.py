@@ -7,9 +7,9 @@ from typing import Any
 
 from ..errors import InputError
 from .base import Context, Export
-from .folder import object_name, plan_file, yaml_text
+from .folder import plan_file, yaml_text
 from .serving_folder import serving_readme
-from .serving_kubernetes import NOTES, SECRET, Pods, data, label_steps, pods, variables
+from .serving_kubernetes import NOTES, SECRET, Pods, data, deployment_name, label_steps, pods, variables
 from .serving_model import plain_weights
 from .serving_workers import refuse, replica_order, serving_plan, stage_order
 from .sglang import sglang_environment, sglang_flags, sglang_notes, sglang_options
@@ -33,7 +33,7 @@ class Dynamo:
         """`dynamo.yaml`. Raises InputError for what the engine cannot run and names the operator cannot pass on."""
         plan = serving_plan(context)
         refuse(plan, self.name, tuple(_RUNTIMES))
-        name = object_name(plan.model)
+        name = deployment_name(plan)
         found = pods(context, self.name, replica_order if plan.engine == "vllm" else stage_order)
         document = {
             "apiVersion": "nvidia.com/v1beta1",

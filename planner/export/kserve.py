@@ -7,10 +7,10 @@ from typing import Any
 
 from ..errors import InputError
 from .base import Context, Export
-from .folder import object_name, plan_file, yaml_text
+from .folder import plan_file, yaml_text
 from .leaderworkerset import IMAGES
 from .serving_folder import serving_readme
-from .serving_kubernetes import NOTES, POD_IP, Pods, label_steps, pods, variables
+from .serving_kubernetes import NOTES, POD_IP, Pods, deployment_name, label_steps, pods, variables
 from .serving_model import plain_weights
 from .serving_workers import refuse, replica_order, serving_plan
 from .vllm import vllm_environment, vllm_flags, vllm_notes, vllm_options
@@ -33,7 +33,7 @@ class KServe:
         phases = [each.pool.phase for each in found]
         if len(set(phases)) != len(phases):
             raise InputError(f"export: kserve has one kind of worker a phase, but this plan has {', '.join(phases)}")
-        model, name = plain_weights(context, self.name), object_name(plan.model)
+        model, name = plain_weights(context, self.name), deployment_name(plan)
         served = label_name(plan.model)
         main = next(each for each in found if each.pool.phase != "prefill")
         spec: dict[str, Any] = {
@@ -65,7 +65,8 @@ class KServe:
 
 def label_name(text: str) -> str:
     """A model name that KServe's templates can quote: letters, digits, '.', '_' and '-' of a text."""
-    return "".join(sign if sign.isascii() and (sign.isalnum() or sign in "._-") else "-" for sign in text).strip("-")
+    kept = "".join(sign if sign.isascii() and (sign.isalnum() or sign in "._-") else "-" for sign in text)
+    return kept.strip("-") or "model"
 
 
 def _workload(context: Context, each: Pods) -> dict[str, Any]:

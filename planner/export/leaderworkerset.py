@@ -6,9 +6,9 @@ from typing import Any
 
 from ..errors import InputError
 from .base import Context, Export
-from .folder import object_name, plan_file, yaml_text
+from .folder import plan_file, yaml_text
 from .serving_folder import serving_readme
-from .serving_kubernetes import NOTES, PORT, SECRET, Pods, data, label_steps, pods, variables
+from .serving_kubernetes import NOTES, PORT, SECRET, Pods, data, deployment_name, label_steps, pods, variables
 from .serving_workers import ANY_ADDRESS, refuse, replica_order, serving_plan, split_pools, stage_order
 from .sglang import DIST_PORT, sglang_environment, sglang_flags, sglang_notes, sglang_options
 from .sglang import VERSION as SGLANG
@@ -43,7 +43,7 @@ class LeaderWorkerSets:
                 "export: leaderworkerset routes nothing between prefill and decode; use llm-d, kserve or dynamo"
             )
         found = pods(context, self.name, replica_order if plan.engine == "vllm" else stage_order)
-        app = object_name(plan.model)
+        app = deployment_name(plan)
         documents = [leader_worker_set(context, each, app, {"app": app}, self.name) for each in found]
         documents.append(_service(app))
         text = "---\n".join(yaml_text(document) for document in documents)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from .base import Context, Export
-from .folder import object_name, plan_file, yaml_text
+from .folder import plan_file, yaml_text
 from .leaderworkerset import engine_container, engine_notes, leader_worker_set, pod_spec
 from .serving_folder import serving_readme
-from .serving_kubernetes import NOTES, POD_IP, PORT, Pods, label_steps, pods
+from .serving_kubernetes import NOTES, POD_IP, PORT, Pods, deployment_name, label_steps, pods
 from .serving_workers import refuse, replica_order, serving_plan, split_pools
 
 SIDECAR_IMAGE = "ghcr.io/llm-d/llm-d-routing-sidecar:v0.7.1"
@@ -57,7 +57,7 @@ class LlmD:
         """The Kustomize folder. Raises InputError for what vLLM cannot run."""
         plan = serving_plan(context)
         refuse(plan, self.name, ("vllm",))
-        app = object_name(plan.model)
+        app = deployment_name(plan)
         found = pods(context, self.name, replica_order)
         files = {f"{each.name}.yaml": yaml_text(_server(context, each, app)) for each in found}
         resources = sorted(files)

@@ -106,10 +106,10 @@ def serving_readme(
             for order, (script, part, names) in enumerate(rows)
         ]
     for note in notes:
-        lines += ["", f"Yours to arrange: {text(note)}."]
+        lines += ["", f"Yours to arrange: {sentence(note)}."]
     return "\n".join(lines) + "\n"
 
 
-def text(note: str) -> str:
+def sentence(note: str) -> str:
     """A sentence in which no sign is read as markup or as a new line."""
     return " ".join(note.split()).replace("`", "'").replace("<", "(").replace("|", "/")

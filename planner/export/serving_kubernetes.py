@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..plan.serving import PoolPlan
+from ..plan.serving import PoolPlan, ServingPlan
 from .base import Context
+from .folder import object_name
 from .serving_workers import Order, pool_names, serving_plan, stage_order, workers
 
 RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
@@ -71,6 +72,12 @@ def pods(context: Context, launcher: str, order: Order = stage_order) -> tuple[P
         select = {ACCELERATOR_LABEL: label_value(pool.accelerator)} if several else {}
         made.append(Pods(name, pool, nodes, devices, RESOURCES[vendor.lower()], select))
     return tuple(made)
+
+
+def deployment_name(plan: ServingPlan) -> str:
+    """What the deployment's objects are called; a service's name starts with a letter."""
+    name = object_name(plan.model)
+    return name if name[0].isalpha() else f"m-{name}"
 
 
 def label_value(text: str) -> str:
