@@ -16,9 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from .problem import BinPacking, Floats
+from .simplex import Simplex
 
 ITERATIONS = 80
 CENTRING = 0.99
+SMALL_CELLS = 500
+"""Tables up to this size are solved by simplex, which then takes less than one step of the interior point."""
+SIMPLEX_GAP = 1e-6
 FORBIDDEN_LOAD = 1e3
 """Load of a forbidden cell inside the interior point, in largest loads of its class: never worth using, still finite.
 The bound uses the true infinity."""
@@ -52,6 +56,7 @@ class Relaxation:
         largest = np.maximum(finite.max(0), 1e-12)
         self.inner = np.where(np.isfinite(self.load), np.maximum(self.load, 1e-9 * largest), FORBIDDEN_LOAD * largest)
         self.solves = 0
+        self.simplex: Simplex | None = None
 
     def bound(self, prices: Floats, limit_prices: Floats, lower: Floats, upper: Floats) -> float:
         """The Lagrangian bound of given non-negative prices."""
@@ -64,8 +69,25 @@ class Relaxation:
     def solve(self, lower: Floats, upper: Floats, cut: float = np.inf, tolerance: float = 1e-6) -> Relaxed:
         """Solve under finite bounds on the units; stop early once the bound reaches `cut`."""
         self.solves += 1
+        if self.load.size <= SMALL_CELLS:
+            found = self._by_simplex(lower, upper)
+            if found is not None:
+                return found
         with np.errstate(all="ignore"):
             return _InteriorPoint(self, lower, upper).run(cut, tolerance)
+
+    def _by_simplex(self, lower: Floats, upper: Floats) -> Relaxed | None:
+        if self.simplex is None:
+            self.simplex = Simplex(self.load, self.capacity, self.cost, (self.limit_matrix, self.limit))
+        found = self.simplex.solve(lower, upper)
+        if found is None:
+            return None
+        prices, limit_prices, units = found
+        bound = self.bound(prices, limit_prices, lower, upper)
+        value = float(self.cost @ units)
+        if value - bound > SIMPLEX_GAP * max(abs(value), 1e-9):
+            return None
+        return Relaxed(bound, prices, limit_prices, units, self.simplex.shares(self.load.shape), solved=True)
 
 
 class _InteriorPoint:

@@ -112,6 +112,8 @@ class _Repair:
             if (over <= self.tolerance).all():
                 return 0.0
             held, cls, to = self._moves(packing, over)
+            if not len(cls):
+                break
             change = np.zeros((len(cls), len(over)))
             rows = np.arange(len(cls))
             change[rows, held] -= self.priced[held, cls]
