@@ -20,7 +20,7 @@ from .simplex import Simplex
 
 ITERATIONS = 80
 CENTRING = 0.99
-SMALL_CELLS = 500
+SMALL_CELLS = 20_000
 """Tables up to this size are solved by simplex, which then takes less than one step of the interior point."""
 SIMPLEX_GAP = 1e-6
 FORBIDDEN_LOAD = 1e3
@@ -33,6 +33,7 @@ class Relaxed:
     """A proven lower bound, the prices that prove it, and the point the interior point ended at.
 
     `solved` says whether that point satisfies the relaxation; when it does not, only the bound means something.
+    `shares` may be left out where they were not asked for.
     """
 
     bound: float
@@ -66,17 +67,19 @@ class Relaxation:
         units = np.minimum(reduced * lower, reduced * upper).sum()
         return float(items + units - self.limit @ limit_prices)
 
-    def solve(self, lower: Floats, upper: Floats, cut: float = np.inf, tolerance: float = 1e-6) -> Relaxed:
-        """Solve under finite bounds on the units; stop early once the bound reaches `cut`."""
+    def solve(
+        self, lower: Floats, upper: Floats, cut: float = np.inf, tolerance: float = 1e-6, *, shares: bool = False
+    ) -> Relaxed:
+        """Solve under finite bounds on the units; stop early once the bound reaches `cut`. `shares` asks for them."""
         self.solves += 1
         if self.load.size <= SMALL_CELLS:
-            found = self._by_simplex(lower, upper)
+            found = self._by_simplex(lower, upper, shares)
             if found is not None:
                 return found
         with np.errstate(all="ignore"):
             return _InteriorPoint(self, lower, upper).run(cut, tolerance)
 
-    def _by_simplex(self, lower: Floats, upper: Floats) -> Relaxed | None:
+    def _by_simplex(self, lower: Floats, upper: Floats, shares: bool) -> Relaxed | None:
         if self.simplex is None:
             self.simplex = Simplex(self.load, self.capacity, self.cost, (self.limit_matrix, self.limit))
         found = self.simplex.solve(lower, upper)
@@ -87,7 +90,8 @@ class Relaxation:
         value = float(self.cost @ units)
         if value - bound > SIMPLEX_GAP * max(abs(value), 1e-9):
             return None
-        return Relaxed(bound, prices, limit_prices, units, self.simplex.shares(self.load.shape), solved=True)
+        where = self.simplex.shares(self.load.shape) if shares else np.zeros((0, 0))
+        return Relaxed(bound, prices, limit_prices, units, where, solved=True)
 
 
 class _InteriorPoint:

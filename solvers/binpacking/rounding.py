@@ -20,7 +20,7 @@ ESCAPES = 24
 DESCENTS = 200
 KICKS = (2, 6)
 STEEPEST_KICK = 200
-ROUNDS = 20
+ROUNDS = 8
 FRESH_START_EVERY = 10
 SHARE_TOLERANCE = 1e-7
 ROUTING_TOLERANCE = 1e-6
@@ -74,7 +74,7 @@ def _shrink(load: Floats, items: Integers, room: Floats) -> Relaxed:
         limit=np.zeros(0),
         fractional=True,
     )
-    return Relaxation(together).solve(np.zeros(1), together.upper, cut=1 + 2 * ROUTING_TOLERANCE)
+    return Relaxation(together).solve(np.zeros(1), together.upper, cut=1 + 2 * ROUTING_TOLERANCE, shares=True)
 
 
 class _Repair:

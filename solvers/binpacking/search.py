@@ -22,7 +22,7 @@ from .relaxation import Relaxation, Relaxed
 from .rounding import fit
 
 WHOLE = 1e-4
-DIVE_EVERY = 64
+DIVE_EVERY = 16
 PACK_CELL_NODES = 400_000
 PROGRAM_CELL_NODES = 4_000_000
 OPEN_FLEETS = 6
