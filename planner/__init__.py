@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         load_topology,
         load_trace,
         plan_experts,
+        plan_fleet,
         plan_serving,
         plan_training,
     )
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from .experts.request import ExpertRequest
     from .export import export_plan, list_exporters
     from .plan.experts import ExpertPlan
+    from .plan.fleet import FleetPlan
     from .plan.serving import ServingPlan
     from .plan.training import TrainingPlan
     from .strategy import Constraints, Strategy
     from .validate import validate_plan
+    from .workload.fleet import FleetJob
     from .workload.serving import Load, ServingJob, Targets
     from .workload.serving_layout import Layout, Speculation
     from .workload.training import TrainingJob
@@ -38,6 +41,8 @@ _HOMES = {
     "Constraints": "strategy",
     "ExpertPlan": "plan.experts",
     "ExpertRequest": "experts.request",
+    "FleetJob": "workload.fleet",
+    "FleetPlan": "plan.fleet",
     "Infeasible": "errors",
     "InputError": "errors",
     "InvalidPlan": "errors",
@@ -63,6 +68,7 @@ _HOMES = {
     "load_topology": "api",
     "load_trace": "api",
     "plan_experts": "api",
+    "plan_fleet": "api",
     "plan_serving": "api",
     "plan_training": "api",
     "validate_plan": "validate",
@@ -72,6 +78,8 @@ __all__ = [
     "Constraints",
     "ExpertPlan",
     "ExpertRequest",
+    "FleetJob",
+    "FleetPlan",
     "Infeasible",
     "InputError",
     "InvalidPlan",
@@ -97,6 +105,7 @@ __all__ = [
     "load_topology",
     "load_trace",
     "plan_experts",
+    "plan_fleet",
     "plan_serving",
     "plan_training",
     "validate_plan",

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from .experts.workloads import Workloads
     from .plan.base import Input
     from .plan.experts import ExpertPlan
+    from .plan.fleet import FleetPlan
     from .plan.frontier import Frontier
     from .plan.serving import ServingPlan
     from .plan.training import TrainingPlan
     from .strategy import Strategy
+    from .workload.fleet import FleetJob
     from .workload.serving import ServingJob, Trace
     from .workload.serving_layout import Layout
     from .workload.training import Objective, TrainingJob
@@ -42,6 +44,7 @@ __all__ = [
     "load_topology",
     "load_trace",
     "plan_experts",
+    "plan_fleet",
     "plan_serving",
     "plan_training",
 ]
@@ -192,3 +195,15 @@ def _resolved(model: ModelInput, topology: TopologyInput) -> tuple[ModelGraph, T
     elif not isinstance(topology, tuple):
         topology = (topology, inputs.topology_input(topology))
     return model[0], topology[0], (model[1], topology[1])
+
+
+def plan_fleet(job: FleetJob, *, what_if: Sequence[str] = ()) -> FleetPlan:
+    """The cheapest fleet to rent for a job, or the one that carries most under its budget.
+
+    `what_if` are changes as on the command line (`rate=2`, `without=l4`). Raises Infeasible naming the constraint that
+    binds, and InputError for what is not known.
+    """
+    from .fleet.job import plan_fleet as search
+    from .fleet.what_if import parse_what_if
+
+    return search(job, (), tuple(parse_what_if(text) for text in what_if))

@@ -150,6 +150,12 @@ def stale_inputs(plan: PlanBase) -> list[str]:
     return found
 
 
+def accelerator_vendor(gpu: str) -> str:
+    """Who makes a GPU type of the catalog. Raises InputError for one that it does not know."""
+    with input_errors():
+        return topologies.accelerator(gpu).vendor
+
+
 def _current(record: Input) -> Input | None:
     if record.source.startswith(MEMORY):
         return None

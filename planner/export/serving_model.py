@@ -51,7 +51,12 @@ def weights(context: Context, launcher: str) -> Weights:
     """The weights' name. Raises InputError for one that an engine would take for an option."""
     plan = serving_plan(context)
     source = next(record.source for record in plan.inputs if record.role == "model")
-    found = Weights(plan.model, False)
+    return published_weights(source, plan.model, launcher)
+
+
+def published_weights(source: str, model: str, launcher: str) -> Weights:
+    """The weights of a model by where its configuration came from. Raises InputError for an option's look-alike."""
+    found = Weights(model, False)
     if source.startswith(CATALOG):
         try:
             published = _PUBLISHED.match(catalog_entry(source.removeprefix(CATALOG)).source)

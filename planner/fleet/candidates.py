@@ -23,6 +23,7 @@ class Candidate:
     rates: Floats
     source: str
     format: str = ""
+    engine: str = ""
 
     @property
     def gpus(self) -> tuple[tuple[str, int], ...]:

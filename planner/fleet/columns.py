@@ -180,7 +180,8 @@ class Columns:
         rates[mine] = replica_rates(self.models[served.model], topology, layout, buckets, job, exact=exact)
         pool = ReplicaPool(phase="aggregated", gpu=gpu, gpus=layout.devices, degrees=layout)
         label = layout.label() + (f" {format_}" if format_ != "bf16" else "")
-        return Candidate(served.model, (pool,), label, rates, "simulation" if exact else "cost model", format_)
+        source = "simulation" if exact else "cost model"
+        return Candidate(served.model, (pool,), label, rates, source, format_, served.engine)
 
 
 def serving_job(served: ServedModel, format_: str, seed: int) -> ServingJob:

@@ -81,6 +81,7 @@ def _replica(candidate: Candidate) -> Replica:
         gpus=sum(gpus for _, gpus in candidate.gpus),
         layout=candidate.layout,
         format=candidate.format,
+        engine=candidate.engine,
         pools=candidate.pools,
         requests_per_s=tuple(candidate.rates.tolist()),
         source=candidate.source,

@@ -56,6 +56,7 @@ class Replica(_Record, frozen=True, kw_only=True):
     requests_per_s: tuple[float, ...]
     usable: float = 1.0
     format: str = ""
+    engine: str = ""
     pools: tuple[ReplicaPool, ...] = ()
     source: str = ""
 

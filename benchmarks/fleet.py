@@ -1,0 +1,162 @@
+"""The fleet planner: Mélange's published case, speed and proof on large tables, and how many replicas it looks into.
+
+    python -m benchmarks.fleet [--json]
+
+The published case (`../shared/fleet/melange_arena.json` beside the repository) runs where it is. Tables for speed are
+generated: throughputs of a roofline in both lengths, each GPU type with its own speeds, and a random distribution of
+sizes. CPU seconds are of the program alone, imports left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shardwright.planner import load_model
+from shardwright.planner.fleet.candidates import request_classes
+from shardwright.planner.fleet.columns import Columns
+from shardwright.planner.fleet.job import plan_fleet
+from shardwright.planner.fleet.melange import GpuInfo, MelangeConfig, melange_problem, read_melange
+from shardwright.planner.fleet.planning import plan_problem
+from shardwright.planner.fleet.program import formulate
+from shardwright.planner.workload.fleet import FleetJob, Offer, ServedModel
+from shardwright.planner.workload.serving import LengthBin, Targets
+from shardwright.solvers.binpacking import solve
+
+ARENA = Path(__file__).resolve().parent.parent.parent / "shared" / "fleet" / "melange_arena.json"
+RATES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+TABLES = ((4, 6, 8), (12, 12, 4), (20, 20, 8))
+LOADS = (16.0, 200.0)
+LENGTHS = (25, 100, 250, 500, 1000, 2000)
+GPUS = {
+    "t4": 0.53, "a10g": 1.01, "l4": 0.8, "l40s": 1.55, "a30": 1.1, "v100": 1.6, "rtx-4090": 0.69, "rtx-6000-ada": 0.77,
+    "a6000": 1.09, "a100-40gb": 2.75, "a100-80gb": 1.79, "a100-pcie": 1.35, "h100": 2.95, "h100-pcie": 2.6,
+    "h100-nvl": 2.9, "h200": 3.5, "gh200": 2.29, "b200": 5.5, "mi300x": 4.5, "rtx-pro-6000": 1.9,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Solved:
+    """One generated table."""
+
+    types: int
+    sizes: int
+    slices: int
+    rate: float
+    usd_per_hour: float
+    gap: float
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One model over all GPU types: layouts there are, layouts looked into before every class has its cheapest replica,
+    and before the fleet is proven."""
+
+    model: str
+    rate: float
+    layouts: int
+    first: int
+    proven: int
+    usd_per_hour: float
+    gap: float
+    cpu_s: float
+
+
+def table(types: int, sizes: int, rate: float, slices: int, seed: int = 0) -> MelangeConfig:
+    """Throughputs that fall with both lengths, each GPU type in its own way."""
+    random = np.random.default_rng(seed)
+    cost = np.round(random.uniform(0.5, 8, types), 2)
+    lengths = np.geomspace(25, 4000, sizes)
+    speed = (cost * random.uniform(0.6, 1.4, types))[:, None, None]
+    prefill, decode = random.uniform(0.5, 2, (2, types, 1, 1))
+    throughput = speed * 300 / (0.3 * prefill * lengths[:, None] + decode * lengths + 20)
+    share = random.dirichlet(np.ones(sizes * sizes)).reshape(sizes, sizes)
+    gpus = {
+        f"type-{at}": GpuInfo(float(usd), tuple(map(tuple, rows.tolist())))
+        for at, (usd, rows) in enumerate(zip(cost, throughput, strict=True))
+    }
+    return MelangeConfig(gpus, tuple(map(tuple, share.tolist())), rate, slices)
+
+
+def speed() -> list[Solved]:
+    """The generated tables at both loads."""
+    rows = []
+    for types, sizes, slices in TABLES:
+        for rate in LOADS:
+            packing = formulate(melange_problem(table(types, sizes, rate, slices)))
+            started = time.process_time()
+            found = solve(packing)
+            seconds = time.process_time() - started
+            rows.append(Solved(types, sizes, slices, rate, found.value, found.gap, seconds))
+    return rows
+
+
+def arena() -> list[tuple[float, float, float, dict[str, float]]]:
+    """Rate, cost, bound and the single-type costs of the published case."""
+    rows = []
+    for rate in RATES:
+        plan = plan_problem(read_melange(str(ARENA), rate)[0])
+        assert plan.rental is not None
+        single = {each.gpu: each.usd_per_hour or 0.0 for each in plan.rental.single_type}
+        rows.append((rate, plan.optimality.value, plan.optimality.bound, single))
+    return rows
+
+
+def lazy(model: str, formats: tuple[str, ...], rate: float) -> Looked:
+    """The fleet for a model over all GPU types and 36 sizes."""
+    served = ServedModel(
+        model=model,
+        rate_per_s=rate,
+        lengths=tuple(LengthBin(isl=isl, osl=osl) for isl in LENGTHS for osl in LENGTHS),
+        targets=Targets(ttft_s=2.0, tpot_s=0.1),
+        formats=formats,
+    )
+    offers = tuple(Offer(gpu=gpu, usd_per_hour=usd) for gpu, usd in GPUS.items())
+    job = FleetJob(models=(served,), offers=offers, simulate=False)
+    columns = Columns(job, request_classes(job), {model: load_model(model)}, [])
+    columns.serve_all()
+    started = time.process_time()
+    plan = plan_fleet(job)
+    seconds = time.process_time() - started
+    (note,) = [line for line in plan.assumptions if "layouts were looked into" in line]
+    proven = int(note.split()[0])
+    best = plan.optimality
+    return Looked(model, rate, columns.layouts_all, columns.layouts_made, proven, best.value, best.gap, seconds)
+
+
+def main() -> None:
+    """Print the tables, or everything as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="only JSON on stdout")
+    as_json = parser.parse_args().json
+    published = arena() if ARENA.exists() else []
+    solved = speed()
+    looked = [lazy("llama-3.1-8b", ("bf16",), 50.0), lazy("llama-3.1-70b", ("bf16", "fp8"), 20.0)]
+    if as_json:
+        print(json.dumps({"arena": published, "speed": [*map(asdict, solved)], "lazy": [*map(asdict, looked)]}))
+        return
+    if published:
+        print("| requests/s | mix, $/h | bound, $/h |", " | ".join(published[0][3]), "|")
+        print("|" + "---|" * (3 + len(published[0][3])))
+        for rate, value, bound, single in published:
+            print(f"| {rate:g} | {value:.2f} | {bound:.2f} |", " | ".join(f"{usd:.2f}" for usd in single.values()), "|")
+    print("\n| GPU types | sizes | slices | requests/s | $/h | gap | CPU s |\n|---|---|---|---|---|---|---|")
+    for row in solved:
+        size = f"{row.sizes} × {row.sizes}"
+        print(f"| {row.types} | {size} | {row.slices} | {row.rate:g} | {row.usd_per_hour:.2f} | {row.gap:.4%} | "
+              f"{row.cpu_s:.2f} |")  # fmt: skip
+    print("\n| model | requests/s | layouts | for the relaxation | for the proof | $/h | gap | CPU s |")
+    print("|---|---|---|---|---|---|---|---|")
+    for each in looked:
+        print(f"| {each.model} | {each.rate:g} | {each.layouts} | {each.first} | {each.proven} | "
+              f"{each.usd_per_hour:.2f} | {each.gap:.4%} | {each.cpu_s:.1f} |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
