@@ -132,7 +132,6 @@ def routing_document(found: Rental) -> dict[str, Any]:
         }
         for at, each in enumerate(found.classes)
     ]  # fmt: skip
-    kinds = [replica.name for replica in found.replicas]
     names = [unit.name for unit in named]
     hours = () if found.schedule is None else found.schedule.hours
     return {
