@@ -209,7 +209,7 @@ def _node_type(
         times=_times(cost, shapes.layers, use.isl + use.osl / 2, speed),
         room_bytes=memory.usable_bytes - memory.workspace_bytes,
         layer_bytes=memory.weight_bytes / shapes.layers,
-        token_bytes=memory.token_bytes / shapes.layers,
+        token_bytes=(memory.token_bytes + memory.sequence_bytes / (use.isl + use.osl / 2)) / shapes.layers,
         sequences=known.max_sequences,
     )
     if layout.tp < devices:
@@ -221,14 +221,16 @@ def _node_type(
 
 
 def _widest(model: ModelGraph, devices: int, use: ChainUse) -> Layout:
-    """The most tensor-parallel ranks, a power of two, that the model can be divided over."""
-    for exponent in range(int(math.log2(devices)), -1, -1):
-        layout = Layout(tp=2**exponent)
-        try:
-            replica_shapes(model, layout, quantization(use.formats))
-        except InputError:
-            continue
-        return layout
+    """The most tensor-parallel ranks, a power of two, that the model can be divided over, experts among them too."""
+    routed = any(each.experts for each in replica_shapes(model, Layout(), quantization(use.formats)).experts)
+    for exponent in range(int(math.log2(devices)), 0, -1):
+        ranks = 2**exponent
+        for layout in (Layout(tp=ranks, ep=ranks), Layout(tp=ranks, moe_tp=ranks)) if routed else (Layout(tp=ranks),):
+            try:
+                replica_shapes(model, layout, quantization(use.formats))
+            except InputError:
+                continue
+            return layout
     return Layout()
 
 

@@ -83,6 +83,16 @@ def test_all_devices_of_a_node_share_its_layers():
     assert (eight[:, :10] > 2 * one[:, :10]).all()
 
 
+def test_experts_are_divided_over_the_devices_of_a_node():
+    case = cluster_of(model("deepseek-v3"), cluster("dgx-h200:2"), ChainUse(500, 100, "fp8"))[0].case(())
+    assert np.count_nonzero(case.throughput[0]) > 61 / 2
+
+
+def test_a_state_space_model_has_room_for_its_states():
+    case = cluster_of(model("nemotron-h-56b"), mixed(), USE)[0].case(())
+    assert (case.throughput[:, 0] > 0).all()
+
+
 def test_nodes_too_small_for_the_model_are_infeasible():
     topology = mixed(1, 1)
     cluster_, _ = cluster_of(model("llama-3.1-405b"), topology, USE)
