@@ -14,7 +14,7 @@ from .programs import sequential
 from .slots import SlotPlacement, one_copy_each
 from .spectral import spectral_start
 
-PROGRAM_PAIRS = 4_000
+PROGRAM_PAIRS = 2_000
 UNITS = 1 << 20
 
 
