@@ -29,10 +29,16 @@ from benchmarks.fit_serving import half_of
 from benchmarks.metrics import errors, regret
 from benchmarks.serving_cases import Case, Row, SkippedError, case_of
 from benchmarks.serving_prediction import predict
+from shardwright.models import ModelError
+from shardwright.planner.errors import ShardwrightError
+from shardwright.topologies import TopologyError
 
 METRICS = ("tpot", "ttft", "throughput")
 OFFLINE = ("max_throughput", "poisson SLO", "static_batch")
 _COLUMNS = {"tpot": ("tpot_ms",), "ttft": ("ttft_ms",), "throughput": ("out_tok_s_gpu", "out_tok_s")}
+
+
+_ODD = (ShardwrightError, ModelError, TopologyError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,7 @@ def outcomes(rows: Iterable[Row], every: bool = False) -> list[Outcome]:
             result.append(Outcome(row, case, predict(case)))
         except SkippedError as error:
             result.append(Outcome(row, None, {}, str(error)))
-        except (ValueError, KeyError, ArithmeticError) as error:  # an odd row must not end the report
+        except _ODD as error:  # an odd row must not end the report
             result.append(Outcome(row, None, {}, f"unreadable ({type(error).__name__})"))
     return result
 

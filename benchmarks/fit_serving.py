@@ -31,7 +31,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.serving_cases import Case, SkippedError, case_of
-from benchmarks.serving_prediction import predict
+from benchmarks.serving_prediction import costs_key, predict
 from shardwright.planner.costs.serving.coefficients import Engine, Kernels, generation
 from shardwright.planner.costs.serving.step import Machine
 
@@ -39,6 +39,8 @@ START = Path(__file__).with_name("serving_start.json")
 TARGET = Path(__file__).parent.parent / "planner" / "costs" / "serving" / "coefficients.json"
 WEIGHTS = {"tpot": 1.0, "ttft": 0.5, "throughput": 1.0}
 PRIOR = 3.0
+EFFORT = 0.25  # of the requests, for derivatives
+FRESH = 2  # rounds that derivatives are kept for
 KERNEL_FIGURES = (
     "compute.bf16",
     "compute.fp8",
@@ -66,6 +68,7 @@ ENGINE_FIGURES = (
     "step_s",
     "sequence_s",
     "prefill_s",
+    "prompt_s",
     "launch_s",
     "request_s",
     "start",
@@ -94,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file")
     parser.add_argument("--half", choices=("even", "odd"))
     parser.add_argument("--without", default="")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--cases", type=int, default=900)
     parser.add_argument("--start", default=str(START))
     parser.add_argument("--resume", help="a fitted file to go on from; the start still is what figures are held to")
@@ -153,7 +156,7 @@ def fit(document: dict[str, Any], cases: list[Case], rounds: int, resumed: dict[
     problem.resume(resumed)
     for turn in range(rounds):
         before = problem.loss()
-        problem.step()
+        problem.step(fresh=turn % FRESH == 0)
         print(f"round {turn + 1}: {before:.4f} -> {problem.loss():.4f}", file=sys.stderr, flush=True)
     return problem.document()
 
@@ -170,6 +173,7 @@ class _Problem:
         self.figures = self._figures()
         self.start = np.array([np.log(self._read(each)) for each in self.figures])
         self.point = self.start.copy()
+        self.slopes: dict[int, np.ndarray] = {}
         self.residuals, self.weights = self._residuals(range(len(cases)))
 
     def resume(self, document: dict[str, Any]) -> None:
@@ -227,10 +231,8 @@ class _Problem:
         weights: dict[int, list[float]] = {}
         for place in places:
             case = self.cases[place]
-            architecture, name, host = self.owners[place]
-            machine = Machine(case.fabric, self.kernels[architecture], self.engines[name], self.hosts.get(host, 1.0))
             try:
-                predicted = predict(case, machine)
+                predicted = predict(case, self._machine(place))
             except SkippedError:
                 continue
             metrics = [each for each in predicted if not (each == "throughput" and "tpot" in predicted)]
@@ -238,33 +240,49 @@ class _Problem:
             weights[place] = [WEIGHTS[each] for each in metrics]
         return found, weights
 
+    def _machine(self, place: int) -> Machine:
+        architecture, name, host = self.owners[place]
+        links = self.cases[place].fabric
+        return Machine(links, self.kernels[architecture], self.engines[name], self.hosts.get(host, 1.0))
+
+    def _logs(self, place: int) -> np.ndarray:
+        """Logarithms of the predictions of a case from a reduced number of requests, in the order of its residuals."""
+        predicted = predict(self.cases[place], self._machine(place), EFFORT)
+        metrics = [each for each in predicted if not (each == "throughput" and "tpot" in predicted)]
+        return np.log([predicted[each] for each in metrics])
+
+    def _slopes(self, place: int) -> np.ndarray:
+        """How the residuals of a case move with the logarithm of every figure; figures it does not use are left out."""
+        case, size = self.cases[place], len(self.residuals[place])
+        slopes = np.zeros((size, len(self.figures)))
+        key, base = costs_key(case, self._machine(place)), self._logs(place)
+        for column, figure in enumerate(self.figures):
+            if figure.owner not in self.owners[place]:
+                continue
+            value = self._read(figure)
+            self._write(figure, value * 1.04)
+            try:
+                if costs_key(case, self._machine(place)) != key:
+                    slopes[:, column] = (self._logs(place) - base) / np.log(1.04)
+            except SkippedError:
+                pass
+            self._write(figure, value)
+        return slopes
+
     def loss(self) -> float:
         """Weighted mean absolute logarithmic error."""
         total = sum(abs(r) * w for p in self.residuals for r, w in zip(self.residuals[p], self.weights[p], strict=True))
         return total / sum(w for p in self.residuals for w in self.weights[p])
 
-    def step(self) -> None:
-        """One Gauss-Newton step, halved until it helps."""
+    def step(self, fresh: bool) -> None:
+        """One Gauss-Newton step, halved until it helps; derivatives are taken anew when `fresh`."""
         places = sorted(self.residuals)
-        offsets = dict.fromkeys(places, 0)
-        size = 0
-        for place in places:
-            offsets[place] = size
-            size += len(self.residuals[place])
         r = np.concatenate([self.residuals[place] for place in places])
         w = np.concatenate([self.weights[place] for place in places]) / np.maximum(np.abs(r), 0.03)
-        jacobian = np.zeros((size, len(self.figures)))
-        for column, figure in enumerate(self.figures):
-            mine = [place for place in places if figure.owner in self.owners[place]]
-            value = self._read(figure)
-            self._write(figure, value * 1.04)
-            moved, _ = self._residuals(mine)
-            self._write(figure, value)
-            for place, values in moved.items():
-                if len(values) == len(self.residuals[place]):
-                    here = offsets[place]
-                    change = (np.array(values) - self.residuals[place]) / np.log(1.04)
-                    jacobian[here : here + len(values), column] = change
+        for place in places:
+            if fresh or place not in self.slopes:
+                self.slopes[place] = self._slopes(place)
+        jacobian = np.concatenate([self.slopes[place] for place in places])
         normal = jacobian.T @ (w[:, None] * jacobian) + 2 * PRIOR * np.eye(len(self.figures))
         gradient = jacobian.T @ (w * r) + 2 * PRIOR * (self.point - self.start)
         move = np.clip(-np.linalg.solve(normal, gradient), -0.4, 0.4)

@@ -26,8 +26,18 @@ Row = Mapping[str, str | None]
 
 # Mean prompt tokens of the MLPerf Inference data sets (mlcommons/inference reference READMEs and dataset statistics).
 DATASET_ISL = {"openorca (": 294, "openorca+": 218, "cnn": 870, "longbench": 9428, "govreport": 9428}
-# Sequences the TensorRT-LLM performance pages send, by prompt and output length ("Throughput Measurements").
-TRTLLM_REQUESTS = {(128, 128): 30000, (128, 4096): 1500, (2048, 2048): 1500, (5000, 500): 1500, (20000, 2000): 1000}
+# Sequences the TensorRT-LLM performance pages send, by prompt and output length ("Preparing a Dataset").
+TRTLLM_REQUESTS = {
+    (128, 128): 30000,
+    (128, 4096): 1500,
+    (2048, 2048): 1500,
+    (5000, 500): 1500,
+    (20000, 2000): 1000,
+    (8192, 1024): 1500,
+    (1024, 8192): 1500,
+    (32768, 1024): 1000,
+    (1024, 32768): 1000,
+}
 ENGINES = (
     (r"sglang", "sglang"),
     (r"tensorrt|trt|nim", "trtllm"),
@@ -48,6 +58,11 @@ RELEASES = {
     ),
     "sglang": (("2025-09", "0.5"),),
 }
+
+
+MOST_DEVICES = 4096
+MOST_TOKENS = 4_000_000
+MOST_LOAD = 100_000
 
 
 class SkippedError(Exception):
@@ -93,6 +108,8 @@ def case_of(row: Row) -> Case:
     devices = int(_number(row, "num_gpus") or 0)
     layouts, workers = _layouts(row, devices, graph)
     devices = devices or sum(layout.devices * count for layout, count in zip(layouts, workers, strict=True))
+    if devices > MOST_DEVICES or max(each.devices for each in layouts) > MOST_DEVICES:
+        raise SkippedError(f"more than {MOST_DEVICES} devices")
     if device.vendor == "AMD" and "variant: meta" in _text(row, "notes"):
         raise SkippedError("checkpoint format without kernels on this accelerator")
     isl, variable = _length(row)
@@ -101,6 +118,8 @@ def case_of(row: Row) -> Case:
     if not kind:
         raise SkippedError("load not given")
     engine, version = _engine(row)
+    osl, load = _number(row, "osl") or 1.0, _load(row)
+    _check_sizes(devices, isl, osl, load)
     notes = _text(row, "notes")
     key = ("source", "model", "quant", "gpu", "engine", "engine_version", "isl", "osl", "load_kind", "load", "num_gpus")
     return Case(
@@ -119,15 +138,25 @@ def case_of(row: Row) -> Case:
         workers=workers,
         devices=devices,
         isl=isl,
-        osl=_number(row, "osl") or 1.0,
+        osl=osl,
         spread=0.2 if "randomi" in notes else 0.0,
         variable=variable,
         load_kind=kind,
-        load=_load(row),
+        load=load,
         metrics=metrics,
         derived=_text(row, "derived_cols"),
         group=tuple(_text(row, column) for column in key),
     )
+
+
+def _check_sizes(devices: int, isl: float, osl: float, load: float | None) -> None:
+    """Refuse what no run was like: such a row is unreadable, and would take minutes to simulate."""
+    if devices < 1:
+        raise SkippedError("num_gpus not given")
+    if not (1 <= isl <= MOST_TOKENS and 1 <= osl <= MOST_TOKENS):
+        raise SkippedError("isl or osl is not a number of tokens")
+    if load is not None and not 0 < load <= MOST_LOAD and load != float("inf"):
+        raise SkippedError("load is not a number of requests")
 
 
 def _text(row: Row, column: str) -> str:
@@ -143,9 +172,17 @@ def _number(row: Row, column: str) -> float | None:
         value = float(cell)
     except ValueError:
         raise SkippedError(f"{column} is not a number") from None
-    if value != value or value < 0:
+    if not 0 <= value < float("inf"):
         raise SkippedError(f"{column} is negative or not a number")
     return value
+
+
+def _measured(row: Row, column: str) -> float | None:
+    """A figure to compare with; one that cannot be read is one that is not there, and leaves the others."""
+    try:
+        return _number(row, column)
+    except SkippedError:
+        return None
 
 
 def _load(row: Row) -> float | None:
@@ -172,11 +209,11 @@ def _length(row: Row) -> tuple[float, bool]:
 def _metrics(row: Row, devices: int) -> dict[str, float]:
     found: dict[str, float] = {}
     for metric, column, scale in (("ttft", "ttft_ms", 1e-3), ("tpot", "tpot_ms", 1e-3)):
-        value = _number(row, column)
+        value = _measured(row, column)
         if value:
             found[metric] = value * scale
-    per_gpu = _number(row, "out_tok_s_gpu")
-    total = _number(row, "out_tok_s")
+    per_gpu = _measured(row, "out_tok_s_gpu")
+    total = _measured(row, "out_tok_s")
     if per_gpu or total:
         found["throughput"] = per_gpu or (total or 0.0) / max(devices, 1)
     if not found:
@@ -189,13 +226,20 @@ def _model(name: str) -> ModelGraph:
     plain = _plain(name)
     names = {_plain(each): each for each in list_models()}
     aliases = {"bloom176b": "bloom", "minimaxm25": "minimaxm2", "kimik25": "kimik2", "deepseekv32": "deepseekv3"}
-    found = names.get(plain) or names.get(aliases.get(plain, ""))
+    found = names.get(plain) or names.get(aliases.get(plain, "")) or _longest_start(plain, names)
     if found is None:
         raise SkippedError(f"model {name} is not in the catalog")
     try:
         return model(found)
     except ModelError as error:
         raise SkippedError(f"model {name}: {error}") from error
+
+
+def _longest_start(plain: str, names: Mapping[str, str]) -> str | None:
+    """The catalog's name that a longer one (with a date, `Instruct`, a number format) begins with."""
+    rest = r"(instruct|chat|it|hf|base|fp8|fp4|nvfp4|mxfp4|bf16|awq|\d{4}|v\d+)+"
+    starts = [each for each in names if plain.startswith(each) and re.fullmatch(rest, plain[len(each) :])]
+    return names[max(starts, key=len)] if starts else None
 
 
 def _plain(name: str) -> str:
@@ -218,7 +262,8 @@ def _accelerator(name: str) -> Accelerator:
 def _fabric(name: str, devices: int, half: bool) -> Fabric:
     """Links of the catalog cluster built of that accelerator with enough devices, else of a plain box of eight.
 
-    The L40S pages do not state their hosts: PCIe switches are assumed. `half`: rows that count the two cores of a chip.
+    The L40S pages do not state their hosts, and the catalog's constants of L40S are those of one host whose peers reach
+    each other through its processors: plain PCIe switches are assumed. `half`: rows that count the cores of a chip.
     """
     if not half and name not in _PLAIN:
         for base in _PREFERRED.get(name, ()) or [each for each in list_clusters() if _first(each) == name]:
@@ -228,8 +273,8 @@ def _fabric(name: str, devices: int, half: bool) -> Fabric:
     node = dict(document["nodes"][0])
     document = {**document, "name": f"{name}-box", "nodes": [node]}
     node["accelerator"] = name
+    whole = accelerator(name)
     if half:
-        whole = accelerator(name)
         core = msgspec.structs.replace(
             whole,
             name=f"{name}-core",
@@ -245,6 +290,10 @@ def _fabric(name: str, devices: int, half: bool) -> Fabric:
         node["fabric"] = {"kind": "switch", "bandwidth_bytes_per_s": rate, "latency_s": 1e-6}
     elif devices > node["devices"]:
         node["count"] = -(-devices // node["devices"])
+    if name in _PLAIN:
+        unknown = msgspec.structs.replace(whole, name=f"{name}-unknown-host", source={})
+        document["accelerators"] = [msgspec.to_builtins(unknown)]
+        node["accelerator"] = unknown.name
     return fabric(parse_topology(document))
 
 
@@ -287,6 +336,8 @@ def _quantization(row: Row, name: str, engine: str, device: Accelerator) -> Quan
         cache = "+kv8"  # --kv-cache-dtype fp8 of the InferenceX recipes for H200 and Blackwell
     if engine == "trtllm" and scheme in ("fp8", "nvfp4", "nvfp4-experts"):
         cache = "+kv8"  # what ModelOpt checkpoints carry and the engine follows
+    if engine == "trtllm" and scheme == "mxfp4" and device.architecture.startswith("Blackwell"):
+        cache = "+kv8"  # kv_cache_config of the performance pages; on Hopper it stays with the checkpoint
     return quantization(scheme + cache)
 
 

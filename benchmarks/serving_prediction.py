@@ -30,10 +30,23 @@ def machine_of(case: Case) -> Machine:
     return Machine(case.fabric, found, known, host_factor(device.name))
 
 
-def predict(case: Case, machine: Machine | None = None) -> dict[str, float]:
+def costs_key(case: Case, machine: Machine) -> tuple[bytes, ...]:
+    """Everything of a machine that a prediction of the case depends on, as bytes to compare."""
+    found: list[bytes] = []
+    for layout in case.layouts:
+        cost, schedule = _pool(case, machine, layout)
+        for name in StepCost.__dataclass_fields__:
+            value = getattr(cost, name)
+            found.append(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+        found.append(repr(schedule).encode())
+    return tuple(found)
+
+
+def predict(case: Case, machine: Machine | None = None, effort: float = 1.0) -> dict[str, float]:
     """Mean TTFT and TPOT in seconds and output tokens per second and GPU, of those that the case measured.
 
-    Raises SkippedError when the copy does not fit its devices or its layout does not fit the model.
+    `effort` is the share of the usual number of requests that is simulated. Raises SkippedError when the copy does not
+    fit its devices or its layout does not fit the model.
     """
     machine = machine or machine_of(case)
     pools = [_pool(case, machine, layout) for layout in case.layouts]
@@ -41,7 +54,7 @@ def predict(case: Case, machine: Machine | None = None) -> dict[str, float]:
         outcome, last = _static(case, pools[0])
         found = {"ttft": last, "tpot": outcome.mean("tpot"), "throughput": outcome.output_tokens_per_s / case.devices}
         return {metric: found[metric] for metric in case.metrics}
-    outcome = _run(case, machine, pools)
+    outcome = _run(case, pools, effort)
     found = {
         "ttft": outcome.mean("ttft"),
         "tpot": outcome.mean("tpot"),
@@ -75,14 +88,14 @@ def _pool(case: Case, machine: Machine, layout: Layout) -> tuple[StepCost, Sched
 def _static(case: Case, pool: tuple[StepCost, Schedule]) -> tuple[Outcome, float]:
     """One batch sent at once and run to its end; TTFT is when the whole batch has its first token."""
     cost, schedule = pool
-    batch = int(case.load or 1)
+    batch = max(1, int(case.load or 1))
     schedule = replace(schedule, max_sequences=max(batch, 1))
     deployment = Deployment(aggregated=(Pool(StepTable(cost), schedule, 1),))
     outcome = simulate(deployment, _same(batch, case))
     return outcome, float(outcome.ttft_s.max())
 
 
-def _run(case: Case, machine: Machine, pools: list[tuple[StepCost, Schedule]]) -> Outcome:
+def _run(case: Case, pools: list[tuple[StepCost, Schedule]], effort: float) -> Outcome:
     if len(pools) == 1:
         cost, schedule = pools[0]
         deployment = Deployment(aggregated=(Pool(StepTable(cost), schedule, case.workers[0]),))
@@ -94,8 +107,8 @@ def _run(case: Case, machine: Machine, pools: list[tuple[StepCost, Schedule]]) -
             transfer_start_s=2e-3,
         )
     if case.load_kind in ("concurrency", "num_requests"):
-        concurrency = int(case.load or 1)
-        rounds = max(2, min(10, MAX_REQUESTS // concurrency))
+        concurrency = max(1, int(case.load or 1))
+        rounds = max(2, round(effort * min(10, MAX_REQUESTS // concurrency)))
         load = Load(isl=round(case.isl), osl=round(case.osl), concurrency=concurrency, spread=case.spread)
         trace = load.sample(concurrency * rounds)
         if not case.spread:
@@ -107,9 +120,9 @@ def _run(case: Case, machine: Machine, pools: list[tuple[StepCost, Schedule]]) -
         if np.isinf(case.load) or case.load >= 500:
             return simulate(deployment, _same(OPEN_REQUESTS, case))
         load = Load(isl=round(case.isl), osl=round(case.osl), rate_per_s=case.load)
-        return simulate(deployment, load.sample(OPEN_REQUESTS))
+        return simulate(deployment, load.sample(max(64, round(effort * OPEN_REQUESTS))))
     if case.load_kind in ("max_throughput", "poisson SLO"):
-        return simulate(deployment, _offline(case))
+        return simulate(deployment, _offline(case, effort))
     raise SkippedError(f"load kind {case.load_kind} is not known")
 
 
@@ -123,10 +136,10 @@ def _varied(trace: Trace, jitter: float) -> Trace:
     return Trace(trace.arrival_s, trace.prompt_tokens, output, trace.cached_tokens)
 
 
-def _offline(case: Case) -> Trace:
+def _offline(case: Case, effort: float) -> Trace:
     """All requests at once: as many as the page sends, or enough for a steady run."""
     requests = TRTLLM_REQUESTS.get((round(case.isl), round(case.osl)), 3000)
-    requests = min(requests, 8192) * (case.workers[0] if case.variable else 1)
+    requests = round(effort * min(requests, 8192)) * (case.workers[0] if case.variable else 1)
     if not case.variable:
         return _same(requests, case)
     rng = np.random.default_rng(0)

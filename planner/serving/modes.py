@@ -11,7 +11,7 @@ slowest of the three stages of one of them. Prompts are computed by workers of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,42 +19,80 @@ import numpy as np
 from ..costs.serving.step import TOKEN_GRID, StepCost
 from ..errors import Infeasible
 from ..workload.serving_layout import Layout
+from .capacity import steady
 from .closed_loop import run as run_closed
 from .deployments import PoolOf, Proposal
 from .open_loop import Found, nearest_target, value_of
 from .open_loop import run as run_open
 from .problem import Problem
-from .workers import WorkerType, decode_rate, prefill_rate
+from .simulation import Outcome
+from .workers import WorkerType, decode_rate, most_decode_rate, most_prefill_rate, prefill_rate
 
 SHARES = (0.3, 0.5, 0.7)
 ENOUGH_FOR_DECODE = 0.4
 PREFILL_TRAFFIC = 0.2
 MICROBATCHES = 3
 TRIES = 8
+FALL = 0.9
 
 
 def search_mode(problem: Problem) -> Found:
-    """The best deployment in the job's mode. Raises Infeasible when none meets the targets."""
+    """The best deployment in the job's mode. Raises Infeasible when none meets the targets.
+
+    The most promising are simulated in turn, after them those of fewest devices. The bound is over the same
+    proposals, with rates that no schedule of their steps exceeds.
+    """
     proposals = list(_shared(problem) if problem.job.mode == "shared" else _afd(problem))
     rising = problem.job.goal == "throughput"
     proposals.sort(key=lambda each: (-each.expected, each.devices, each.label()))
-    load = problem.job.load
+    tried = proposals[:TRIES]
+    if not rising:
+        enough = [each for each in proposals if each.bound >= (problem.job.load.rate_per_s or 0.0)]
+        tried = sorted(enough, key=lambda each: (each.devices, -each.expected, each.label()))[: 3 * TRIES] + tried
     best: Found | None = None
-    for proposal in proposals[:TRIES]:
-        outcome = (
-            run_closed(problem, proposal, load.concurrency)
-            if load.concurrency is not None
-            else run_open(problem, proposal, load.rate_per_s or 0.0)
-        )
-        value = value_of(problem, proposal, outcome)
-        if not outcome.meets(problem.job.targets):
-            continue
-        if best is None or (value > best.value if rising else value < best.value):
-            bound = max(value, proposals[0].expected) if rising else min(value, float(proposal.devices))
-            best = Found(proposal, outcome, value, bound, len(proposals), len(proposals))
+    for proposal in tried:
+        run = _run(problem, proposal)
+        if run is not None and (best is None or (run[1] > best.value if rising else run[1] < best.value)):
+            best = Found(proposal, run[0], run[1], run[1], len(proposals), len(proposals))
     if best is None:
         raise Infeasible(nearest_target(problem))
-    return best
+    bound = _bound(problem, proposals)
+    return replace(best, bound=max(bound, best.value) if rising else min(bound, best.value))
+
+
+def _run(problem: Problem, proposal: Proposal) -> tuple[Outcome, float] | None:
+    """A proposal's run and value, None where it misses a target; the highest rate is sought downwards from above."""
+    load, targets = problem.job.load, problem.job.targets
+    if load.concurrency is not None:
+        outcome = run_closed(problem, proposal, load.concurrency)
+        return (outcome, value_of(problem, proposal, outcome)) if outcome.meets(targets) else None
+    least = load.rate_per_s or 0.0
+    rate = max(proposal.expected, least) if problem.job.goal == "throughput" and problem.trace is None else least
+    while rate >= least:
+        outcome = run_open(problem, proposal, rate)
+        if outcome.meets(targets) and (problem.trace is not None or steady(outcome)):
+            rising = problem.job.goal == "throughput"
+            return outcome, rate if rising else value_of(problem, proposal, outcome)
+        rate = least if rate > least > rate * FALL else rate * FALL
+    return None
+
+
+def _bound(problem: Problem, proposals: Sequence[Proposal]) -> float:
+    """What none of the proposals can beat."""
+    load, goal, lengths = problem.job.load, problem.job.goal, problem.setting.lengths
+    if goal == "throughput":
+        most = max(each.bound for each in proposals)
+        return most * lengths.osl if load.concurrency is not None else most
+    enough = [each for each in proposals if each.bound >= (load.rate_per_s or 0.0)]
+    if goal == "gpus":
+        return float(min((each.devices for each in enough), default=0))
+    if goal == "cost":
+        return min((each.usd_per_hour() or 0.0 for each in enough), default=0.0)
+    if goal == "latency":
+        context = lengths.context
+        lone = min(float(each.pools[-1].worker.cost.decode_seconds(1.0, context)) for each in proposals)
+        return lone / proposals[0].pools[-1].worker.cost.tokens_per_step * max(lengths.osl - 1, 0)
+    return 0.0
 
 
 def scaled(cost: StepCost, factor: float) -> StepCost:
@@ -79,39 +117,50 @@ def shared_factors(share: float) -> tuple[float, float]:
 def _shared(problem: Problem) -> Iterator[Proposal]:
     """Both phases on all devices; the cache is the decoder's."""
     lengths, targets = problem.setting.lengths, problem.job.targets
+    fewer = problem.job.goal in ("gpus", "cost", "energy")
     for worker in problem.types:
-        number = problem.supply[problem.kinds.index(worker.kind)] // worker.devices
-        for share in SHARES if number else ():
+        most = problem.supply[problem.kinds.index(worker.kind)] // worker.devices
+        for share in SHARES if most else ():
             slow, slower = shared_factors(share)
             prefill = replace(worker, cost=scaled(worker.cost, slow))
             decode = replace(worker, cost=scaled(worker.cost, slower))
             rate = min(prefill_rate(prefill, lengths, targets), decode_rate(decode, lengths, targets))
-            if rate > 0:
+            limit = min(most_prefill_rate(prefill, lengths), most_decode_rate(decode, lengths, targets))
+            for number in range(1, most + 1) if fewer and rate > 0 else (most,) if rate > 0 else ():
                 pools = (PoolOf(prefill, "prefill", number, rate), PoolOf(decode, "decode", number, rate))
-                yield Proposal(pools, expected=rate * number, shared=True)
+                yield Proposal(pools, expected=rate * number, bound=limit * number, shared=True)
 
 
 def _afd(problem: Problem) -> Iterator[Proposal]:
     """Prefill workers beside decoders whose attention and feed-forward stand on devices of their own."""
     lengths, targets = problem.setting.lengths, problem.job.targets
-    prefills = sorted(
+    fewer = problem.job.goal in ("gpus", "cost", "energy")
+    wanted = problem.job.load.rate_per_s
+    ranked = sorted(
         problem.types, key=lambda each: (-prefill_rate(each, lengths, targets) / each.devices, each.devices)
-    )[:3]
+    )
     for worker in problem.types:
         layout = worker.layout
         if layout.pp > 1 or layout.attn_dp * layout.tp < 2:
             continue
         supply = problem.supply[problem.kinds.index(worker.kind)]
-        for beside in (1, 2, 4):
-            decoder = _apart(worker, beside * worker.devices, lengths.context)
+        for times in (1, 2, 4):
+            decoder = _apart(worker, times * worker.devices, lengths.context)
             rate = decode_rate(decoder, lengths, targets)
+            limit = most_decode_rate(decoder, lengths, targets)
+            prefills = [each for each in ranked if each.kind is worker.kind][:3]
             for prefill in prefills if rate > 0 else ():
-                need = rate / max(prefill_rate(prefill, lengths, targets), 1e-9)
-                number = max(1, int(supply / (decoder.devices + need * prefill.devices)))
-                first = max(1, round(need * number))
-                if number * decoder.devices + first * prefill.devices <= supply:
-                    pools = (PoolOf(prefill, "prefill", first), PoolOf(decoder, "decode", number, rate))
-                    yield Proposal(pools, expected=rate * number)
+                each = prefill_rate(prefill, lengths, targets)
+                need = rate / max(each, 1e-9)
+                most = max(1, int(supply / (decoder.devices + need * prefill.devices)))
+                for number in range(1, most + 1) if fewer else (most,):
+                    first = max(1, round(need * number))
+                    if fewer and wanted is not None:
+                        first = min(first, int(wanted / each) + 1)
+                    if number * decoder.devices + first * prefill.devices <= supply:
+                        pools = (PoolOf(prefill, "prefill", first), PoolOf(decoder, "decode", number, rate))
+                        bound = min(limit * number, first * most_prefill_rate(prefill, lengths))
+                        yield Proposal(pools, min(rate * number, each * first), bound)
 
 
 def _apart(worker: WorkerType, attention_devices: int, context: float) -> WorkerType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -29,6 +30,7 @@ from .readback import plan_of
 from .resilience import node_loss
 
 TRACE_BINS = 256
+HOUR_REQUESTS = 300
 
 
 def plan_serving(
@@ -148,18 +150,31 @@ def _place(problem: Problem, proposal: Proposal) -> Placement | None:
 
 
 def _hours(problem: Problem, found: Found, hours: Sequence[tuple[str, float]]) -> tuple[Hour, ...]:
-    """The fewest workers of the plan's own kinds for every hour's rate."""
-    choices = [Choice(pool.worker, pool.phase, pool.rate, pool.rate) for pool in found.proposal.pools]
-    options: list[Option] = [choice.option() for choice in choices]
+    """The fewest workers of the plan's own kinds for every hour's rate, the targets of each hour met in simulation."""
+    options: list[Option] = [
+        Choice(pool.worker, pool.phase, pool.rate, pool.rate).option() for pool in found.proposal.pools
+    ]
     supply = [0] * len(problem.kinds)
     for pool in found.proposal.pools:
         supply[problem.kinds.index(pool.worker.kind)] += pool.workers * pool.worker.devices
     rows: list[Hour] = []
     for name, rate in hours:
-        counts = fewest(options, supply, rate) if rate > 0 else None
-        met = counts is not None or rate <= 0
-        workers = counts.workers if counts is not None else tuple(pool.workers for pool in found.proposal.pools)
-        workers = workers if rate > 0 else tuple(0 for _ in workers)
+        workers, met = tuple(0 for _ in options), True
+        wanted = rate
+        while rate > 0:
+            counts = fewest(options, supply, wanted)
+            workers = counts.workers if counts is not None else tuple(pool.workers for pool in found.proposal.pools)
+            outcome = run_open(problem, _scaled(found.proposal, workers), rate, HOUR_REQUESTS)
+            met = outcome.meets(problem.job.targets)
+            if met or counts is None:
+                break
+            wanted *= 1.1
         devices = sum(number * pool.worker.devices for number, pool in zip(workers, found.proposal.pools, strict=True))
         rows.append(Hour(hour=name, rate_per_s=rate, workers=workers, devices=devices, targets_met=met))
     return tuple(rows)
+
+
+def _scaled(proposal: Proposal, workers: Sequence[int]) -> Proposal:
+    """The proposal with other numbers of workers; pools without any are left out."""
+    pools = (replace(pool, workers=number) for pool, number in zip(proposal.pools, workers, strict=True) if number)
+    return replace(proposal, pools=tuple(pools))

@@ -83,7 +83,7 @@ class StepTable:
         if mixed < cost.pp:
             turn += max(self._turn(own, stage, sequences), cost.decode_launch_s) * (cost.pp - mixed)
         host = cost.step_s + cost.sequence_s * -(-sequences // cost.groups)
-        host += cost.token_s * prompt_tokens + cost.prefill_s
+        host += cost.token_s * prompt_tokens + cost.prefill_s + cost.prompt_s * -(-prompts // cost.groups)
         return turn / cost.pp * (1 + cost.draft) + host
 
     def _micro_batch(self, sequences: int) -> tuple[int, int]:

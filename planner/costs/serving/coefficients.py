@@ -54,14 +54,15 @@ class Engine(_Record, frozen=True):
     """What one generation of a serving engine adds to its kernels, and how it schedules.
 
     Host time: `step_s` per step, `sequence_s` per running sequence, `token_s` per prompt token, `prefill_s` more for a
-    step that carries a prompt, `request_s` more for every TTFT (HTTP, tokenizer, first detokenization). `launch_s` is
+    step that carries a prompt, `prompt_s` for each prompt it carries (admission, block tables, detokenizer),
+    `request_s` more for every TTFT (HTTP, tokenizer, first detokenization). `launch_s` is
     the host's time to launch one kernel without a graph; launches bound a step from below, in prefill, and in decode
     where `graphs` is false. Factors on kernel time beyond the starts: `gemm`, `attention` (prefill), `read` (decode
-    attention), `grouped` (of it, where query heads share KV heads), `expert` and `expert_work` (reading and computing
-    experts), `reduce`; `start` on the starts. `imbalance` is the load of the fullest expert rank over the mean,
-    `reach` the ranks a token is dispatched to on a stage of `reach_ranks`; `windows` says whether sliding windows are
-    made use of; `context_bytes` is what the process itself takes of a
-    device. `first` and `last` bound the versions it stands for.
+    attention), `grouped` (its products where query heads share KV heads: old kernels compute them without tensor
+    cores), `expert` and `expert_work` (reading and computing experts), `reduce`; `start` on the starts. `imbalance` is
+    the load of the fullest expert rank over the mean, `reach` the ranks a token is dispatched to on a stage of
+    `reach_ranks`; `windows` says whether sliding windows are made use of; `context_bytes` is what the process itself
+    takes of a device. `first` and `last` bound the versions it stands for.
     """
 
     engine: str
@@ -78,6 +79,7 @@ class Engine(_Record, frozen=True):
     sequence_s: float = 0.0
     token_s: float = 0.0
     prefill_s: float = 0.0
+    prompt_s: float = 0.0
     launch_s: float = 0.0
     graphs: bool = True
     request_s: float = 0.0

@@ -35,7 +35,9 @@ _SYSTEMS = (
     ("L40S", "l40s"), ("L4", "l4"), ("A30", "a30"), ("RTX-PRO-6000", "rtx_pro_6000_server"),
 )  # fmt: skip
 _DTYPES = {"bf16": ("bfloat16", "float16"), "fp8": ("fp8", "fp8_block"), "fp4": ("nvfp4",), "int8": ("int8", "sq")}
-_LARGE = 0.7  # of the largest times: where starts no longer matter
+_READ_S = 2e-4  # least time of a decode attention's traffic at full bandwidth: where its start no longer matters
+_WORK_S = 1e-3  # the same of a prefill attention's products at full rate
+_LARGEST = 0.9  # quantile that stands in for these where all that was measured is smaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,25 +197,47 @@ def _products(table: Table) -> dict[str, Products]:
 
 
 def _read_share(table: Table, cache: str, size: int, bytes_per_s: float) -> float | None:
-    """Median share of bandwidth over the longest-running decode attentions with that cache."""
+    """Median share of bandwidth over the decode attentions with that cache that read most, by grouped heads if any.
+
+    Times alone do not tell reading: the longest rows are those of many query heads on one cached head, which compute,
+    and windowed rows read less than their context.
+    """
     columns = ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim", "latency")
     batch, isl, step, heads, kv_heads, dim, ms = (np.array(table[name], dtype=float) for name in columns)
-    mine = np.array(table["kv_cache_dtype"]) == cache
-    moved = batch * (isl + step) * 2 * np.where(kv_heads > 0, kv_heads, heads) * dim * size
-    return _median_of_large(moved / bytes_per_s, ms / 1e3, mine)
+    cached = np.where(kv_heads > 0, kv_heads, heads)
+    mine = (np.array(table["kv_cache_dtype"]) == cache) & _whole_context(table) & (heads / cached <= _MOST_GROUPED)
+    moved = batch * (isl + step) * 2 * cached * dim * size
+    ideal = moved / bytes_per_s
+    for chosen in (mine & (heads > cached) & (dim == _HEAD), mine & (heads > cached), mine):
+        if (chosen & (ideal >= _READ_S)).any() or (chosen is mine and chosen.any()):
+            return _median_of_large(ideal, ms / 1e3, chosen, _READ_S)
+    return None
+
+
+_MOST_GROUPED = 16
+_HEAD = 128
 
 
 def _compute_share(table: Table, peak_flops: float) -> float | None:
-    """Median share of peak over the longest-running causal prefill attentions in 16 bits."""
+    """Median share of peak over the causal prefill attentions in 16 bits that compute most."""
     columns = ("batch_size", "isl", "step", "num_heads", "head_dim", "latency")
     batch, isl, step, heads, dim, ms = (np.array(table[name], dtype=float) for name in columns)
-    mine = np.array(table["attn_dtype"]) == "bfloat16"
+    mine = (np.array(table["attn_dtype"]) == "bfloat16") & _whole_context(table)
+    mine = mine & (dim == _HEAD) if (mine & (dim == _HEAD)).any() else mine
     work = batch * isl * (step + isl / 2) * 4 * heads * dim
-    return _median_of_large(work / peak_flops, ms / 1e3, mine)
+    return _median_of_large(work / peak_flops, ms / 1e3, mine, _WORK_S)
 
 
-def _median_of_large(ideal: Array, seconds: Array, mine: NDArray[np.bool_]) -> float | None:
+def _whole_context(table: Table) -> NDArray[np.bool_]:
+    """The rows without a sliding window; some tables have none at all."""
+    if "window_size" not in table:
+        return np.ones(len(table["latency"]), dtype=bool)
+    return np.array(table["window_size"], dtype=float) <= 0
+
+
+def _median_of_large(ideal: Array, seconds: Array, mine: NDArray[np.bool_], least_s: float) -> float | None:
     if not mine.any():
         return None
-    large = mine & (seconds >= np.quantile(seconds[mine], _LARGE))
-    return float(min(1.0, np.median(ideal[large] / seconds[large])))
+    large = mine & (ideal >= (least_s if (ideal[mine] >= least_s).any() else np.quantile(ideal[mine], _LARGEST)))
+    share = float(np.median(ideal[large] / seconds[large]))
+    return share if share <= 1 else None  # faster than the device: what the table timed is not what is asked

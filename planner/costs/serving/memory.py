@@ -12,7 +12,6 @@ from .communication import Fabric
 from .shapes import ReplicaShapes
 
 NCCL_BYTES = 0.4e9  # communicator buffers of a group within a node (AIConfigurator system files)
-LOGIT_SEQUENCES = 256  # sequences whose logits are kept at once in fp32
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +45,12 @@ def replica_memory(
     """Memory of one device of a copy; `use` is quantization, engine and mean context in tokens.
 
     Workspace holds the activations of a full token budget (residual stream, its copy and the widest layer, in bf16),
-    the logits of 256 sequences, and the process's own share.
+    the gathered fp32 logits of as many sequences as may run, and the process's own share.
     """
     quantization, engine, context = use
     widest = max([float(each) for each in shapes.own.n] + [3.0 * shapes.hidden])
     tokens = engine.token_budget
-    logits = min(engine.max_sequences, LOGIT_SEQUENCES) * shapes.vocab / layout.tp * 4
+    logits = engine.max_sequences * shapes.vocab * 4
     workspace = engine.context_bytes + (NCCL_BYTES if layout.devices > 1 else 0.0)
     workspace += tokens * (2 * shapes.hidden + widest) * 2 + logits
     usable = fabric.accelerator.memory_bytes * engine.memory_fraction

@@ -72,7 +72,6 @@ class ReplicaShapes:
     """Everything one rank of a copy does per step, all pipeline stages together, and what it must hold."""
 
     own: Products  # on the tokens of the rank's own attention group
-    shared: Products  # on the tokens of the whole stage
     head: Products  # on one token per sequence
     attention: tuple[AttentionClass, ...]
     experts: tuple[ExpertClass, ...]
@@ -94,7 +93,6 @@ class ReplicaShapes:
 @dataclass(slots=True)
 class _Tally:
     own: list[tuple[float, float, float, float, bool]] = field(default_factory=list)
-    shared: list[tuple[float, float, float, float, bool]] = field(default_factory=list)
     head: list[tuple[float, float, float, float, bool]] = field(default_factory=list)
     attention: dict[AttentionClass, float] = field(default_factory=dict)
     experts: dict[ExpertClass, float] = field(default_factory=dict)
@@ -125,7 +123,6 @@ def replica_shapes(model: ModelGraph, layout: Layout, quantization: Quantization
     imbalance = -(-layers // layout.pp) * layout.pp / layers
     return ReplicaShapes(
         own=_products(tally.own),
-        shared=_products(tally.shared),
         head=_products(tally.head),
         attention=tuple(replace(key, layers=layers) for key, layers in tally.attention.items()),
         experts=tuple(replace(key, layers=layers) for key, layers in tally.experts.items()),
@@ -172,10 +169,9 @@ def has_experts(model: ModelGraph) -> bool:
 
 def _layer(tally: _Tally, block: Block, repeat: int, layout: Layout, quantization: Quantization) -> None:
     routed = any(isinstance(op, Experts) for op in block.operators)
-    after_attention = False
     for op in block.operators:
         if isinstance(op, Linear):
-            _linear(tally, op, repeat, layout, quantization, spread=after_attention and not routed)
+            _linear(tally, op, repeat, layout, quantization)
         elif isinstance(op, Attention):
             _attention(tally, op, repeat, layout, quantization)
         elif isinstance(op, Experts):
@@ -187,14 +183,10 @@ def _layer(tally: _Tally, block: Block, repeat: int, layout: Layout, quantizatio
             tally.kernels += 2 * repeat
         elif isinstance(op, Norm | Elementwise):
             _small(tally, op, repeat, layout)
-        if isinstance(op, Linear) and op.split == "row":
-            after_attention = True
     if layout.tp > 1:
         tally.reduces += repeat * (1 if routed and layout.stage_devices > 1 else 2)
     if routed:
         _expert_transfers(tally, repeat, layout)
-    elif layout.attn_dp > 1:
-        tally.gathers += repeat
 
 
 def _expert_transfers(tally: _Tally, repeat: int, layout: Layout) -> None:
@@ -213,15 +205,12 @@ def _expert_transfers(tally: _Tally, repeat: int, layout: Layout) -> None:
         tally.gathers += repeat
 
 
-def _linear(tally: _Tally, op: Linear, repeat: int, layout: Layout, quantization: Quantization, spread: bool) -> None:
-    """`spread`: a dense feed-forward under data-parallel attention is divided over the whole stage."""
-    wide = spread and layout.attn_dp > 1 and op.split in ("column", "row")
-    ways = layout.tp * layout.attn_dp if wide else layout.tp
-    k, n = op.in_features_per_rank(ways), op.out_features_per_rank(ways)
+def _linear(tally: _Tally, op: Linear, repeat: int, layout: Layout, quantization: Quantization) -> None:
+    """Dense layers and shared experts are whole in every attention group (vLLM, TensorRT-LLM)."""
+    k, n = op.in_features_per_rank(layout.tp), op.out_features_per_rank(layout.tp)
     narrow = op.split in ("column", "row") or (op.split == "replicated" and min(k, n) >= 512)
     weight = quantization.weight_bytes if narrow else 2.0
-    entries = tally.shared if wide else tally.own
-    entries.append((k, n, repeat, weight, narrow))
+    tally.own.append((k, n, repeat, weight, narrow))
     tally.weight_bytes += repeat * (k * n * weight + (2 * n if op.bias else 0))
 
 

@@ -78,6 +78,7 @@ class StepCost:
     step_s: float
     sequence_s: float
     prefill_s: float
+    prompt_s: float
     token_s: float
     request_s: float
     fill: int
@@ -117,6 +118,7 @@ class StepCost:
             loaded = np.maximum(loaded, self.launch_s)
             turn = np.where(tokens > 0, ((self.pp - mixed) * turn + mixed * loaded) / self.pp, turn)
         host = self.step_s + self.sequence_s * np.ceil(held / self.groups) + self.token_s * tokens
+        host = host + self.prompt_s * busiest
         return np.asarray(turn * (1 + self.draft) + host + np.where(tokens > 0, self.prefill_s, 0.0), dtype=float)
 
     def read_seconds(self, sequences: Numbers, context: Numbers) -> Array:
@@ -161,10 +163,7 @@ def cost_of_shapes(
     own = _product_seconds(shapes.own, machine, quantization) + _small_seconds(shapes, machine)
     own += _attention_start_seconds(shapes, machine)
     own += shapes.reduces * _reduce(machine, shapes, layout.tp)
-    stage = _product_seconds(shapes.shared, machine, quantization) + _expert_seconds(
-        shapes, machine, layout, quantization
-    )
-    stage += _stage_transfers(shapes, machine, layout)
+    stage = _expert_seconds(shapes, machine, layout, quantization) + _stage_transfers(shapes, machine, layout)
     if layout.cp > 1:
         own += shapes.layers * machine.fabric.seconds("all_gather", TOKEN_GRID * shapes.hidden * 2, layout.cp)
     imbalance = shapes.stage_imbalance
@@ -182,6 +181,7 @@ def cost_of_shapes(
         step_s=engine.step_s * host,
         sequence_s=engine.sequence_s * host,
         prefill_s=engine.prefill_s * host,
+        prompt_s=engine.prompt_s * host,
         token_s=engine.token_s,
         request_s=engine.request_s,
         fill=layout.pp - 1,
@@ -199,7 +199,7 @@ def _kernel_count(shapes: ReplicaShapes) -> float:
 
     Latent attention also rotates, concatenates, narrows and appends its parts in kernels of their own.
     """
-    products = float(sum((1 + group.narrow) @ group.count for group in (shapes.own, shapes.shared)))
+    products = float((1 + shapes.own.narrow) @ shapes.own.count)
     attention = sum((8 if each.latent else 2) * each.layers for each in shapes.attention)
     experts = sum(8 * each.layers for each in shapes.experts)
     return products + shapes.kernels + attention + experts + shapes.reduces + shapes.stage_reduces
@@ -262,9 +262,9 @@ def _context_costs(
         work = each.decode_flops / (peak * kernels.decode_attention_compute)
         pair = each.pair_flops / (peak * kernels.prefill_attention)
         engine = machine.engine
-        slower = engine.read * (engine.grouped if each.grouped else 1.0)
+        work *= engine.grouped if each.grouped else 1.0
         sums = found.setdefault(each.window if engine.windows else None, [0.0, 0.0])
-        sums[0] += each.layers * float(np.hypot(read, work)) * imbalance * slower
+        sums[0] += each.layers * float(np.hypot(read, work)) * imbalance * engine.read
         sums[1] += each.layers * pair * imbalance * engine.attention
     return tuple(ContextCost(window=window, read_s=read, pair_s=pair) for window, (read, pair) in found.items())
 

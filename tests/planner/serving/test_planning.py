@@ -149,6 +149,7 @@ def test_hours_need_fewer_devices_when_less_is_asked():
     day, night, off = plan.hours
     assert day.devices >= night.devices > off.devices == 0
     assert all(hour.targets_met for hour in plan.hours)
+    assert all(len(hour.workers) == len(plan.pools) for hour in plan.hours)
 
 
 def test_a_trace_is_replayed_request_by_request():
@@ -181,6 +182,22 @@ def test_further_modes_meet_their_targets_or_say_why_not(mode):
     assert plan.mode == mode
     assert plan.targets_met
     assert plan.devices_used <= 8
+
+
+@pytest.mark.parametrize("mode", ["shared", "afd"])
+@pytest.mark.parametrize("objective", ["throughput", "gpus"])
+def test_further_modes_answer_every_load_within_their_bound(mode, objective):
+    graph = model("qwen3-30b-a3b")
+    load = Load(isl=1000, osl=100, rate_per_s=4.0)
+    plan = plan_serving(graph, ONE_NODE, job(load, Targets(tpot_s=0.1, percentile=90), mode=mode, objective=objective))
+    assert plan.targets_met
+    best = plan.optimality
+    if objective == "throughput":
+        assert plan.prediction.requests_per_s > 4.0
+        assert best.bound >= best.value >= 4.0
+    else:
+        assert plan.devices_used == best.value >= best.bound
+        assert plan.devices_used < 8
 
 
 def test_less_of_a_device_is_slower_for_both_phases():

@@ -1,5 +1,7 @@
 import builtins
+import importlib.util
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from shardwright.planner.workload.serving import Load, ServingJob
 from shardwright.topologies import accelerator, cluster
 
 H100 = accelerator("h100")
+_INSTALLED = importlib.util.find_spec("aiconfigurator_core") if importlib.util.find_spec("pyarrow") else None
+SYSTEMS = Path(_INSTALLED.origin).parent / "systems" if _INSTALLED and _INSTALLED.origin else Path("none")
 SMALL = transformer(TransformerShape(layers=4, hidden=1024, heads=8, kv_heads=4, ffn=4096, vocab=32000, gated=True))
 
 
@@ -77,6 +81,36 @@ def test_attention_tables_give_the_share_of_bandwidth(folder):
     figures, versions = measured.measured_kernels(str(folder), H100, "vllm", kernels("Hopper")[0])
     assert figures.decode_attention == pytest.approx(0.61)
     assert versions == {"h100_sxm/attention/vllm": "0.24.0"}
+
+
+def test_rows_that_compute_or_see_a_window_do_not_lower_the_share():
+    table = attention_table(0.61)
+    odd = {
+        "kv_cache_dtype": ["bfloat16"] * 2,
+        "attn_dtype": ["bfloat16"] * 2,
+        "batch_size": [64, 64],
+        "isl": [1, 1],
+        "step": [16_383, 65_535],
+        "num_heads": [128, 32],
+        "num_key_value_heads": [1, 8],
+        "head_dim": [128, 128],
+        "latency": [900.0, 0.1],
+    }
+    rows = {name: [*values, *odd[name]] for name, values in table.items()} | {"window_size": [0, 0, 0, 0, 0, 4096]}
+    share = measured._read_share(rows, "bfloat16", 2, H100.memory_bytes_per_s)
+    assert share == pytest.approx(0.61)
+
+
+@pytest.mark.skipif(not SYSTEMS.is_dir(), reason="aiconfigurator-core and pyarrow are not installed")
+@pytest.mark.parametrize("name", ["h100", "h200", "b200"])
+@pytest.mark.parametrize("engine", ["vllm", "trtllm", "sglang"])
+def test_the_published_tables_read_most_of_the_bandwidth(name, engine):
+    device = accelerator(name)
+    figures, versions = measured.measured_kernels("aiconfigurator", device, engine, kernels(device.architecture)[0])
+    assert 0.75 < figures.decode_attention < 0.95
+    assert 0.4 < figures.decode_attention_fp8 < 0.95
+    assert 0.3 < figures.prefill_attention < 0.95
+    assert versions
 
 
 def test_accelerators_and_engines_without_tables_keep_the_fitted_figures(folder):
