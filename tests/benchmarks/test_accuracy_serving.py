@@ -11,6 +11,8 @@ import pytest
 
 from benchmarks.accuracy import main
 from benchmarks.accuracy_serving import outcomes
+from benchmarks.serving_cases import MORE_MODELS
+from shardwright.models import active_parameters, parameters, read_config
 
 ROW = {
     "id": "a", "model": "llama3.1-8b", "quant": "FP8", "gpu": "H100", "num_gpus": "2", "mode": "agg", "tp": "2",
@@ -83,6 +85,14 @@ def test_a_figure_that_cannot_be_read_leaves_the_others() -> None:
 
 def test_names_with_dates_and_formats_are_the_catalogs_models() -> None:
     assert outcomes([ROW | {"model": "Llama-3.1-8B-Instruct-FP8"}])[0].reason == ""
+
+
+def test_models_beyond_the_catalog_have_the_published_size() -> None:
+    graph = read_config(MORE_MODELS["qwen35397b"], name="qwen3.5-397b")
+    assert parameters(graph) == pytest.approx(397e9, rel=0.01)
+    assert active_parameters(graph) == pytest.approx(17e9, rel=0.05)
+    large = ROW | {"model": "Qwen3.5-397B-A17B", "quant": "BF16", "gpu": "H200", "num_gpus": "8", "tp": "8", "ep": "8"}
+    assert outcomes([large])[0].reason == ""
 
 
 def test_no_row_however_odd_stops_the_report() -> None:
