@@ -297,7 +297,8 @@ class _Problem:
     def _move(self, point: np.ndarray) -> None:
         for figure, value in zip(self.figures, point, strict=True):
             limit = 1.0 if self._is_share(figure) else np.inf
-            self._write(figure, min(float(np.exp(value)), limit))
+            least = 1.0 if figure.name == "imbalance" else 0.0
+            self._write(figure, max(least, min(float(np.exp(value)), limit)))
         self.point = np.array([np.log(self._read(each)) for each in self.figures])
         self.residuals, self.weights = self._residuals(range(len(self.cases)))
 

@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import msgspec
 import numpy as np
 import pytest
 
@@ -8,6 +11,7 @@ from shardwright.planner.costs.serving.memory import replica_memory
 from shardwright.planner.costs.serving.shapes import check_layout, replica_shapes
 from shardwright.planner.costs.serving.step import Machine, step_cost
 from shardwright.planner.errors import InputError
+from shardwright.planner.serving.schedule import StepTable
 from shardwright.planner.workload.serving_layout import Layout, Speculation, quantization
 from shardwright.topologies import cluster
 
@@ -145,6 +149,48 @@ def test_speculation_checks_more_tokens_and_yields_more():
 def test_a_grace_host_is_slower_where_the_host_decides():
     x86, grace = cost(on="hgx-h200", name="llama-3.2-1b"), cost(on="gh200", name="llama-3.2-1b")
     assert grace.step_s > x86.step_s
+
+
+def test_every_prompt_of_a_step_costs_the_host_its_own_time():
+    busy = machine()
+    busy = replace(busy, engine=msgspec.structs.replace(busy.engine, prompt_s=1e-3))
+    found = step_cost(model("llama-3.1-8b"), busy, Layout(), quantization("bf16"))
+    free = replace(found, prompt_s=0.0)
+    one, eight = (
+        float(found.linear_seconds(0.0, 4096.0, prompts) - free.linear_seconds(0.0, 4096.0, prompts))
+        for prompts in (1.0, 8.0)
+    )
+    assert (one, eight) == pytest.approx((1e-3, 8e-3))
+    table = StepTable(found)
+    assert table.loaded(3, 4096, 8) - StepTable(free).loaded(3, 4096, 8) == pytest.approx(8e-3)
+
+
+def test_query_heads_that_share_a_cached_head_slow_engines_without_tensor_cores_for_them():
+    def step(name, slower):
+        old = machine()
+        old = replace(old, engine=msgspec.structs.replace(old.engine, grouped=slower))
+        return float(step_cost(model(name), old, Layout(), quantization("bf16")).read_seconds(32.0, 8000.0))
+
+    assert step("llama-3.1-8b", 30.0) > 1.2 * step("llama-3.1-8b", 1.0)
+    assert step("llama-2-7b", 30.0) == step("llama-2-7b", 1.0)
+
+
+def test_dense_layers_are_whole_in_every_attention_group():
+    graph = model("deepseek-v3")
+    one, eight = (
+        replica_shapes(graph, Layout(tp=1, attn_dp=groups, ep=groups), quantization("fp8")) for groups in (1, 8)
+    )
+    assert (one.own.n @ one.own.count, one.gathers) == (eight.own.n @ eight.own.count, eight.gathers)
+
+
+def test_logits_of_all_sequences_are_gathered_on_every_rank():
+    graph, links, bf16 = model("llama-3.1-8b"), fabric(cluster("hgx-h100")), quantization("bf16")
+    few, many = (msgspec.structs.replace(engine("vllm")[0], max_sequences=most) for most in (256, 2048))
+    shapes = replica_shapes(graph, Layout(tp=8), bf16)
+    spaces = [
+        replica_memory(graph, shapes, links, Layout(tp=8), (bf16, each, 1000.0)).workspace_bytes for each in (few, many)
+    ]
+    assert spaces[1] - spaces[0] == (2048 - 256) * 128256 * 4
 
 
 def test_kv_bytes_follow_kv_heads_and_are_copied_beyond_them():
