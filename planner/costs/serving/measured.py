@@ -37,6 +37,8 @@ _SYSTEMS = (
 _DTYPES = {"bf16": ("bfloat16", "float16"), "fp8": ("fp8", "fp8_block"), "fp4": ("nvfp4",), "int8": ("int8", "sq")}
 _READ_S = 2e-4  # least time of a decode attention's traffic at full bandwidth: where its start no longer matters
 _WORK_S = 1e-3  # the same of a prefill attention's products at full rate
+_MOST_GROUPED = 16  # query heads on one cached head; beyond, attention computes rather than reads
+_HEAD = 128  # the size of a head in most models
 _LARGEST = 0.9  # quantile that stands in for these where all that was measured is smaller
 
 
@@ -212,10 +214,6 @@ def _read_share(table: Table, cache: str, size: int, bytes_per_s: float) -> floa
         if (chosen & (ideal >= _READ_S)).any() or (chosen is mine and chosen.any()):
             return _median_of_large(ideal, ms / 1e3, chosen, _READ_S)
     return None
-
-
-_MOST_GROUPED = 16
-_HEAD = 128
 
 
 def _compute_share(table: Table, peak_flops: float) -> float | None:
