@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from ...errors import InputError
 class Fabric:
     """The devices a copy runs on: their kind, and how many of them share a scale-up domain.
 
-    `domain_devices` counts the devices of a domain that one copy may use.
+    `domain_devices` counts the devices of a domain that one copy may use. Times are kept: a search asks for the same
+    group and sizes once per layout.
     """
 
     accelerator: Accelerator
@@ -24,14 +25,20 @@ class Fabric:
     domain_devices: int
     node_devices: int
     topology: Topology
+    known: dict[tuple[str, int, bytes], NDArray[np.float64]] = field(default_factory=dict, compare=False, repr=False)
 
     def seconds(self, op: str, size_bytes: NDArray[np.float64], ranks: int) -> NDArray[np.float64]:
         """Time of a collective of `ranks` contiguous ranks, by size (as nccl-tests counts it)."""
         if ranks == 1:
             return np.zeros_like(size_bytes)
-        inside = min(ranks, self.domain_devices)
-        outside = -(-ranks // inside)
-        return np.asarray(self.collectives.uniform_seconds(op, size_bytes, inside, outside), dtype=float)
+        key = (op, ranks, size_bytes.tobytes())
+        found = self.known.get(key)
+        if found is None:
+            inside = min(ranks, self.domain_devices)
+            outside = -(-ranks // inside)
+            found = np.asarray(self.collectives.uniform_seconds(op, size_bytes, inside, outside), dtype=float)
+            self.known[key] = found
+        return found
 
     def all_reduce_seconds(
         self, size_bytes: NDArray[np.float64], ranks: int, small_reduce_s: float, library: float = 1.0
