@@ -31,6 +31,7 @@ _Hours = Annotated[str | None, typer.Option(help="CSV of hours and their mean_rp
 _Hourly = Annotated[bool, typer.Option(help="Follow the trace hour by hour.", rich_help_panel=_LOAD)]
 _Limit = Annotated[str | None, typer.Option(help="Limit at the percentile, such as 500ms.", rich_help_panel=_LOAD)]
 _Percentile = Annotated[float, typer.Option(help="Percentile at which limits hold.", rich_help_panel=_LOAD)]
+_Split = Annotated[bool, typer.Option(help="Try prefill and decode pools too, on one GPU type or two.")]
 _Budget = Annotated[float | None, typer.Option(help="$/h at most; without a rate, carry most for it.")]
 _Spare = Annotated[int | None, typer.Option(help="Units that may fail at once (N−k).", rich_help_panel=_WITHSTAND)]
 _Region = Annotated[bool, typer.Option(help="Any one region may fail.", rich_help_panel=_WITHSTAND)]
@@ -60,6 +61,7 @@ def fleet(
     e2e: _Limit = None,
     percentile: _Percentile = 99.0,
     quantization: Annotated[str | None, typer.Option(help="Formats to choose from, such as bf16,fp8.")] = None,
+    split: _Split = False,
     budget: _Budget = None,
     spare: _Spare = None,
     region_loss: _Region = False,
@@ -92,7 +94,8 @@ def fleet(
         FleetOptions(
             model=model, offers=offers, gpus=gpus, melange=melange, rate=rate, isl=isl, osl=osl, lengths=lengths,
             trace=trace, hours=hours, hourly=hourly, targets={"ttft_s": ttft, "tpot_s": tpot, "e2e_s": e2e},
-            percentile=percentile, quantization=quantization, budget=budget, spare=spare, region_loss=region_loss,
+            percentile=percentile, quantization=quantization, split=split, budget=budget, spare=spare,
+            region_loss=region_loss,
             error=error, overload=overload, current=current, start_usd=start_usd, least_hours=least_hours,
             what_if=tuple(what_if or ()), slices=slices, fractional=fractional,
             helix=helix, cluster=cluster, place=place, max_stages=max_stages, latency=latency, batch=batch, hop=hop,

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from ..workload.fleet import FleetJob
 
 _JOB_ONLY = (
-    "model", "offers", "gpus", "isl", "osl", "lengths", "trace", "hours", "hourly", "quantization", "budget", "spare",
+    "model", "offers", "gpus", "isl", "osl", "lengths", "trace", "hours", "hourly", "quantization", "split", "budget",
+    "spare",
     "region_loss", "error", "current", "start_usd", "least_hours", "what_if",
 )  # fmt: skip
 
@@ -37,6 +38,7 @@ class FleetOptions:
     targets: dict[str, str | None] = field(default_factory=dict)
     percentile: float = 99.0
     quantization: str | None = None
+    split: bool = False
     budget: float | None = None
     spare: int | None = None
     region_loss: bool = False
@@ -235,6 +237,8 @@ def _demands(options: FleetOptions, document: dict[str, Any]) -> None:
     given = {name: value for name, value in switching.items() if value is not None}
     if given:
         document["switching"] = dict(document.get("switching") or {}) | given
+    if options.split:
+        document["disaggregated"] = True
     if options.slices is not None:
         document["slices"] = options.slices
 

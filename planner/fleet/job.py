@@ -18,9 +18,10 @@ from ..workload.fleet import FleetJob, ServedModel
 from .candidates import Candidate, canonical, covered_by_tables, measured_candidates, request_classes
 from .columns import Columns, check_context
 from .infeasible import unservable
-from .offers import assemble, undominated
+from .offers import assemble, name_of, undominated
 from .planning import best_found, plan_assembled
 from .problem import FleetProblem
+from .split import NOTE, simulated_split, split_candidates
 from .what_if import WhatIf, changed
 
 FEW_CLASSES = 12
@@ -77,12 +78,16 @@ def _ready(job: FleetJob, sources: tuple[Input, ...]) -> _Ready:
 
     columns.refine(value_of)
     columns.one_each()
+    if job.disaggregated:
+        columns.made += split_candidates(columns)
     notes = tuple(columns.notes)
     if columns.layouts_all:
         notes += (
             f"{columns.layouts_made} of {columns.layouts_all} layouts were looked into; the others cannot be part of a "
             "better fleet",
         )
+    if job.disaggregated:
+        notes += (NOTE,)
     made, note = _simulated(job, columns)
     problem = assemble(job, classes, undominated(job, made))
     return _Ready(job, columns, problem, sources + records, notes + note)
@@ -118,10 +123,9 @@ def _simulated(job: FleetJob, columns: Columns) -> tuple[list[Candidate], tuple[
         rented = {problem.prices[at].replica for at in np.flatnonzero(counts)}
         names = {(problem.replicas[kind].model, problem.replicas[kind].name) for kind in rented}
         changes = {
-            at: columns.candidate(served[each.model], each.gpus[0][0], each.format, pool.degrees, exact=True)
+            at: _exact(columns, served[each.model], each)
             for at, each in enumerate(made)
-            for pool in each.pools[:1]
-            if each.source == "cost model" and pool.degrees is not None and (each.model, _name(each)) in names
+            if each.source == "cost model" and (each.model, name_of(each)) in names
         }
         if not changes:
             percentile = ", ".join(sorted({f"{each.targets.percentile:g}" for each in job.models}))
@@ -131,9 +135,13 @@ def _simulated(job: FleetJob, columns: Columns) -> tuple[list[Candidate], tuple[
         made = [changes.get(at, each) for at, each in enumerate(made)]
 
 
-def _name(candidate: Candidate) -> str:
-    gpu = candidate.gpus[0][0]
-    return f"{candidate.layout} on {gpu}" if candidate.layout else gpu
+def _exact(columns: Columns, served: ServedModel, candidate: Candidate) -> Candidate:
+    """The same replica with simulated throughputs."""
+    if len(candidate.pools) > 1:
+        return simulated_split(columns, served, candidate)
+    (pool,) = candidate.pools
+    assert pool.degrees is not None
+    return columns.candidate(served, pool.gpu, candidate.format, pool.degrees, exact=True)
 
 
 def _milliseconds(ready: _Ready, rented: Sequence[Replica]) -> tuple[ShadowPrice, ...]:

@@ -71,13 +71,19 @@ def watts_of(offer: Offer) -> float | None:
         return None
 
 
+def name_of(candidate: Candidate) -> str:
+    """What a replica is called: its layout and GPU type, or both pools in full."""
+    gpu = candidate.gpus[0][0]
+    if len(candidate.pools) > 1:
+        return candidate.layout
+    return f"{candidate.layout} on {gpu}" if candidate.layout else gpu
+
+
 def _replica(candidate: Candidate) -> Replica:
-    gpu = "+".join(dict.fromkeys(gpu for gpu, _ in candidate.gpus))
-    where = f"{candidate.layout} on {gpu}" if candidate.layout else gpu
     return Replica(
-        name=where if len(candidate.pools) == 1 else candidate.layout,
+        name=name_of(candidate),
         model=candidate.model,
-        gpu=gpu,
+        gpu="+".join(dict.fromkeys(gpu for gpu, _ in candidate.gpus)),
         gpus=sum(gpus for _, gpus in candidate.gpus),
         layout=candidate.layout,
         format=candidate.format,

@@ -15,7 +15,7 @@ from .solving import solve_fleet
 def single_types(problem: FleetProblem, demands: Demands) -> tuple[SingleType, ...]:
     """The best fleet of each GPU type under the same caps and losses, in the busiest hour."""
     one_hour = Demands(failures=demands.failures, hours=(max(demands.hours),), largest=demands.largest)
-    return tuple(_alone(problem, one_hour, gpu) for gpu in problem.gpus)
+    return tuple(_alone(problem, one_hour, gpu) for gpu in problem.gpus if "+" not in gpu)
 
 
 def _alone(problem: FleetProblem, demands: Demands, gpu: str) -> SingleType:

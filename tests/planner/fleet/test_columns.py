@@ -15,6 +15,7 @@ from shardwright.planner.fleet.job import plan_fleet
 from shardwright.planner.fleet.machines import ideal, machine_topology
 from shardwright.planner.fleet.offers import assemble
 from shardwright.planner.fleet.planning import plan_assembled
+from shardwright.planner.fleet.split import split_candidates
 from shardwright.planner.fleet.what_if import parse_what_if
 from shardwright.planner.serving.replica import Bucket, replica_rates
 from shardwright.planner.serving.space import layouts
@@ -150,3 +151,25 @@ def test_fewer_bits_are_chosen_where_they_pay():
     made = plan_fleet(msgspec.structs.replace(task, models=(served,)))
     assert made.optimality.value <= plan_fleet(task).optimality.value + 1e-9
     assert np.isfinite(made.optimality.bound)
+
+
+def test_split_replicas_are_used_where_they_pay_and_hold():
+    task = job(disaggregated=True)
+    made, whole = plan_fleet(task), plan_fleet(job())
+    assert made.optimality.value <= whole.optimality.value + 1e-9
+    assert validate_plan(made) == []
+    columns = all_columns(task)
+    split = split_candidates(columns)
+    assert {tuple(pool.phase for pool in each.pools) for each in split} == {("prefill", "decode")}
+    assert any(len({gpu for gpu, _ in each.gpus}) == 2 for each in split)
+    for each in split:
+        prefill, decode = each.pools
+        lone = [
+            replica_rates(
+                load_model("llama-3.1-8b"), machine_topology(pool.gpu)[0], pool.degrees,
+                [Bucket(isl, osl) for isl, osl in SIZES], serving_job(task.models[0], "bf16", 0), phase=pool.phase,
+            )
+            for pool in (prefill, decode)
+        ]  # fmt: skip
+        assert (each.rates <= np.minimum(prefill.workers * lone[0], decode.workers * lone[1]) + 1e-9).all()
+        break
