@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help plan test check coverage test-models test-launchers test-step test-engines test-skypilot test-nightly clean
+.PHONY: help plan test check coverage test-models test-launchers test-step test-memory test-engines test-skypilot test-nightly clean
 
 help:
 	@echo "make plan         install and plan a training run of Llama 3.1 70B on eight DGX H100 (writes plan.json)"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-models     compare parameter counts with transformers (installs it, slow)"
 	@echo "make test-launchers  hold exports to the real launchers (installs torch, Megatron-LM, Slurm and more)"
 	@echo "make test-step       train a tiny Llama with the exported torchrun scripts and compare its losses"
+	@echo "make test-memory     measure Megatron-LM's real modules under FakeTensor mode and compare their memory"
 	@echo "make test-engines    hold serving exports to vLLM, SGLang and Ray, and start an engine (installs 4 GB)"
 	@echo "make test-skypilot   read exported tasks with SkyPilot's own parser (installs 0.5 GB)"
 	@echo "make test-nightly    every check there is, the slow ones included"
@@ -83,6 +84,10 @@ test-step: .venv-launchers/done
 	@echo "==> Training a tiny Llama as exported plans say, on eight processes (three minutes)"
 	@.venv-launchers/bin/python -m pytest tests/oracles/test_training_step.py
 
+test-memory: .venv-launchers/done
+	@echo "==> Measuring the memory of Megatron-LM's real modules under FakeTensor mode (two minutes)"
+	@PYTHONPATH=.venv-launchers/megatron .venv-launchers/bin/python -m pytest tests/oracles/test_memory.py
+
 .venv-engines/done: pyproject.toml tests/engines/install.sh
 	@echo "==> Installing vLLM for CPUs, Ray, SGLang and the routers (4 GB, several minutes)"
 	@bash tests/engines/install.sh .venv-engines $(PYTHON)
@@ -103,7 +108,7 @@ test-skypilot: .venv-skypilot/done
 	@echo "==> Reading exported tasks with SkyPilot's own parser"
 	@.venv-skypilot/bin/python -m pytest tests/launchers/test_skypilot.py -W default -ra
 
-test-nightly: test check test-models test-launchers test-step test-engines test-skypilot
+test-nightly: test check test-models test-launchers test-step test-memory test-engines test-skypilot
 
 clean:
 	@rm -rf $(VENV) .venv-models .venv-launchers .venv-engines .venv-skypilot .venv-launchers.apt.log dist plan.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
