@@ -93,7 +93,7 @@ def test_activations_are_those_that_the_real_modules_keep(on_rank):
     "on_rank", [("Llama", 0), ("Llama, norms whole", 0), ("Qwen 3 experts", 0)], indirect=True, ids=str
 )
 def test_megatrons_own_estimate_of_the_fullest_stage_agrees(on_rank):
-    """Its estimate knows neither context ranks' share of states nor biases, and takes the first stage as the fullest."""
+    """Its estimate is of the first stage; it is told here that context ranks share the states as well."""
     from megatron.training.theoretical_memory_usage import compute_weight_and_optimizer_memory
     from megatron.training.vocab_utils import calculate_padded_vocab_size
 
