@@ -211,11 +211,12 @@ def table_of(strategies: Sequence[Strategy], layers: int) -> StrategyTable:
 
 
 def concatenate(tables: Sequence[StrategyTable]) -> StrategyTable:
-    """The rows of all tables in order; they must share their custom layouts."""
+    """The rows of all tables in order; those that have custom layouts must share them."""
+    custom = next((table for table in tables if table.custom_layouts), tables[0])
     return StrategyTable(
         **{name: np.concatenate([table.column(name) for table in tables]) for name in FIELDS},
-        custom_layouts=tables[0].custom_layouts,
-        custom_recomputes=tables[0].custom_recomputes,
+        custom_layouts=custom.custom_layouts,
+        custom_recomputes=custom.custom_recomputes,
     )
 
 

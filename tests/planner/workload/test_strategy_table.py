@@ -39,3 +39,10 @@ def test_codes_tell_apart_exactly_the_distinct_rows(rows):
     assert len(first) == len(set(rows))
     for column in columns:
         assert np.array_equal(column[first][inverse], column)
+
+
+def test_a_custom_layout_survives_beside_rows_without_one():
+    plain = Strategy(pp=2, dp_shard=2)
+    fitted = Strategy(pp=2, dp_shard=2, stage_layers=(4, 6), recompute="full", stage_recompute=(2, 0))
+    table = concatenate([table_of([plain], layers=10), table_of([fitted], layers=10)])
+    assert [table.row(i) for i in range(2)] == [plain, fitted]
