@@ -13,16 +13,16 @@ from .bounds import cover_bound, flow_bound
 from .patterns import staged
 from .problem import ChainFlow, FlowNetwork, Placement, Stage, place, value
 
-BISECTIONS = 12
+BISECTIONS = 8
 MENU_TOLERANCE = 1e-3
 ROUNDS = 8
 MISSES = 2
 CLIMBS = 6
 EFFORT = 20_000
 STALLS = 2
-STEPS_PER_NODE = 200
+STEPS_PER_NODE = 130
 ORDER_STEPS_PER_NODE = 100
-POLISH_PER_NODE = 30
+POLISH_PER_NODE = 20
 AIM = 0.5
 TOLERANCE = 1e-6
 DEFAULT_STOP = Gap(TOLERANCE) | Work(200_000)
