@@ -23,7 +23,8 @@ from .rounding import fit
 
 WHOLE = 1e-4
 DIVE_EVERY = 16
-PACK_CELL_NODES = 400_000
+PACK_CELL_NODES = 4_000_000
+MOST_PACK_NODES = 2_800
 PROGRAM_CELL_NODES = 4_000_000
 OPEN_FLEETS = 6
 SMALL_PROGRAM_CELLS = 500
@@ -217,7 +218,9 @@ class _Search:
         if self.problem.fractional:
             self.open_bound = min(self.open_bound, float(self.cost @ units))
             return
-        answer = pack_exactly(self.problem, units, self._worth_using(), self._nodes(PACK_CELL_NODES))
+        answer = pack_exactly(
+            self.problem, units, self._worth_using(), min(self._nodes(PACK_CELL_NODES), MOST_PACK_NODES)
+        )
         if answer.packing is not None:
             self.units, self.packing = units, answer.packing
         elif not answer.proven:

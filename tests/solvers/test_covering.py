@@ -85,7 +85,7 @@ def test_the_cost_is_the_least_of_all_choices(problem):
 
 @settings(derandomize=True, max_examples=15, deadline=None)
 @given(instances())
-def test_one_scenario_is_the_packing_of_divisible_items(problem):
+def test_one_scenario_is_never_cheaper_than_the_packing_without_caps(problem):
     one = covering(problem.cost, problem.load, problem.items, problem.scenarios[:1])
     packing = BinPacking.of(problem.cost, problem.load, problem.items, fractional=True)
     if np.isfinite(packing.load).any(0).all() and (solve(one).status is Status.OPTIMAL):
