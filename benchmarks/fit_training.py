@@ -6,8 +6,9 @@
     python -m benchmarks.fit_training --reset             write the priors there instead
 
 Whole workloads are split, never rows: every (source, model, accelerator, devices) falls on one side by a hash. Every
-fit starts from the priors of `coefficient_space`. The shipped coefficients are those of `--write`; how far they can be
-trusted on rows never seen is what the other two say.
+fit starts from the priors of `coefficient_space`, or with `--start FILE` from other coefficients; either way it is the
+priors that hold back what the rows do not determine. The shipped coefficients are those of `--write`; how far they can
+be trusted on rows never seen is what the other two say.
 """
 
 from __future__ import annotations
@@ -184,6 +185,8 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="fit all rows and write coefficients.json")
     parser.add_argument("--reset", action="store_true", help="write the coefficients before fitting, and stop")
     parser.add_argument("--split", action="store_true", help="fit one half, report on the other")
+    parser.add_argument("--start", type=Path, help="coefficients to start from instead of the priors")
+    parser.add_argument("--iterations", type=int, default=30, help="of every fit at most")
     parser.add_argument("--leave-one-out", action="store_true", help="fit without each source in turn")
     options = parser.parse_args()
     if options.reset:
@@ -192,14 +195,16 @@ def main() -> int:
     document = skeleton()
     problem = Problem(load(options.data), document)
     weights = np.array([WEIGHTS.get(run.source, 1.0) for run in problem.runs])
-    start = [read_value(document, p.name, p.prior) for p in PARAMETERS]
+    known = document if options.start is None else json.loads(options.start.read_text(encoding="utf-8"))
+    start = [read_value(known, p.name, p.prior) for p in PARAMETERS]
+    budget = Settings(iterations=options.iterations)
     aside = np.array([on_report_side(run) for run in problem.runs])
     if options.split:
-        half = problem.fitted(weights * ~aside, start, Settings())
+        half = problem.fitted(weights * ~aside, start, budget)
         report("Fitted half", problem.runs, half.predicted, ~aside)
         report("Other half, not fitted", problem.runs, half.predicted, aside)
     if options.write or options.leave_one_out:
-        whole = problem.fitted(weights, start, Settings())
+        whole = problem.fitted(weights, start, budget)
         report("All rows, fitted", problem.runs, whole.predicted, np.ones(len(aside), bool))
         if options.write:
             files = ", ".join((*FILES, *OTHERS))
