@@ -84,6 +84,11 @@ def parse_yaml(text: str, where: str) -> object:
     return document
 
 
+def sha256_of_file(path: str) -> str:
+    """Hash of a file's bytes as they lie there."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def sha256_of(document: object) -> str:
     """SHA-256 of the canonical JSON of a decoded document: the same for the same content, whatever its layout."""
     return hashlib.sha256(msgspec.json.encode(document, order="deterministic")).hexdigest()

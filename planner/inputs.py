@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -12,7 +11,7 @@ import msgspec
 from shardwright import models, topologies
 
 from .errors import InputError, InvalidPlan, input_errors
-from .files import read_document, sha256_of
+from .files import read_document, sha256_of, sha256_of_file
 from .plan.base import Input, PlanBase
 from .strategy import Constraints
 from .workload.training import TrainingJob
@@ -100,7 +99,7 @@ def _listed(name: str, value: object) -> object:
 
 def routing_input(path: str) -> Input:
     """The record of a routing file, hashed as it lies there: traces are too large to carry in a plan."""
-    return Input(role="routing", source=path, sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest())
+    return Input(role="routing", source=path, sha256=sha256_of_file(path))
 
 
 def model_input(graph: models.ModelGraph) -> Input:

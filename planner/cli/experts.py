@@ -70,7 +70,6 @@ def experts(
     from ..experts.planning import plan_experts
     from ..experts.request import ExpertRequest
     from ..experts.workloads import load_workloads
-    from ..report.experts import print_expert_plan
     from .common import emit
     from .expert_options import limits, replanned
 
@@ -93,4 +92,10 @@ def experts(
         plan = plan_experts(workloads, place, request)
     else:
         plan = replanned(current, workloads, place, request, limits(expert_size, budget, target))
-    emit(plan, json=json, output=output, view=lambda: print_expert_plan(plan, time.perf_counter() - started))
+
+    def view() -> None:
+        from ..report.experts import print_expert_plan
+
+        print_expert_plan(plan, time.perf_counter() - started)
+
+    emit(plan, json=json, output=output, view=view)

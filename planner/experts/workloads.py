@@ -10,7 +10,7 @@ from shardwright import models
 from shardwright.models import Routing
 
 from ..errors import InputError, input_errors
-from ..inputs import routing_input
+from ..files import sha256_of_file
 from ..plan.base import Input
 
 
@@ -35,7 +35,7 @@ def load_workloads(paths: list[str], array: str | None, top: int | None, held_ou
     for path in paths:
         with input_errors():
             routings += models.read_routing(path, array=array, top=top)
-        sources.append(routing_input(path))
+        sources.append(Input(role="routing", source=path, sha256=sha256_of_file(path)))
     return workloads_of(routings, held_out, tuple(sources))
 
 
