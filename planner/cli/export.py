@@ -16,14 +16,16 @@ def export(
     ),
 ) -> None:
     """Write a plan in a launcher's own form; a plan that does not validate is refused with exit 5."""
-    from ..export import export_plan, list_exporters
+    from ..export import export_plan, list_exporters, refuse_unfit
     from ..files import write_folder
     from ..plan.io import load
 
     if to == "list":
         typer.echo("\n".join(list_exporters()))
         return
-    made = export_plan(load(plan), to)
+    document = load(plan)
+    refuse_unfit(document)
+    made = export_plan(document, to)
     if output is None:
         sys.stdout.write(made.text)
     else:

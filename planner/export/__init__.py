@@ -13,7 +13,7 @@ from .base import Context, Export, Exporter
 if TYPE_CHECKING:
     from ..plan.base import PlanBase
 
-__all__ = ["Context", "Export", "Exporter", "export_plan", "exporter", "list_exporters"]
+__all__ = ["Context", "Export", "Exporter", "export_plan", "exporter", "list_exporters", "refuse_unfit"]
 
 ENTRY_POINT_GROUP = "shardwright.exporters"
 _BUILT_IN = {
@@ -63,6 +63,16 @@ def exporter(name: str) -> Exporter:
             third_party: Exporter = entry.load()()
             return third_party
     raise InputError(f"export: no exporter {name!r}; there are {', '.join(list_exporters())}")
+
+
+def refuse_unfit(plan: PlanBase) -> None:
+    """Raises InvalidPlan for a training plan that its devices cannot hold, as an estimate may be."""
+    for stage in getattr(plan, "memory", ()) if plan.__struct_config__.tag == "training" else ():
+        if stage.total_bytes > stage.capacity_bytes:
+            raise InvalidPlan(
+                f"plan: pipeline rank {stage.pipeline_rank} holds {stage.total_bytes} bytes but its smallest device "
+                f"has {stage.capacity_bytes}; plan with `shardwright train`"
+            )
 
 
 def export_plan(plan: PlanBase, to: str) -> Export:
