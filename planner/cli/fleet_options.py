@@ -245,7 +245,7 @@ def _demands(options: FleetOptions, document: dict[str, Any]) -> None:
 
 def _running(options: FleetOptions, document: dict[str, Any]) -> tuple[Input, ...]:
     """The fleet of a plan as the one that runs now."""
-    from ..files import sha256_of
+    from ..files import read_document, sha256_of
     from ..plan.base import Input
     from ..plan.fleet import FleetPlan
     from ..plan.io import load
@@ -264,4 +264,4 @@ def _running(options: FleetOptions, document: dict[str, Any]) -> tuple[Input, ..
         }
         for each in plan.rental.rented
     ]  # fmt: skip
-    return (Input(role="job", source=options.current, sha256=sha256_of(document["current"]), document=None),)
+    return (Input(role="job", source=options.current, sha256=sha256_of(read_document(options.current, "plan"))),)

@@ -163,10 +163,15 @@ def test_a_plan_is_planned_again_from_what_runs(capsys):
     Path("job.yaml").write_text(JOB)
     assert run(["fleet", "--offers", "job.yaml", "-o", "plan.json"]) == 0
     capsys.readouterr()
-    assert run(["fleet", "--offers", "job.yaml", "--current", "plan.json", "--start-usd", "5", "--json"]) == 0
+    command = ["fleet", "--offers", "job.yaml", "--current", "plan.json", "--start-usd", "5"]
+    assert run([*command, "--json", "-o", "again.json"]) == 0
     change = json.loads(capsys.readouterr().out)["rental"]["change"]
     assert change["started"] == [0, 0]
     assert change["dropped"] == []
+    assert run(["validate", "again.json"]) == 0
+    first = Path("again.json").read_bytes()
+    assert run([*command, "-o", "again.json"]) == 0
+    assert Path("again.json").read_bytes() == first
 
 
 def test_hours_of_a_schedule_are_followed(capsys):
