@@ -94,16 +94,33 @@ def sha256_of(document: object) -> str:
     return hashlib.sha256(msgspec.json.encode(document, order="deterministic")).hexdigest()
 
 
-def write_atomic(path: str | Path, text: str) -> None:
-    """Write a whole file or nothing: an existing file is replaced only by a complete one.
-
-    Raises InputError when the place cannot be written.
-    """
+def check_output(path: str | Path) -> None:
+    """Refuse a place that `write_atomic` cannot write to, so that no search is spent on it. Raises InputError."""
     path = Path(path)
-    temporary = None
     try:
         if path.is_dir():
             raise InputError(f"output {path}: is a directory, a file name is needed")
+        if not path.parent.is_dir():
+            raise InputError(f"output {path}: cannot be written (there is no folder {path.parent})")
+    except OSError as error:
+        raise InputError(f"output {path}: cannot be written ({error.strerror})") from error
+    if not os.access(path if _is_special(path) else path.parent, os.W_OK):
+        raise InputError(f"output {path}: cannot be written (permission denied)")
+
+
+def write_atomic(path: str | Path, text: str) -> None:
+    """Write a whole file or nothing: an existing file is replaced only by a complete one.
+
+    A device or pipe, such as /dev/null, is written to and never replaced. Raises InputError when the place cannot be
+    written.
+    """
+    path = Path(path)
+    temporary = None
+    check_output(path)
+    try:
+        if _is_special(path):
+            path.write_text(text, encoding="utf-8")
+            return
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(text)
@@ -126,6 +143,10 @@ def write_folder(folder: str | Path, files: dict[str, str]) -> None:
         raise InputError(f"output {folder}: cannot be made a folder ({error.strerror})") from error
     for name, text in files.items():
         write_atomic(folder / name, text)
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _json_depth_exceeds(text: str, limit: int) -> bool:

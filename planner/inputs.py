@@ -27,7 +27,7 @@ def load_model(text: str) -> tuple[models.ModelGraph, Input]:
     Raises InputError when it is none of these or the configuration is refused.
     """
     with input_errors():
-        if not _names_a_file(text):
+        if not _names_a_file(text) and not _is_file(f"{text}/config.json"):
             config = models.catalog_entry(text).config
             record = Input(role="model", source=CATALOG + text, sha256=sha256_of(config), document=config)
             return models.model(text), record
@@ -196,6 +196,10 @@ def _model_name(source: str) -> str:
 def _names_a_file(text: str) -> bool:
     if "/" in text or text.endswith((".json", ".yaml", ".yml")):
         return True
+    return _is_file(text)
+
+
+def _is_file(text: str) -> bool:
     try:
         return Path(text).is_file()
     except (OSError, ValueError):

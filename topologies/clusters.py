@@ -90,7 +90,9 @@ def _count(name: str, count: str, entry: Cluster) -> tuple[int, int]:
         not all(part.isascii() and part.isdigit() and len(part) < 8 and int(part) > 0 for part in parts)
         or len(parts) > 2
     ):
-        raise TopologyError(f"cluster {name!r}: the count after ':' must be a positive integer but is {count!r}")
+        raise TopologyError(
+            f"cluster {name!r}: the count after ':' must be a positive integer of at most 7 digits but is {count!r}"
+        )
     return int(parts[-1]), int(parts[0]) if len(parts) == 2 else 1
 
 

@@ -48,6 +48,15 @@ def _quantity(text: str, units: dict[str, float], kind: str, example: str) -> fl
     return float(match[1]) * units[match[2].lower()]
 
 
+def writable(output: str | None) -> str | None:
+    """The place for a plan, refused before the search when nothing can be written there. Raises InputError."""
+    from ..files import check_output
+
+    if output is not None:
+        check_output(output)
+    return output
+
+
 def emit(plan: PlanBase, *, json: bool, output: str | None, view: Callable[[], None]) -> None:
     """Write the plan where asked: to a file, to stdout as JSON, or as the terminal view on stderr's side.
 

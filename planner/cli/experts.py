@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from .common import writable
+
 _Files = Annotated[list[str], typer.Option("--routing", help="Routing file; repeat it for several workloads.")]
 _Array = Annotated[str | None, typer.Option(help="Array of an .npz file to read.")]
 _Top = Annotated[int | None, typer.Option(help="Keep the first K expert ids of every token.")]
@@ -32,7 +34,7 @@ _Target = Annotated[float, typer.Option(help="Load ratio at which a re-plan for 
 _Seed = Annotated[int, typer.Option(help="Seed of the search.")]
 _Work = Annotated[int | None, typer.Option(help="Swaps to propose.")]
 _Json = Annotated[bool, typer.Option("--json", help="Only the plan as JSON on stdout.")]
-_Output = Annotated[str | None, typer.Option("--output", "-o", help="Write the plan to this file.")]
+_Output = Annotated[str | None, typer.Option("--output", "-o", callback=writable, help="Write the plan to this file.")]
 
 
 def experts(

@@ -9,13 +9,15 @@ import typer
 
 
 def export(
-    plan: Annotated[str, typer.Argument(help="Plan file.")],
-    to: Annotated[str, typer.Option(help="Launcher; `--to list` names them.")],
+    plan: Annotated[str | None, typer.Argument(help="Plan file.")] = None,
+    *,
+    to: Annotated[str, typer.Option(help="Launcher; `--to list` names them, without a plan too.")],
     output: Annotated[str | None, typer.Option("--output", "-o", help="Write the launcher's files to this folder.")] = (
         None
     ),
 ) -> None:
     """Write a plan in a launcher's own form; a plan that does not validate is refused with exit 5."""
+    from ..errors import InputError
     from ..export import export_plan, list_exporters, refuse_unfit
     from ..files import write_folder
     from ..plan.io import load
@@ -23,6 +25,8 @@ def export(
     if to == "list":
         typer.echo("\n".join(list_exporters()))
         return
+    if plan is None:
+        raise InputError(f"export: name the plan file to write for {to}, such as plan.json")
     document = load(plan)
     refuse_unfit(document)
     made = export_plan(document, to)

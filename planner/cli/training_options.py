@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
+from .common import writable
 
 if TYPE_CHECKING:
     from ..workload.training import TrainingJob
@@ -46,7 +47,7 @@ Margin = Annotated[float | None, typer.Option(help="Share of device memory that 
 Price = Annotated[float | None, typer.Option(help="Dollars per device and hour.")]
 Tier = Annotated[str | None, typer.Option(help="Memory to offload to, per device: SIZE@RATE, such as 200GB@50GB/s.")]
 Json = Annotated[bool, typer.Option("--json", help="Only the plan as JSON on stdout.")]
-Output = Annotated[str | None, typer.Option("--output", "-o", help="Write the plan to this file.")]
+Output = Annotated[str | None, typer.Option("--output", "-o", callback=writable, help="Write the plan to this file.")]
 
 Held = Annotated[str | None, typer.Option(**_HOLD)]
 HeldSwitch = Annotated[bool | None, typer.Option(**_HOLD)]

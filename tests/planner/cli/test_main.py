@@ -91,6 +91,27 @@ def test_estimate_predicts_what_train_found(here, capsys):
     assert json.loads(capsys.readouterr().out)["prediction"]["step_s"] == pytest.approx(plan["prediction"]["step_s"])
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_the_search(here, capsys, monkeypatch):
+    monkeypatch.setattr("shardwright.planner.api.plan_training", lambda *_, **__: pytest.fail("searched"))
+    job = ["train", "gpt2", "--cluster", "dgx-a100:1", *SMALL_JOB, "-o"]
+    refused(capsys, [*job, "no/such/place.json"], 2, "no/such", "no folder")
+    refused(capsys, [*job, "."], 2, "directory")
+    assert not list(here.iterdir())
+
+
+def test_export_names_its_launchers_without_a_plan(capsys):
+    assert run(["export", "--to", "list"]) == 0
+    assert "megatron" in capsys.readouterr().out.split()
+    refused(capsys, ["export", "--to", "megatron"], 2, "plan file")
+
+
+def test_a_directory_beside_is_read_as_a_model(here, capsys):
+    (here / "mine").mkdir()
+    (here / "mine" / "config.json").write_text(json.dumps(catalog_entry("gpt2").config))
+    assert run(["train", "mine", "--cluster", "dgx-a100:1", *SMALL_JOB, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["inputs"][0]["source"] == "mine/config.json"
+
+
 def test_a_job_file_is_read_and_overridden(here, capsys):
     (here / "job.yaml").write_text("gbs: 32\nsequence_length: 1024\nconstraints:\n  tp: [2]\n")
     base = ["train", "gpt2", "--cluster", "dgx-a100:1", "--job", "job.yaml", "--json"]
@@ -106,6 +127,7 @@ def test_a_job_file_is_read_and_overridden(here, capsys):
         (["train", "gpt2", "--cluster", "dgx-h1000", *SMALL_JOB], ["dgx-h1000"]),
         (["train", "gpt2", "--cluster", "dgx-h100:0", *SMALL_JOB], ["0"]),
         (["train", "gpt2", "--cluster", "dgx-h100:-3", *SMALL_JOB], ["-3"]),
+        (["train", "gpt2", "--cluster", "dgx-h100:99999999", *SMALL_JOB], ["at most 7 digits"]),
         (["train", "gpt2", "--cluster", "dgx-h100", "--gbs", "0", "--seq", "1024"], ["gbs", "at least 1"]),
         (["train", "gpt2", "--cluster", "dgx-h100", "--gbs", "32"], ["--seq", "missing"]),
         (["train", "gpt2", "--cluster", "dgx-h100", *SMALL_JOB, "--precision", "fp7"], ["precision", "fp7"]),
