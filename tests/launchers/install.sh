@@ -4,6 +4,7 @@
 set -euo pipefail
 venv=$1
 here=$(dirname "$0")
+system=
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 	missing=()
@@ -14,6 +15,7 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 		echo "==> Installing ${missing[*]} in the background"
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } \
 			>"$venv.apt.log" 2>&1 &
+		system=$!
 	fi
 fi
 
@@ -27,4 +29,4 @@ pip install --quiet --disable-pip-version-check --no-deps ai-dynamo==1.6.1
 # The wheel asks for a newer Python than its training package, which is plain Python, needs.
 pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python --python-version 3.12 \
 	--only-binary=:all: --target "$venv/megatron" megatron-core==0.19.2
-wait || { echo "Slurm, Open MPI and pdsh could not be installed; their tests will skip:" >&2; tail -3 "$venv.apt.log" >&2; }
+[ -z "$system" ] || wait "$system" || { echo "Slurm, Open MPI and pdsh could not be installed; their tests will skip:" >&2; tail -3 "$venv.apt.log" >&2; }
