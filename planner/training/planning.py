@@ -69,19 +69,18 @@ def plan_training(
 def _with_fitted(
     context: Context, space: Space, found: Search, candidates: list[Candidate]
 ) -> tuple[list[Candidate], float]:
-    """The candidates with the best strategy of fitted stages among them, and the bound that holds with those too: where
-    one is better, that of the nodes, since only some were tried."""
+    """The candidates with the best strategy of fitted stages, where one is better, and the bound that holds with those
+    too: since only some were tried, never above that of the nodes that have stages to fit."""
     uneven = uneven_links(context.topology)
     costs = own_order(context) if uneven else context.costs
     best = candidates[0].value if candidates else math.inf
     floors = context.goal.values(node_floors(space, found.nodes, costs))
     better = fitted(space, found.nodes, costs, context.goal, floors, best)[:1]
-    if not better:
-        return candidates, found.outcome.solution.bound
     if uneven:
-        better = [placed(context, better[0].table)]
+        better = [placed(context, each.table) for each in better]
         floors = context.goal.values(node_floors(space, found.nodes, ideal_context(context).costs))
-    return sorted([*better, *candidates], key=lambda each: each.value), float(floors.min())
+    least = float(floors[found.nodes.pp > 1].min(initial=math.inf))
+    return sorted([*better, *candidates], key=lambda each: each.value), min(found.outcome.solution.bound, least)
 
 
 def _candidates(context: Context, space: Space, stop: Stop | None) -> tuple[Search, list[Candidate]]:

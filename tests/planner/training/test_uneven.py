@@ -80,6 +80,22 @@ def test_where_memory_binds_the_first_stages_fitted_ones_are_faster_and_hold():
     assert again.prediction.step_s == pytest.approx(made.prediction.step_s)
 
 
+def test_a_plan_that_no_fitted_stages_beat_is_not_called_optimal_when_only_some_were_tried(monkeypatch):
+    monkeypatch.setattr("shardwright.planner.training.planning.fitted", lambda *_: [])
+    job = TrainingJob(gbs=64, sequence_length=4096, constraints=Constraints(tp=(4,), pp=(8,), vpp=(1,)))
+    llama, nodes = model("llama-2-70b"), cluster("dgx-a100-40gb:8")
+    plain = plan_training(llama, nodes, job).optimality
+    made = plan_training(llama, nodes, msgspec.structs.replace(job, explore=("uneven",))).optimality
+    assert made.value == plain.value
+    assert made.bound < plain.bound
+    assert made.status == "feasible"
+
+
+def test_stages_that_cannot_be_fitted_leave_the_proof_alone():
+    job = TrainingJob(gbs=64, sequence_length=4096, explore=("uneven",), constraints=Constraints(pp=(1,)))
+    assert plan_training(model("llama-3.1-8b"), NODE, job).optimality.status == "optimal"
+
+
 def test_what_fits_nowhere_fits_no_stage_either():
     job = TrainingJob(gbs=8, sequence_length=4096, explore=("uneven",), constraints=Constraints(pp=(8,), tp=(1,)))
     with pytest.raises(Infeasible, match="memory binds"):
