@@ -35,7 +35,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Worker:
-    """One copy of the model. `slot` counts the workers whose first part is on the same host, so that ports differ."""
+    """One copy of the model. No two workers with a part on the same host have the same `slot`, so that ports differ."""
 
     name: str
     pool: PoolPlan
@@ -125,8 +125,9 @@ def workers(context: Context, launcher: str, order: Order = stage_order) -> tupl
                     f"export: {launcher} numbers ranks host by host, equally many on each, but the devices of "
                     f"{worker} are not so placed"
                 )
-            found.append(Worker(worker, pool, name, parts, slots[parts[0].node]))
-            slots[parts[0].node] += 1
+            slot = max(slots[part.node] for part in parts)
+            found.append(Worker(worker, pool, name, parts, slot))
+            slots.update({part.node: slot + 1 - slots[part.node] for part in parts})
     return tuple(found)
 
 

@@ -12,9 +12,12 @@ import msgspec
 import pytest
 import yaml
 
-from shardwright.planner import ServingPlan, export_plan
+from shardwright.planner import Layout, ServingPlan, export_plan
 from shardwright.planner.errors import InputError
 from shardwright.planner.export import exporter, list_exporters
+from shardwright.planner.export.base import Context
+from shardwright.planner.export.serving_workers import workers
+from shardwright.planner.inputs import restored_topology
 from tests.serving_plans import backwards, plan_of, with_devices
 
 SERVING = [name for name in list_exporters() if "serving" in exporter(name).kinds]
@@ -290,3 +293,14 @@ def test_workers_on_uneven_parts_of_hosts_are_refused():
     first = (*range(7), *range(8, 17))
     with pytest.raises(InputError, match="equally many"):
         export_plan(with_devices(plan, (first, (*range(17, 32), 7))), "vllm")
+
+
+def test_workers_that_share_only_their_second_host_have_ports_of_their_own():
+    plan = plan_of("a stage a node")
+    halves = (*range(4, 8), *range(8, 12)), (*range(12, 16), *range(16, 20))
+    layout = Layout(tp=4, pp=2)
+    pools = tuple(msgspec.structs.replace(pool, layout=layout) for pool in plan.pools)
+    shifted = with_devices(msgspec.structs.replace(plan, pools=pools), halves)
+    found = workers(Context(shifted, None, restored_topology(plan)), "vllm")
+    assert [[part.node for part in worker.parts] for worker in found] == [[0, 1], [1, 2]]
+    assert found[0].slot != found[1].slot
