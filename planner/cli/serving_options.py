@@ -167,8 +167,8 @@ def parsed_pool(text: str) -> tuple[str, Layout, int]:
 def _with_rest(degrees: dict[str, int]) -> Layout:
     from ..workload.serving_layout import Layout
 
-    stage = degrees.get("tp", 1) * degrees.get("attn_dp", 1) * degrees.get("cp", 1)
-    return Layout(**degrees, moe_tp=stage // degrees["ep"] if stage % max(degrees["ep"], 1) == 0 else 1)
+    stage, ep = degrees.get("tp", 1) * degrees.get("attn_dp", 1) * degrees.get("cp", 1), degrees["ep"]
+    return Layout(**degrees, moe_tp=stage // ep if ep and stage % ep == 0 else 1)
 
 
 def serving_job(load: Load, targets: dict[str, str | None], **fields: Any) -> ServingJob:

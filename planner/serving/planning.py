@@ -82,6 +82,8 @@ def estimate_serving(
             if phase not in ("aggregated", "prefill", "decode") or workers < 1:
                 raise InputError(f"phase must be aggregated, prefill or decode with at least 1 worker, got {phase!r}")
             check_layout(model, layout)
+        if len({phase for phase, _, _ in layouts} & {"prefill", "decode"}) == 1:
+            raise InputError("prefill and decode workers need each other: give both phases, or aggregated workers")
         pools: list[PoolOf] = []
         problem: Problem | None = None
         for phase, layout, workers in layouts:
@@ -169,7 +171,7 @@ def _hours(problem: Problem, found: Found, hours: Sequence[tuple[str, float]]) -
             if met or counts is None:
                 break
             wanted *= 1.1
-        devices = sum(number * pool.worker.devices for number, pool in zip(workers, found.proposal.pools, strict=True))
+        devices = _scaled(found.proposal, workers).devices
         rows.append(Hour(hour=name, rate_per_s=rate, workers=workers, devices=devices, targets_met=met))
     return tuple(rows)
 

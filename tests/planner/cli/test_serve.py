@@ -80,6 +80,9 @@ def test_a_given_deployment_is_estimated_and_its_plan_holds(tmp_path, monkeypatc
         (["--pool", "tp4pp2"], 2, "2xtp4,pp2"),
         (["--pool", "4xtp4"], 2, "need 16 devices"),
         (["--pool", "tp3"], 2, "divide the 32 heads"),
+        (["--pool", "tp4,ep0"], 2, "ep must be at least 1"),
+        (["--pool", "prefill:tp2"], 2, "need each other"),
+        (["--pool", "tp2", "--pool", "decode:tp2"], 2, "need each other"),
         (["--pool", "tp2", "--tpot", "fast"], 2, "500ms"),
     ],
 )

@@ -152,6 +152,13 @@ def test_hours_need_fewer_devices_when_less_is_asked():
     assert all(len(hour.workers) == len(plan.pools) for hour in plan.hours)
 
 
+def test_phases_that_share_their_devices_count_them_once_an_hour():
+    hours = (("day", 4.0), ("off", 0.0))
+    load = Load(isl=1000, osl=100, rate_per_s=4.0)
+    plan = plan_serving(SMALL, ONE_NODE, job(load, Targets(tpot_s=0.1), mode="shared"), hours=hours)
+    assert [hour.devices for hour in plan.hours] == [plan.devices_used, 0]
+
+
 def test_a_trace_is_replayed_request_by_request():
     rng = np.random.default_rng(1)
     trace = Trace(
