@@ -14,6 +14,8 @@ Precision = Literal["fp32", "fp16", "bf16", "fp8", "fp4"]
 Objective = Literal["step_s", "tokens_per_s_per_device", "days", "usd", "energy_j", "peak_memory_bytes"]
 Optimizer = Literal["adam", "adam8bit", "sgd", "sgd-momentum", "muon"]
 
+MOST_ROBUSTNESS_SAMPLES = 10_000
+MOST_TOKENS = 10**18
 
 Technique = Literal[
     "context", "partition", "offload", "tp_overlap", "expert_overlap", "low_communication", "vocabulary", "uneven"
@@ -95,8 +97,12 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
                 raise InputError(f"job.{name} must be a positive number but got {value}")
         if self.expert_imbalance is not None and not 1 <= self.expert_imbalance <= 1000:
             raise InputError(f"job.expert_imbalance must be from 1 to 1000 but got {self.expert_imbalance}")
-        if self.token_budget is not None and self.token_budget < 1:
-            raise InputError(f"job.token_budget must be at least 1 but got {self.token_budget}")
+        if self.robustness_samples > MOST_ROBUSTNESS_SAMPLES:
+            raise InputError(
+                f"job.robustness_samples must be at most {MOST_ROBUSTNESS_SAMPLES} but got {self.robustness_samples}"
+            )
+        if self.token_budget is not None and not 1 <= self.token_budget <= MOST_TOKENS:
+            raise InputError(f"job.token_budget must be at least 1 and at most 1e18 but got {self.token_budget:.6g}")
         if self.objective == "days" and self.token_budget is None:
             raise InputError("job.objective days needs job.token_budget")
 

@@ -90,6 +90,8 @@ def test_several_clusters_share_one_frontier(capsys):
         (["--objective", "days"], 2, ["token_budget"]),
         (["--objective", "beauty"], 2, ["objective", "beauty"]),
         (["--tokens", "many"], 2, ["many", "15T"]),
+        (["--tokens", "1e99T"], 2, ["token_budget", "at most 1e18"]),
+        (["--robustness", "1000000000"], 2, ["robustness_samples", "at most 10000"]),
         (["--cpu-tier", "100GB"], 2, ["--cpu-tier", "SIZE@RATE"]),
         (["--explore", "magic"], 2, ["explore", "magic", "low_communication"]),
         (["--schedule", "zbv"], 2, ["schedule", "zbv", "zb-v"]),
