@@ -31,7 +31,7 @@ def lengths_and_hours(options: FleetOptions) -> FleetLoad:
     else:
         if options.hourly:
             raise InputError("--hourly follows a --trace: give one, or --hours with a CSV")
-        found = FleetLoad(_lengths(options), None)
+        found = _of_lengths(options)
     if options.hours is None:
         return found
     if options.rate is not None or options.hourly:
@@ -72,14 +72,18 @@ def _of_schedule(path: str) -> tuple[float, tuple[tuple[str, float], ...], Input
     return busiest, tuple((name, rate / busiest) for name, rate in rows), source
 
 
-def _lengths(options: FleetOptions) -> list[dict[str, Any]]:
-    from ..files import read_document
+def _of_lengths(options: FleetOptions) -> FleetLoad:
+    from ..files import read_document, sha256_of
+    from ..plan.base import Input
 
-    if options.lengths is not None:
-        document = read_document(options.lengths, "length distribution")
-        if not isinstance(document, list):
-            raise InputError(f"length distribution {options.lengths}: must be a list of isl, osl and weight")
-        return document
-    if options.isl is None or options.osl is None:
-        raise InputError("--isl and --osl are missing: give both, or --lengths, or --trace")
-    return [{"isl": options.isl, "osl": options.osl}]
+    if options.lengths is None:
+        if options.isl is None or options.osl is None:
+            raise InputError("--isl and --osl are missing: give both, or --lengths, or --trace")
+        return FleetLoad([{"isl": options.isl, "osl": options.osl}], None)
+    if options.isl is not None or options.osl is not None:
+        raise InputError("--lengths has its own lengths: leave --isl and --osl out")
+    document = read_document(options.lengths, "length distribution")
+    if not isinstance(document, list):
+        raise InputError(f"length distribution {options.lengths}: must be a list of isl, osl and weight")
+    source = Input(role="load", source=options.lengths, sha256=sha256_of(document), document=document)
+    return FleetLoad(document, None, sources=(source,))

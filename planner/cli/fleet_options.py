@@ -18,6 +18,8 @@ _JOB_ONLY = (
     "spare",
     "region_loss", "error", "current", "start_usd", "least_hours", "what_if",
 )  # fmt: skip
+_SLICED = ("rate", "slices", "fractional")
+_LAYERS_ONLY = ("max_stages", "latency", "batch", "hop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +74,32 @@ def fleet_plan(options: FleetOptions) -> FleetPlan:
     from ..fleet.job import plan_fleet
     from ..fleet.what_if import parse_what_if
 
+    _refuse_layer_options(options, "a fleet to rent")
     job, sources = fleet_job(options)
     return plan_fleet(job, sources, tuple(parse_what_if(text) for text in options.what_if))
 
 
 def _refuse_job_options(options: FleetOptions, mode: str, allowed: tuple[str, ...] = ()) -> None:
-    given = [name for name in _JOB_ONLY if name not in allowed and getattr(options, name)]
+    given = _given(options, tuple(name for name in _JOB_ONLY if name not in allowed))
     given += [name.removesuffix("_s") for name, text in options.targets.items() if text]
     if given:
         raise InputError(f"{mode} has its own load and machines: leave {given[0].replace('_', '-')} out")
+
+
+def _refuse_sliced(options: FleetOptions, mode: str) -> None:
+    given = _given(options, _SLICED)
+    if given:
+        raise InputError(f"{mode} has no request classes to route: leave {given[0]} out")
+
+
+def _refuse_layer_options(options: FleetOptions, mode: str) -> None:
+    given = _given(options, _LAYERS_ONLY)
+    if given:
+        raise InputError(f"{mode} places no layers on given nodes: leave {given[0].replace('_', '-')} out")
+
+
+def _given(options: FleetOptions, names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if getattr(options, name) not in (None, False, ())]
 
 
 def _melange(options: FleetOptions) -> FleetPlan:
@@ -89,6 +108,7 @@ def _melange(options: FleetOptions) -> FleetPlan:
 
     assert options.melange is not None
     _refuse_job_options(options, "--melange")
+    _refuse_layer_options(options, "--melange")
     if options.fractional and options.slices is not None:
         raise InputError("--fractional has no slices: leave --slices out")
     problem, source = read_melange(options.melange, options.rate, options.slices, fractional=options.fractional)
@@ -101,7 +121,7 @@ def _helix(options: FleetOptions) -> FleetPlan:
 
     assert options.helix is not None
     _refuse_job_options(options, "--helix")
-    _refuse_job_options(options, "--helix")
+    _refuse_sliced(options, "--helix")
     return plan_layers(read_helix(options.helix), _layer_request(options, None))
 
 
@@ -115,6 +135,7 @@ def _placed(options: FleetOptions) -> FleetPlan:
     if options.isl is None or options.osl is None:
         raise InputError("a placement needs the mean lengths of the requests: give --isl and --osl")
     _refuse_job_options(options, "--place", ("model", "isl", "osl", "quantization"))
+    _refuse_sliced(options, "--place")
     (model, model_source), (topology, topology_source) = load_model(options.model), load_topology(options.cluster)
     use = ChainUse(options.isl, options.osl, options.quantization or "bf16")
     cluster, notes = cluster_of(model, topology, use)
@@ -239,7 +260,9 @@ def _demands(options: FleetOptions, document: dict[str, Any]) -> None:
         document["switching"] = dict(document.get("switching") or {}) | given
     if options.split:
         document["disaggregated"] = True
-    if options.slices is not None:
+    if options.fractional and options.slices is not None:
+        raise InputError("--fractional has no slices: leave --slices out")
+    if options.fractional or options.slices is not None:
         document["slices"] = options.slices
 
 

@@ -35,7 +35,8 @@ def unservable(classes: Sequence[RequestClass], most: Floats, gpus: Sequence[str
 
 
 def _unservable(problem: FleetProblem) -> str | None:
-    return unservable(problem.classes, problem.throughput.max(0), problem.gpus)
+    able = np.where(np.isfinite(formulate(problem).load), problem.throughput, 0.0)
+    return unservable(problem.classes, able.max(0), problem.gpus)
 
 
 def why_infeasible(problem: FleetProblem) -> str:

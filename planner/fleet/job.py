@@ -11,7 +11,7 @@ import numpy as np
 from shardwright.models import ModelGraph
 
 from .. import inputs
-from ..errors import Infeasible
+from ..errors import Infeasible, LimitReached
 from ..plan.base import Alternative, Input
 from ..plan.fleet import FleetPlan, Replica, ShadowPrice
 from ..workload.fleet import FleetJob, ServedModel
@@ -62,7 +62,9 @@ def _ready(job: FleetJob, sources: tuple[Input, ...]) -> _Ready:
     columns = Columns(job, classes, models, measured_candidates(job, classes))
     columns.serve_all()
     gpus = list(dict.fromkeys(canonical(offer.gpu) for offer in job.offers))
-    reason = unservable(classes, 1 / columns.prices(), gpus)
+    with np.errstate(divide="ignore"):
+        served = 1 / columns.prices()
+    reason = unservable(classes, served, gpus)
     if reason is not None:
         raise Infeasible(reason)
 
@@ -190,7 +192,7 @@ def _alternative(job: FleetJob, what_if: WhatIf) -> Alternative:
     try:
         ready = _ready(other, ())
         found = best_found(other, ready.problem)
-    except Infeasible as error:
+    except (Infeasible, LimitReached) as error:
         return Alternative(label=f"what if {what_if.text}", value=0.0, why=f"no fleet: {error}")
     counts = found.counts.max(0)
     parts = [

@@ -16,6 +16,7 @@ from ..plan.layer_placement import SINK, SOURCE
 
 MOST_NODES = 256
 MOST_LAYERS = 1_000
+MOST_DIGITS = 9
 MOST_TOKENS_PER_S = 1e9
 
 Floats = NDArray[np.float64]
@@ -85,9 +86,10 @@ def layer_case(case: HelixCase, source: Input) -> LayerCase:
 def _row(name: str, table: Mapping[str, float], layers: int) -> list[float]:
     row = [0.0] * layers
     for size, tokens in table.items():
-        if not (size.isascii() and size.isdecimal() and int(size) >= 1):
+        if not (size.isascii() and size.isdecimal() and len(size) <= MOST_DIGITS and int(size) >= 1):
             raise InputError(
-                f"throughput_tokens_per_s.{name} has layers {size!r}, which must be a whole number above 0"
+                f"throughput_tokens_per_s.{name} has layers {size[:20]!r}, which must be a whole number above 0 "
+                f"of at most {MOST_DIGITS} digits"
             )
         if not 0 <= tokens <= MOST_TOKENS_PER_S:
             raise InputError(

@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..files import read_document, sha256_of
 from ..plan.base import Input
 from ..plan.fleet import Replica, RequestClass
+from ..workload.fleet import MOST_NUMBER
 from .problem import FleetProblem, Price
 
 MODEL = "model"
@@ -63,8 +64,8 @@ def melange_problem(
     """The problem of a configuration. A cell without requests is left out; a zero throughput means cannot serve."""
     rate = config.total_request_rate if rate is None else rate
     slices = config.slice_factor if slices is None else slices
-    if rate is None or not (math.isfinite(rate) and rate > 0):
-        raise InputError(f"total_request_rate must be a positive number but is {rate}")
+    if rate is None or not 0 < rate <= MOST_NUMBER:
+        raise InputError(f"total_request_rate must be a positive number of at most {MOST_NUMBER:g} but is {rate}")
     if fractional:
         slices = None
     elif slices is None or not 1 <= slices <= MOST_SLICES:
@@ -101,8 +102,8 @@ def _check(config: MelangeConfig) -> None:
     if shape[0] * shape[1] > MOST_CELLS:
         raise InputError(f"workload_distribution must have at most {MOST_CELLS} cells but has {shape[0] * shape[1]}")
     for name, info in config.gpu_info.items():
-        if not (math.isfinite(info.cost) and info.cost >= 0):
-            raise InputError(f"gpu_info.{name}.cost must be a price of at least 0 but is {info.cost:g}")
+        if not 0 <= info.cost <= MOST_NUMBER:
+            raise InputError(f"gpu_info.{name}.cost must be a price from 0 to {MOST_NUMBER:g} but is {info.cost:g}")
         found = _shape(f"gpu_info.{name}.tputs", info.tputs)
         if found != shape:
             raise InputError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ..errors import InputError
-from ..workload.fleet import FleetJob
+from ..workload.fleet import FleetJob, Quota
 from .candidates import canonical
 
 FORMS = "rate=2, ttft=1.5, tpot=1.5, price.GPU=0.5 (factors), or without=GPU"
@@ -49,7 +49,7 @@ def changed(job: FleetJob, what_if: WhatIf) -> FleetJob:
     if what_if.what == "without":
         offers = tuple(offer for offer in job.offers if canonical(offer.gpu) != named)
         tables = tuple(table for table in job.tables if canonical(table.gpu) != named)
-        return msgspec.structs.replace(job, offers=offers, tables=tables)
+        return msgspec.structs.replace(job, offers=offers, tables=tables, quotas=_quotas_without(job, named))
     if what_if.what == "price":
         offers = tuple(
             msgspec.structs.replace(offer, usd_per_hour=offer.usd_per_hour * what_if.factor)
@@ -69,3 +69,13 @@ def changed(job: FleetJob, what_if: WhatIf) -> FleetJob:
         targets = msgspec.structs.replace(served.targets, **{f"{what_if.what}_s": limit * what_if.factor})
         models.append(msgspec.structs.replace(served, targets=targets))
     return msgspec.structs.replace(job, models=tuple(models))
+
+
+def _quotas_without(job: FleetJob, named: str) -> tuple[Quota, ...]:
+    """The quotas, a GPU type no longer among those they count; one that counted no other is gone."""
+    kept = []
+    for quota in job.quotas:
+        gpus = tuple(gpu for gpu in quota.gpus if canonical(gpu) != named)
+        if gpus or not quota.gpus:
+            kept.append(msgspec.structs.replace(quota, gpus=gpus))
+    return tuple(kept)

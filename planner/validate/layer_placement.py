@@ -35,7 +35,7 @@ def placement_problems(plan: FleetPlan, placement: LayerPlacement) -> list[str]:
 
 
 def _case(plan: FleetPlan) -> Mapping[str, object]:
-    """The case file that the plan was made from; empty where the numbers came from elsewhere."""
+    """The document that the plan was made from; empty where the numbers came from elsewhere."""
     document = next((record.document for record in plan.inputs if record.role == "measured"), None)
     return document if isinstance(document, dict) else {}
 
@@ -74,6 +74,9 @@ def _given(chains: Chains, case: Mapping[str, object], layers: int, where: str) 
     tables, links, types = (case.get(name) for name in ("throughput_tokens_per_s", "links_tokens_per_s", "node_types"))
     if not isinstance(tables, dict) or not isinstance(links, dict) or not isinstance(types, list):
         return
+    if not _numbers(links) or not all(_numbers(tables.get(name), whole_names=True) for name in map(str, types)):
+        yield f"{where}: the case file kept in the plan has no throughput of every node type, or holds no numbers"
+        return
     if case.get("layers") != layers or types != [holder.type for holder in chains.holders]:
         yield f"{where}: layers and holders are not those of the case file"
         return
@@ -82,16 +85,25 @@ def _given(chains: Chains, case: Mapping[str, object], layers: int, where: str) 
         given = tables[holder.type].get(str(size), 0.0) if size else 0.0
         if not close(given, holder.tokens_per_s):
             yield f"{where}: node {holder.node} passes {given:.6g} tokens/s with {size} layers by the case file"
-        pace = max(int(layer) * tokens for layer, tokens in tables[holder.type].items() if int(layer) <= layers)
+        held = [int(layer) * tokens for layer, tokens in tables[holder.type].items() if int(layer) <= layers]
+        pace = max(held, default=0.0)
         if not close(pace, holder.layer_tokens_per_s):
             yield f"{where}: node {holder.node} does {pace:.6g} layers times tokens/s at best by the case file"
     for stream in chains.streams:
         given = links.get(f"{stream.source}_{stream.target}", 0.0)
         if not close(given, stream.capacity_tokens_per_s):
             yield f"{where}: the link from {stream.source} to {stream.target} passes {given:.6g} by the case file"
-    work = sum(max(int(size) * tokens for size, tokens in tables[name].items()) for name in types)
+    work = sum(max((int(size) * tokens for size, tokens in tables[name].items()), default=0.0) for name in types)
     if chains.bound_tokens_per_s > work / layers * (1 + TOLERANCE):
         yield f"{where}: the bound {chains.bound_tokens_per_s:.6g} is above what the nodes can do, {work / layers:.6g}"
+
+
+def _numbers(table: object, *, whole_names: bool = False) -> bool:
+    """Whether a value maps names, whole numbers where asked, to numbers."""
+    return isinstance(table, dict) and all(
+        isinstance(value, int | float) and (not whole_names or (name.isdecimal() and len(name) < 10))
+        for name, value in table.items()
+    )
 
 
 def _fits(plan: FleetPlan, chains: Chains, layers: int, where: str) -> Iterator[str]:
@@ -116,6 +128,12 @@ def _fits(plan: FleetPlan, chains: Chains, layers: int, where: str) -> Iterator[
 
 def _way(chains: Chains, placement: LayerPlacement, where: str) -> Iterator[str]:
     """Stages and seconds of the longest way, against what the plan says and the limit of stages."""
+    reached = {stream.target for stream in chains.streams}
+    idle = [holder.node for holder in chains.holders if holder.node in reached and not holder.layer_tokens_per_s > 0]
+    adrift = {stream.source for stream in chains.streams} - reached - {SOURCE}
+    if SINK not in reached or adrift or idle:
+        yield f"{where}: streams do not lead from the source to the sink over nodes that pass tokens"
+        return
     visits, seconds = {SOURCE: 0}, {SOURCE: 0.0}
     held = {holder.node: holder for holder in chains.holders}
     order = sorted({stream.target for stream in chains.streams} - {SINK}, key=lambda name: held[name].start)

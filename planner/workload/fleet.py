@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import msgspec
@@ -15,11 +14,17 @@ Tier = Literal["on-demand", "spot", "reserved"]
 TIERS: tuple[Tier, ...] = ("on-demand", "spot", "reserved")
 MOST_CLASSES = 1000
 MOST_LOST = 3
+MOST_NUMBER = 1e12
 
 
 def _positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(f"{name} must be a positive number but is {value:g}")
+    if not 0 < value <= MOST_NUMBER:
+        raise InputError(f"{name} must be a positive number of at most {MOST_NUMBER:g} but is {value:g}")
+
+
+def _not_negative(name: str, value: float) -> None:
+    if not 0 <= value <= MOST_NUMBER:
+        raise InputError(f"{name} must be from 0 to {MOST_NUMBER:g} but is {value:g}")
 
 
 def _count(name: str, value: int) -> None:
@@ -55,8 +60,11 @@ class ServedModel(_Record, frozen=True, kw_only=True):
                 f"models: {self.model} has {len(self.lengths)} lengths, at most {MOST_CLASSES} are allowed"
             )
         for at, each in enumerate(self.lengths):
-            if not (math.isfinite(each.weight) and each.weight > 0):
-                raise InputError(f"models: lengths[{at}].weight of {self.model} must be positive but is {each.weight}")
+            if not 0 < each.weight <= MOST_NUMBER:
+                raise InputError(
+                    f"models: lengths[{at}].weight of {self.model} must be above 0 and at most {MOST_NUMBER:g} "
+                    f"but is {each.weight}"
+                )
             if each.isl < 1 or each.osl < 1:
                 raise InputError(f"models: lengths[{at}] of {self.model} must have at least one token each way")
         if not self.formats:
@@ -85,16 +93,13 @@ class Offer(_Record, frozen=True, kw_only=True):
     watts: float | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.usd_per_hour) and self.usd_per_hour >= 0):
-            raise InputError(f"offers: usd_per_hour of {self.gpu} must be at least 0 but is {self.usd_per_hour:g}")
+        _not_negative(f"offers: usd_per_hour of {self.gpu}", self.usd_per_hour)
         if self.most is not None:
             _count(f"offers: most of {self.gpu}", self.most)
         if self.instance_gpus < 1:
             raise InputError(f"offers: instance_gpus of {self.gpu} must be at least 1 but is {self.instance_gpus}")
         for name in ("interruptions_per_hour", "recovery_s"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"offers: {name} of {self.gpu} must be at least 0 but is {value:g}")
+            _not_negative(f"offers: {name} of {self.gpu}", getattr(self, name))
         if self.watts is not None:
             _positive(f"offers: watts of {self.gpu}", self.watts)
 
@@ -118,8 +123,7 @@ class MeasuredTable(_Record, frozen=True, kw_only=True):
         if self.gpus < 1:
             raise InputError(f"tables: gpus of {self.gpu} must be at least 1 but is {self.gpus}")
         for at, value in enumerate(self.requests_per_s):
-            if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"tables: requests_per_s[{at}] of {self.gpu} must be at least 0 but is {value:g}")
+            _not_negative(f"tables: requests_per_s[{at}] of {self.gpu}", value)
 
 
 class Quota(_Record, frozen=True, kw_only=True):
@@ -203,9 +207,7 @@ class Switching(_Record, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name in ("start_s", "usd_per_start"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"switching: {name} must be at least 0 but is {value:g}")
+            _not_negative(f"switching: {name}", getattr(self, name))
         if self.least_hours < 1:
             raise InputError(f"switching: least_hours must be at least 1 but is {self.least_hours}")
         if not 0 <= self.least_saving < 1:
@@ -270,9 +272,11 @@ class FleetJob(_Record, frozen=True, kw_only=True):
         if self.slices is not None and self.slices < 1:
             raise InputError(f"slices must be at least 1 but is {self.slices}")
         _combinations(self)
+        _known_regions(self)
         for place, (name, multiple) in enumerate(self.hours):
-            if not (math.isfinite(multiple) and multiple >= 0):
-                raise InputError(f"hours[{place}] ({name}) must be a multiple of at least 0 but is {multiple:g}")
+            _not_negative(f"hours[{place}] ({name})", multiple)
+        if self.hours and not any(multiple for _, multiple in self.hours):
+            raise InputError("hours must have at least one multiple above 0 but none has requests")
         for table in self.tables:
             served = next((each for each in self.models if each.model == table.model), None)
             if served is None:
@@ -299,3 +303,14 @@ def _combinations(job: FleetJob) -> None:
         raise InputError(f"objective throughput cannot be planned with {several[0]}")
     if job.slices is not None and (several or job.failures.any):
         raise InputError(f"slices cannot be planned with {several[0] if several else 'failures'}: leave slices out")
+
+
+def _known_regions(job: FleetJob) -> None:
+    """Raise InputError for a quota or power cap on a region without offers, which would count nothing."""
+    known = {offer.region for offer in job.offers}
+    named = [(f"quotas: {quota.name}", quota.regions) for quota in job.quotas]
+    for where, regions in (*named, *(("power", power.regions) for power in job.power)):
+        unknown = sorted(set(regions) - known)
+        if unknown:
+            offered = ", ".join(map(repr, sorted(known)))
+            raise InputError(f"{where} names region {unknown[0]!r}, which has no offers (offered: {offered})")

@@ -105,6 +105,9 @@ def test_a_changed_count_is_caught(capsys):
         ({"workload_distribution": [[0.5, 0.25], [0.125, 0.25]]}, 2, "sums to 1.125"),
         ({"gpu_info": {"small": {"cost": -1, "tputs": [[1, 1], [1, 1]]}}}, 2, "gpu_info.small.cost"),
         ({"gpu_info": {"small": CONFIG["gpu_info"]["small"]}}, 3, "input 1, output 1"),
+        ({"gpu_info": {"small": {"cost": 1, "tputs": [[1e-300, 1], [1, 1]]}}}, 3, "input 0, output 0"),
+        ({"gpu_info": {"small": {"cost": 1e308, "tputs": [[1, 1], [1, 1]]}}}, 2, "gpu_info.small.cost"),
+        ({"total_request_rate": 1e300}, 2, "total_request_rate"),
     ],
 )
 def test_bad_input_is_one_line(capsys, changes, code, word):
@@ -159,6 +162,12 @@ def test_a_job_file_is_planned_and_options_are_put_over_it(capsys):
     assert run(["validate", "plan.json"]) == 0
 
 
+def test_doing_without_a_gpu_lifts_its_quota_too(capsys):
+    Path("job.yaml").write_text(JOB + "quotas: [{name: few, gpus: [large], most: 5}]\n")
+    assert run(["fleet", "--offers", "job.yaml", "--what-if", "without=large", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["alternatives"][-1]["label"] == "what if without=large"
+
+
 def test_a_plan_is_planned_again_from_what_runs(capsys):
     Path("job.yaml").write_text(JOB)
     assert run(["fleet", "--offers", "job.yaml", "-o", "plan.json"]) == 0
@@ -179,8 +188,10 @@ def test_hours_of_a_schedule_are_followed(capsys):
     Path("hours.csv").write_text("hour,mean_rps\n0,2\n1,10\n2,5\n")
     Path("lengths.json").write_text('[{"isl": 100, "osl": 50, "weight": 3}, {"isl": 2000, "osl": 200}]')
     command = ["fleet", "chat", "--offers", "job.yaml", "--lengths", "lengths.json", "--hours", "hours.csv"]
-    assert run([*command, "--json"]) == 0
+    assert run([*command, "--json", "-o", "plan.json"]) == 0
     plan = json.loads(capsys.readouterr().out)
+    assert [record["source"] for record in plan["inputs"]] == ["job.yaml", "lengths.json", "hours.csv"]
+    assert run(["validate", "plan.json"]) == 0
     assert [hour["multiple"] for hour in plan["rental"]["schedule"]["hours"]] == [0.2, 1.0, 0.5]
     assert run(command) == 0
     assert "on average" in capsys.readouterr().out
@@ -208,6 +219,10 @@ def test_catalog_gpus_and_prices_serve_a_catalog_model(capsys):
         (["llama-3.1-8b", "--gpus", "h800", "--isl", "9", "--osl", "9", "--rate", "1"], "no price"),
         (["llama-3.1-8b", "--isl", "9", "--osl", "9", "--rate", "1"], "--gpus"),
         (["--melange", "config.json", "--spare", "1"], "leave spare out"),
+        (["--melange", "config.json", "--hop", "1ms"], "leave hop out"),
+        (["--helix", "case.json", "--rate", "1"], "leave rate out"),
+        (["--offers", "job.yaml", "--max-stages", "2"], "leave max-stages out"),
+        (["--offers", "job.yaml", "--fractional", "--slices", "2"], "leave --slices out"),
         (["--offers", "none.yaml"], "none.yaml"),
         (["--offers", "typo.yaml"], "prise"),
         (["--offers", "job.yaml", "--current", "config.json"], "config.json"),

@@ -104,6 +104,7 @@ def test_nodes_without_links_between_them_carry_nothing(planned):
         ({"node_types": ["fast", "huge"]}, r"node_types\[1\] is huge but throughput_tokens_per_s has fast, slow"),
         ({"throughput_tokens_per_s": {"fast": {"one": 1.0}, "slow": {}}}, "layers 'one'"),
         ({"throughput_tokens_per_s": {"fast": {"1": -1.0}, "slow": {}}}, "fast.1 must be from 0"),
+        ({"throughput_tokens_per_s": {"fast": {"9" * 5000: 1.0}, "slow": {}}}, "at most 9 digits"),
         ({"links_tokens_per_s": {"0_9": 1.0}}, "'0_9' but links are named"),
         ({"links_tokens_per_s": {"0_1": -1.0}}, "0_1 must be at least 0"),
         ({"links_tokens_per_s": {"0_1": 1.0}}, "join the source and the sink"),
@@ -121,6 +122,11 @@ def test_a_malformed_case_is_one_line_that_names_the_field(planned, changes, wor
 def test_a_cap_out_of_range_is_refused(options):
     with pytest.raises(InputError):
         LayerRequest(**options)
+
+
+def test_a_node_that_can_hold_no_layer_is_left_out(planned):
+    tables = {"fast": {"6": 4.0}, "slow": {}}
+    assert validate_plan(planned(layers=6, throughput_tokens_per_s=tables)) == []
 
 
 def changed(plan, **fields):
