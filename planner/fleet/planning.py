@@ -19,7 +19,7 @@ from .problem import FleetProblem
 from .readback import change_of, rental_of, schedule_of
 from .running import units_running
 from .single import alternatives, single_types
-from .solving import insure, solve_fleet
+from .solving import CHANCE, chance, insure, solve_fleet
 
 COST = "cost of the fleet in dollars per hour"
 CHANGED = "rent and the cost of starting replicas, in dollars per hour"
@@ -57,6 +57,8 @@ def plan_assembled(
     kept = False
     if job.current and not job.hours:
         found, kept = _kept(job, counted, demands, found)
+    if kept and insurance is not None and job.error is not None:
+        insurance = msgspec.structs.replace(insurance, overload=chance(counted, found, demands, job.error))
     rental = msgspec.structs.replace(rental_of(counted, found, demands), insurance=insurance)
     if job.hours:
         busiest = replace(demands, hours=(max(demands.hours),), before=None)
@@ -98,6 +100,8 @@ def _kept(job: FleetJob, problem: FleetProblem, demands: Demands, found: Found) 
         return found, False
     same = solve_covering(problem, demands, fixed=demands.before).point
     if same is None or same.value - found.value >= job.switching.least_saving * same.value:
+        return found, False
+    if job.error is not None and chance(problem, same, demands, job.error) > job.error.overload + CHANCE:
         return found, False
     return replace(same, bound=found.bound, status=Status.FEASIBLE), True
 

@@ -97,6 +97,7 @@ def schedule_of(
     cost = found.counts @ problem.cost
     started = np.zeros_like(found.counts) if found.started is None else found.started
     begin = np.array([price.usd_per_start for price in problem.prices])
+    paid_over = len(names) if len(names) > 1 else demands.horizon_hours
     hours = [
         Hour(
             hour=name,
@@ -113,7 +114,7 @@ def schedule_of(
     return Schedule(
         hours=tuple(hours),
         usd_per_hour=float(cost.mean()),
-        start_usd_per_hour=float((started @ begin).sum() / len(hours)),
+        start_usd_per_hour=float((started @ begin).sum() / paid_over),
         usd_per_hour_static=static,
         starts=sum(hour.started for hour in hours),
     )

@@ -217,6 +217,34 @@ def test_a_running_fleet_is_changed_when_that_pays():
         assert validate_plan(each) == []
 
 
+def test_a_fleet_that_is_kept_has_its_own_chance_of_overload():
+    running = [{"gpu": "small", "count": 2}, {"gpu": "large", "count": 2}]
+    error = {"spread": 0.1, "overload": 0.3}
+    kept = plan(two_gpus(current=running, switching={"least_saving": 0.6}, error=error))
+    assert kept.rental.change.kept
+    assert validate_plan(kept) == []
+
+
+def test_a_running_fleet_too_likely_to_be_overloaded_is_not_kept():
+    job = two_gpus(
+        offers=[{"gpu": "small", "usd_per_hour": 4.0}, {"gpu": "large", "usd_per_hour": 3.0}],
+        current=[{"gpu": "small", "count": 1}, {"gpu": "large", "count": 1}],
+        switching={"least_saving": 0.9},
+        error={"spread": 0.1, "overload": 0.3},
+        models=[CHAT | {"rate_per_s": 7.5}],
+    )
+    made = plan(job)
+    assert not made.rental.change.kept
+    assert made.rental.insurance.overload <= 0.3
+    assert validate_plan(made) == []
+
+
+def test_one_hour_after_what_runs_pays_for_its_starts_over_the_horizon():
+    made = plan(two_gpus(current=[{"gpu": "large", "count": 1}], hours=[["now", 1.0]]))
+    assert made.rental.schedule.starts > 0
+    assert validate_plan(made) == []
+
+
 def test_what_runs_but_cannot_be_rented_is_dropped_and_said():
     made = plan(two_gpus(current=[{"gpu": "ancient", "count": 2}]))
     assert made.rental.change.dropped == ("2 × ancient",)
@@ -299,7 +327,13 @@ def test_caps_that_cannot_hold_the_load_are_named_with_what_would():
         ({"error": {"spread": 0.7}}, "spread"),
         ({"failures": {"replicas": 9}}, "replicas must be from 0 to 3"),
         ({"hours": [["0", -1.0]]}, r"hours\[0\]"),
+        ({"hours": [["0", 0.0]]}, "at least one multiple above 0"),
+        ({"models": [CHAT | {"rate_per_s": 1e300}]}, r"at most 1e\+12"),
+        ({"models": [CHAT | {"lengths": [{"isl": 1, "osl": 1, "weight": 1e308}] * 2}]}, r"lengths\[0\].weight"),
+        ({"offers": [{"gpu": "small", "usd_per_hour": 1e308}]}, "usd_per_hour of small"),
         ({"power": [{"watts": 0.0}]}, "watts"),
+        ({"power": [{"watts": 9.0, "regions": ["eats"]}]}, "power names region 'eats'"),
+        ({"quotas": [{"name": "q", "regions": ["eats"], "most": 1}]}, "q names region 'eats'"),
         ({"current": [{"gpu": "small", "count": -1}]}, "count of small"),
     ],
 )
