@@ -79,10 +79,10 @@ def load_job(path: str) -> TrainingJob:
         raise InputError(f"training job {path}: {with_choices(str(error))}") from error
 
 
-def with_choices(message: str) -> str:
-    """msgspec's refusal of a word in a training job, with the words that the field takes."""
+def with_choices(message: str, records: tuple[type, ...] = (Constraints, TrainingJob)) -> str:
+    """msgspec's refusal of a word in one of these records, with the words that the field takes."""
     found = re.search(r"Invalid enum value .* at `\$\.(?:constraints\.)?(\w+)", message)
-    kinds = get_type_hints(Constraints) | get_type_hints(TrainingJob)
+    kinds = {name: kind for record in records for name, kind in get_type_hints(record).items()}
     if found is None or found[1] not in kinds:
         return message
     return f"{message}: must be one of {', '.join(_words(kinds[found[1]]))}"

@@ -14,6 +14,8 @@ _Degree = Annotated[int, typer.Option(help="Degree.")]
 _Part = Annotated[int | None, typer.Option(help="Ranks that divide it, when fewer than dp_shard × cp.")]
 _Offload = Annotated[str, typer.Option(help="none, cpu or nvme.")]
 
+_OF_BOTH = frozenset({"model", "cluster", "measured", "output", "json"})
+
 
 def estimate(
     context: typer.Context,
@@ -86,6 +88,7 @@ def estimate(
 ) -> None:
     """Predict the time and memory of one given training strategy, or the latencies of given --pool workers."""
     if pool or any(each is not None for each in (isl, osl, rate, concurrency, trace, lengths)):
+        _refuse_training_options(context)
         _deployment(context.params)
         return
     import msgspec
@@ -131,6 +134,16 @@ def _deployment(params: Mapping[str, Any]) -> None:
     inputs = (model_input, cluster_input, *given.inputs)
     plan = estimate_serving(model, cluster, job, pools, trace=given.trace, inputs=inputs)
     emit(plan, json=params["json"], output=params["output"], view=lambda: print_serving_plan(plan))
+
+
+def _refuse_training_options(context: typer.Context) -> None:
+    from ..errors import InputError
+
+    for each in context.command.params:
+        grouped = getattr(each, "rich_help_panel", None) is not None
+        source = context.get_parameter_source(each.name or "")
+        if not grouped and each.name not in _OF_BOTH and source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"{each.opts[0]} is of a training strategy: leave it out beside --pool and a serving load")
 
 
 def _rest(devices: int, used: int) -> int:

@@ -178,6 +178,7 @@ def serving_job(load: Load, targets: dict[str, str | None], **fields: Any) -> Se
     """
     import msgspec
 
+    from ..inputs import with_choices
     from ..workload.serving import ServingJob, Targets
     from .common import parse_duration
 
@@ -186,6 +187,8 @@ def serving_job(load: Load, targets: dict[str, str | None], **fields: Any) -> Se
     percentile = fields.pop("percentile")
     draft, acceptance = fields.pop("draft_tokens", None), fields.pop("acceptance", None)
     given = {name: value for name, value in fields.items() if value is not None}
+    if draft is None and acceptance is not None:
+        raise InputError("--acceptance is of speculative tokens: give --draft-tokens with it")
     if draft is not None:
         given["speculation"] = {"draft_tokens": draft} | ({} if acceptance is None else {"acceptance": acceptance})
     try:
@@ -199,7 +202,7 @@ def serving_job(load: Load, targets: dict[str, str | None], **fields: Any) -> Se
             ServingJob,
         )
     except msgspec.ValidationError as error:
-        raise InputError(f"serving job: {error}") from error
+        raise InputError(f"serving job: {with_choices(str(error), (ServingJob,))}") from error
 
 
 def _lengths(options: LoadOptions) -> tuple[LengthBin, ...]:

@@ -24,7 +24,7 @@ def print_serving_plan(plan: ServingPlan, seconds: float | None = None) -> None:
     out.print(_latencies(plan))
     out.print(_pools(plan))
     out.print(_memory(plan))
-    rows = ((term.name, duration(term.value), term.why) for term in plan.breakdown)
+    rows = ((term.name, duration(term.value), term.why) for term in plan.breakdown if term.value)
     out.print(table("Where a step's time goes", ("part", "time", "why"), rows))
     if plan.hours:
         out.print(_hours(plan))
@@ -129,7 +129,8 @@ def _memory(plan: ServingPlan) -> object:
     rows = []
     for pool in plan.pools:
         for name, size in pool.memory.items():
-            rows.append((f"{pool.phase} {name}", gigabytes(size), f"of {gigabytes(pool.capacity_bytes)}"))
+            share = percent(size / pool.capacity_bytes, 0)
+            rows.append((f"{pool.phase} {name}", gigabytes(size), f"{share} of {gigabytes(pool.capacity_bytes)}"))
     return table("Memory of one device", ("category", "bytes", "why"), rows)
 
 

@@ -79,8 +79,8 @@ def estimate_serving(
         if not layouts or total > topology.n_devices:
             raise InputError(f"layouts need {total} devices but {topology.name} has {topology.n_devices}")
         for phase, layout, workers in layouts:
-            if phase not in ("aggregated", "prefill", "decode") or workers < 1:
-                raise InputError(f"phase must be aggregated, prefill or decode with at least 1 worker, got {phase!r}")
+            if workers < 1:
+                raise InputError(f"workers of the {phase} pool must be at least 1 but got {workers}")
             check_layout(model, layout)
         if len({phase for phase, _, _ in layouts} & {"prefill", "decode"}) == 1:
             raise InputError("prefill and decode workers need each other: give both phases, or aggregated workers")

@@ -89,7 +89,7 @@ def problem_of(
         longest=longest,
     )
     found: list[WorkerType] = []
-    refused = 0
+    refused: list[float] = []
     for kind in kinds:
         most = kind.devices if job.most_devices is None else min(kind.devices, job.most_devices)
         for layout in layouts(model, kind.fabric, most, lengths.isl, job.constraints):
@@ -97,13 +97,15 @@ def problem_of(
                 continue
             worker = worker_type(setting, kind, layout)
             if worker is None:
-                refused += 1
+                refused.append(layout.devices * kind.fabric.accelerator.memory_bytes)
             else:
                 found.append(worker)
     if not found:
-        raise Infeasible(_why_nothing_fits(setting, kinds, refused))
+        raise Infeasible(
+            _why_nothing_fits(setting, kinds, refused) if refused else _why_nothing_is_legal(setting, kinds, job)
+        )
     notes = (*noted, *more, *model.assumptions, *_format_notes(setting, kinds))
-    return Problem(model, topology, job, trace, setting, kinds, tuple(found), refused, notes)
+    return Problem(model, topology, job, trace, setting, kinds, tuple(found), len(refused), notes)
 
 
 def _packs(layout: Layout, kind: Kind, even: bool) -> bool:
@@ -176,18 +178,36 @@ def _format_notes(setting: Setting, kinds: tuple[Kind, ...]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _why_nothing_fits(setting: Setting, kinds: tuple[Kind, ...], refused: int) -> str:
+def _why_nothing_is_legal(setting: Setting, kinds: tuple[Kind, ...], job: ServingJob) -> str:
+    devices = sum(kind.devices for kind in kinds)
+    devices = devices if job.most_devices is None else min(devices, job.most_devices)
+    none = f"{setting.model.name}: no legal layout on {devices} devices"
+    for name in job.constraints.__struct_fields__:
+        held = getattr(job.constraints, name)
+        if not held:
+            continue
+        freed = msgspec.structs.replace(job.constraints, **{name: ()})
+        found = {
+            getattr(layout, name)
+            for kind in kinds
+            for layout in layouts(setting.model, kind.fabric, min(kind.devices, devices), setting.lengths.isl, freed)
+        }
+        if found:
+            asked, legal = (", ".join(map(str, sorted(values))) for values in (held, found))
+            return f"{none} has {name} {asked}: with the rest as given {name} may be {legal}"
+    return f"{none} meets all constraints given; free one of them"
+
+
+def _why_nothing_fits(setting: Setting, kinds: tuple[Kind, ...], refused: list[float]) -> str:
     name = setting.model.name
-    if not refused:
-        return f"{name}: no legal layout on {sum(kind.devices for kind in kinds)} devices under the constraints given"
     from ..costs.serving.shapes import replica_shapes
 
     weights = replica_shapes(setting.model, Layout(), setting.quantization).weight_bytes
-    held = sum(kind.devices * kind.fabric.accelerator.memory_bytes for kind in kinds)
     share = setting.engine.memory_fraction
     need = int(np.ceil(1.1 * weights / (share * max(kind.fabric.accelerator.memory_bytes for kind in kinds))))
     return (
         f"{name}: {weights / 1e9:.0f} GB of {setting.quantization.name} weights and the cache of a request of "
-        f"{setting.longest} tokens do not fit in {held / 1e9:.0f} GB of device memory in any of {refused} layouts; "
+        f"{setting.longest} tokens do not fit in the {max(refused) / 1e9:.0f} GB of device memory of the largest of "
+        f"{len(refused)} layouts; "
         f"the nearest change is about {need} devices of the largest kind, or narrower weights"
     )

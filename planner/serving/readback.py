@@ -246,6 +246,12 @@ def _assumptions(problem: Problem, split: bool) -> tuple[str, ...]:
         notes.append(f"load: {law}, lengths as given, seed {problem.job.seed}")
     else:
         notes.append("the trace is replayed as it is; the search before it uses its mean rate and lengths")
+    if problem.job.speculation is not None:
+        draft = problem.job.speculation
+        notes.append(
+            f"speculation: {draft.draft_tokens} draft tokens a step, each kept with probability {draft.acceptance:g}, "
+            f"each at {100 * draft.draft_cost:g} % of a step's time"
+        )
     if split:
         notes.append("the KV cache is handed over layer by layer while the prompt is computed")
     notes.append("requests go to the worker with the fewest in hand")

@@ -13,6 +13,31 @@ from shardwright.planner.workload.serving_layout import Layout
 JOB = ["serve", "llama-3.1-8b", "--cluster", "dgx-h100:1", "--isl", "500", "--osl", "50"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--pool", "0xtp1"], ["at least 1", "0"]),
+        (["--pool", "1xtp1", "--tp", "8"], ["--tp", "training strategy"]),
+        (["--pool", "1xtp1", "--gbs", "8"], ["--gbs", "training strategy"]),
+        (["--pool", "1xtp1", "--acceptance", "0.5"], ["--draft-tokens"]),
+    ],
+)
+def test_pools_that_cannot_serve_and_options_of_training_are_refused(capsys, arguments, words):
+    load = ["--isl", "100", "--osl", "20", "--rate", "1"]
+    assert run(["estimate", "gpt2", "--cluster", "dgx-a100:1", *load, *arguments]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert all(word in message for word in words)
+
+
+def test_a_held_degree_that_is_not_legal_names_those_that_are(capsys):
+    job = ["serve", "llama-3.1-8b", "--cluster", "dgx-h100:1", "--isl", "100", "--osl", "20", "--rate", "1"]
+    assert run([*job, "--tp", "3"]) == 3
+    assert "tp may be 1, 2, 4, 8" in capsys.readouterr().err
+    assert run([*job, "--mode", "apart"]) == 2
+    assert "disaggregated" in capsys.readouterr().err
+
+
 def test_a_load_within_its_targets_ends_with_a_valid_plan(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run([*JOB, "--rate", "4", "--ttft", "1s", "--tpot", "50ms", "-o", "plan.json", "--json"]) == 0
