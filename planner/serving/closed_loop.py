@@ -19,7 +19,7 @@ from .pools import Phase
 from .problem import Problem
 from .simulation import Outcome, simulate
 from .steady import Lengths, batched_prefill_seconds, prefill_seconds, steady_state
-from .workers import WorkerType, decode_rate, hand_grid, most_prefill_rate, prefill_rate
+from .workers import WorkerType, bound_grid, decode_rate, hand_grid, most_prefill_rate, prefill_rate, rates_between
 
 TRIES = 10
 RESCUES = 40
@@ -294,10 +294,10 @@ def throughput_bound(problem: Problem, users: int) -> float:
     limit = targets.limits().get("tpot", np.inf)
     rates, hands, devices = [], [], []
     for worker in problem.types:
-        grid = hand_grid(worker, users)
+        grid = bound_grid(worker, users, 800)
         step = worker.cost.decode_seconds(grid, lengths.context) / worker.cost.tokens_per_step
         good = step <= limit
-        rates.append(grid[good] / (step[good] * max(lengths.osl - 1, 1e-3)))
+        rates.append(rates_between(grid, step * max(lengths.osl - 1, 1e-3))[good])
         hands.append(grid[good])
         devices.append(np.full(int(good.sum()), float(worker.devices)))
     r, n, d = np.concatenate(rates), np.concatenate(hands), np.concatenate(devices)

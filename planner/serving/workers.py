@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shardwright.models import ModelGraph
 
@@ -18,7 +19,7 @@ from ..costs.serving.step import Machine, StepCost, cost_of_shapes
 from ..workload.serving import Targets
 from ..workload.serving_layout import Layout, Quantization, Speculation
 from .schedule import Schedule, StepTable, schedule_of
-from .steady import Lengths, Steady, batched_prefill_seconds, open_states, steady_state
+from .steady import Array, Lengths, Steady, batched_prefill_seconds, open_states, steady_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,9 @@ def worker_type(setting: Setting, kind: Kind, layout: Layout) -> WorkerType | No
     return WorkerType(kind, layout, cost, schedule_of(setting.engine, memory.cache_tokens, layout.attn_dp), memory)
 
 
-def hand_grid(worker: WorkerType, most: float = 4096) -> np.ndarray:
+def hand_grid(worker: WorkerType) -> np.ndarray:
     """Numbers of requests in hand worth looking at, densest where they are few."""
-    top = max(2.0, min(worker.schedule.max_sequences, worker.schedule.cache_tokens, most))
+    top = max(2.0, min(worker.schedule.max_sequences, worker.schedule.cache_tokens, 4096))
     return np.unique(np.rint(np.geomspace(1, top, 40)))
 
 
@@ -144,7 +145,7 @@ def most_rate(worker: WorkerType, lengths: Lengths, targets: Targets) -> float:
     Little's law their mean TPOT is the time of all that over osl − 1, so n stops where it exceeds the target (whose
     percentile is taken to be no faster than the mean).
     """
-    grid = hand_grid(worker, 65536)
+    grid = bound_grid(worker)
     step = worker.cost.decode_seconds(grid, lengths.context) / worker.cost.tokens_per_step
     prefill = (
         min(
@@ -156,13 +157,18 @@ def most_rate(worker: WorkerType, lengths: Lengths, targets: Targets) -> float:
     limit = targets.limits().get("tpot", np.inf)
     tokens = max(lengths.osl - 1, 0)
     turn = step * tokens + grid * prefill
-    rates = np.where((turn <= limit * tokens) | (tokens == 0), grid / turn, 0.0)
-    return float(rates.max(initial=0.0))
+    return _most(grid, turn, (turn <= limit * tokens) | (tokens == 0))
 
 
 def most_decode_rate(worker: WorkerType, lengths: Lengths, targets: Targets) -> float:
-    """The same for decoding alone."""
-    return decode_rate(replace_cache(worker), lengths, targets)
+    """The same for decoding alone, in a cache twice as large: more than sequences of mixed ages ever hold at their mean
+    context."""
+    grid = bound_grid(worker)
+    held = lengths.isl + (lengths.osl if worker.schedule.reserve_output else lengths.osl / 2)
+    step = worker.cost.decode_seconds(grid, lengths.context) / worker.cost.tokens_per_step
+    limit = targets.limits().get("tpot", np.inf)
+    within_both = (step <= limit) & (grid * held <= 2 * worker.schedule.cache_tokens)
+    return _most(grid, step * max(lengths.osl - 1, 1), within_both)
 
 
 def most_prefill_rate(worker: WorkerType, lengths: Lengths) -> float:
@@ -171,6 +177,16 @@ def most_prefill_rate(worker: WorkerType, lengths: Lengths) -> float:
     return worker.cost.groups / min(batched_prefill_seconds(worker.cost, worker.schedule, lengths), lone)
 
 
-def replace_cache(worker: WorkerType) -> WorkerType:
-    """The worker with a cache twice as large: more than sequences of mixed ages ever hold at their mean context."""
-    return replace(worker, schedule=replace(worker.schedule, cache_tokens=2 * worker.schedule.cache_tokens))
+def bound_grid(worker: WorkerType, most: float = 65536, points: int = 2400) -> Array:
+    """Mean numbers of requests in hand, so dense that bounds between them, which hold at none lower, stay near."""
+    top = max(2.0, min(worker.schedule.max_sequences, worker.schedule.cache_tokens, most))
+    return np.geomspace(1, top, points)
+
+
+def rates_between(grid: Array, seconds: Array) -> Array:
+    """More than n / seconds reaches from every point of a grid up to the next, where seconds rise with n."""
+    return np.append(grid[1:], grid[-1]) / seconds
+
+
+def _most(grid: Array, seconds: Array, good: NDArray[np.bool_]) -> float:
+    return float(np.where(good, rates_between(grid, seconds), 0.0).max(initial=0.0))

@@ -1,0 +1,30 @@
+"""Rates that no schedule of a worker's steps exceeds, at every number of requests in hand."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardwright.planner.serving.problem import problem_of
+from shardwright.planner.serving.steady import Lengths
+from shardwright.planner.serving.workers import most_decode_rate, most_rate
+from shardwright.planner.workload.serving import Load, ServingJob, Targets
+from tests.planner.serving.test_planning import ONE_NODE, SMALL
+
+LOAD = Load(isl=1000, osl=100, rate_per_s=1.0)
+
+
+@pytest.fixture(scope="module")
+def worker():
+    return problem_of(SMALL, ONE_NODE, ServingJob(load=LOAD), None).types[0]
+
+
+@given(held=st.floats(1.0, 200.0))
+def test_a_target_met_exactly_between_two_points_of_the_grid_is_within_the_bound(worker, held):
+    """Alone, decoding takes `step` seconds a token, so that a TPOT target of that allows `held` requests in hand."""
+    lengths = Lengths(1000, 100)
+    step = float(worker.cost.decode_seconds(held, lengths.context)) / worker.cost.tokens_per_step
+    carried = held / (step * (lengths.osl - 1))
+    found = most_decode_rate(worker, lengths, Targets(tpot_s=step))
+    assert carried <= found * (1 + 1e-9)
+    assert found <= 1.01 * carried + 1.01 / (step * (lengths.osl - 1))
+    assert most_rate(worker, lengths, Targets(tpot_s=step)) < found
