@@ -13,6 +13,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 MAX_EXPERTS = 4096
 MAX_LAYERS = 4096
+MAX_PAIRS = 250_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,11 @@ def routing_from_ids(name: str, ids: ArrayLike, *, top: int | None = None, exper
     if table.max() >= count:
         raise ModelError(f"{name}: expert id {int(table.max())} is out of range for {count} experts")
     _check_size(name, len(layers), count)
+    if len(layers) * count**2 > MAX_PAIRS:
+        raise ModelError(
+            f"{name}: transitions of {len(layers)} layers of {count} experts have more than the {MAX_PAIRS:g} "
+            "pairs that are counted"
+        )
     return _counted(name, table, layers, int(np.shape(ids)[1]), count)
 
 

@@ -15,10 +15,18 @@ if TYPE_CHECKING:
     from ..plan.experts import ExpertPlan
 
 
-def limits(expert_size: str | None, budget: str | None, target: float) -> Replan:
-    """The limits of a re-plan. Raises InputError when a budget comes without the size of an expert."""
+def limits(current: str | None, expert_size: str | None, budget: str | None, target: float) -> Replan | None:
+    """The limits of a re-plan, None without a plan in force.
+
+    Raises InputError when limits come without that plan, or a budget without the size of an expert.
+    """
     from ..experts.replanning import Replan
 
+    if current is None:
+        given = [name for name, text in (("expert-size", expert_size), ("budget", budget)) if text is not None]
+        if given:
+            raise InputError(f"{given[0]} limits a re-plan: give the plan in force with --current, or leave it out")
+        return None
     if expert_size is None:
         raise InputError("expert-size is missing: a re-plan needs the bytes of one expert, such as 44MB")
     return Replan(

@@ -90,10 +90,11 @@ def experts(
     )
     place = cluster_for(cluster, measured, gpus, gpus_per_node, link_ratio)
     workloads = load_workloads(routing, array, top, held_out)
-    if current is None:
+    bounds = limits(current, expert_size, budget, target)
+    if current is None or bounds is None:
         plan = plan_experts(workloads, place, request)
     else:
-        plan = replanned(current, workloads, place, request, limits(expert_size, budget, target))
+        plan = replanned(current, workloads, place, request, bounds)
 
     def view() -> None:
         from ..report.experts import print_expert_plan

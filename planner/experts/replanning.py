@@ -78,7 +78,8 @@ def replan_experts(
     bound = min(floor(problem, current.redundant).value, value)
     status = Status.OPTIMAL if value <= bound * (1 + 1e-9) else Status.FEASIBLE
     found = Found(holders, Solution(status, point, value, bound, work=work), "placement.migration")
-    saved = 1 - value / value_of(problem, slot_placement(before)).value
+    paid = value_of(problem, slot_placement(before)).value
+    saved = 1 - value / paid if paid > 0 else 0.0
     move = _migration(held, _held(holders, cluster.gpus), cluster, limits.expert_bytes, saved)
     return plan_of(workloads, cluster, request, found, slots, move)
 
@@ -94,6 +95,8 @@ def _check(current: ExpertPlan, workloads: Workloads, cluster: ExpertCluster, re
         raise InputError("current: the plan is for other layers than the routing")
     if request.objective not in ("load", "transitions", "joint"):
         raise InputError(f"current: re-planning knows load, transitions and joint but got {request.objective}")
+    if request.method != "auto" or request.certify:
+        raise InputError("current: re-planning has a search and a bound of its own: leave --method and --certify out")
     if request.redundant not in (0, current.redundant) or request.expert_groups is not None:
         raise InputError(f"current: the plan has {current.redundant} redundant copies, which a re-plan keeps")
 

@@ -107,7 +107,8 @@ class SingleType(_Record, frozen=True, kw_only=True):
 class Insurance(_Record, frozen=True, kw_only=True):
     """The plan's chance of overload when the throughput of every GPU type is wrong by a factor of its own.
 
-    `usd_per_hour_without` is the cheapest fleet that trusts its throughputs, and `overload_without` its chance.
+    `usd_per_hour_without` is the value of the best fleet that trusts its throughputs (under a budget, the multiple of
+    the rates that it carries), and `overload_without` its chance.
     """
 
     spread: float

@@ -58,9 +58,10 @@ def _headline(plan: FleetPlan, rental: Rental, seconds: float | None) -> list[tu
     if rental.insurance is not None:
         safe = rental.insurance
         wrong = f"{safe.shape} ±{percent(safe.spread, 0)}"
-        premium = best.value - safe.usd_per_hour_without
+        premium = abs(best.value - safe.usd_per_hour_without)
+        beside = "of" if best.sense == "max" else "over"
         chance = f"Chance of overload {percent(safe.overload)} with throughputs {wrong}"
-        price = f"insurance costs {premium:.4g} over {safe.usd_per_hour_without:.4g}"
+        price = f"insurance costs {premium:.4g} {beside} {safe.usd_per_hour_without:.4g}"
         lines.append((f"{chance}; {price}, whose chance is {percent(safe.overload_without)}", ""))
     if rental.change is not None:
         change = rental.change

@@ -102,6 +102,11 @@ def test_counts_that_are_no_counts_are_refused(tmp_path, table, words):
         read_routing(tmp_path / "a.npy")
 
 
+def test_a_few_ids_that_would_fill_the_memory_with_transitions_are_refused():
+    with pytest.raises(ModelError, match="100 layers of 4096 experts have more than"):
+        routing_from_ids("few", np.full((1, 100, 1), 4095))
+
+
 def test_ids_out_of_range_are_refused():
     with pytest.raises(ModelError, match="expert id 2 is out of range for 2 experts"):
         routing_from_ids("ids", IDS, experts=2)

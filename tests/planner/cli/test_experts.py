@@ -54,6 +54,7 @@ def test_the_plan_is_shown_and_exported(routing, capsys):
     ("arguments", "word"),
     [
         (["--routing", "none.npy", "--gpus", "2"], "none.npy"),
+        (["--routing", "ids.npy", "--gpus", "2", "--budget", "1MB"], "give the plan in force with --current"),
         (["--routing", "ids.npy"], "--gpus"),
         (["--routing", "ids.npy", "--gpus", "0"], "gpus"),
         (["--routing", "ids.npy", "--gpus", "2", "--objective", "luck"], "luck"),

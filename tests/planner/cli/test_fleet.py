@@ -162,6 +162,15 @@ def test_a_job_file_is_planned_and_options_are_put_over_it(capsys):
     assert run(["validate", "plan.json"]) == 0
 
 
+def test_insurance_under_a_budget_is_told_as_what_it_takes(capsys):
+    Path("job.yaml").write_text(JOB + "objective: throughput\nbudget_usd_per_hour: 9\nerror: {spread: 0.1}\n")
+    assert run(["fleet", "--offers", "job.yaml", "-o", "plan.json"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    rental = json.loads(Path("plan.json").read_text())["rental"]
+    without = rental["insurance"]["usd_per_hour_without"]
+    assert f"insurance costs {without - rental['carried']:.4g} of {without:.4g}" in shown
+
+
 def test_doing_without_a_gpu_lifts_its_quota_too(capsys):
     Path("job.yaml").write_text(JOB + "quotas: [{name: few, gpus: [large], most: 5}]\n")
     assert run(["fleet", "--offers", "job.yaml", "--what-if", "without=large", "--json"]) == 0

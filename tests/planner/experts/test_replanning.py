@@ -89,6 +89,18 @@ def test_a_plan_for_something_else_is_refused(cluster):
     with pytest.raises(InputError, match="re-planning knows load"):
         request = ExpertRequest(objective="minimax")
         replan_experts(current, counts(1), cluster, request, Replan(expert_bytes=1))
+    with pytest.raises(InputError, match="leave --method and --certify out"):
+        request = ExpertRequest(objective="load", method="exflow")
+        replan_experts(current, counts(1), cluster, request, Replan(expert_bytes=1))
+
+
+def test_where_nothing_costs_anything_a_move_never_pays():
+    request = ExpertRequest(objective="transitions", work=2_000)
+    current = plan_experts(trace(0), flat_cluster(1), request)
+    plan = replan_experts(current, trace(1), flat_cluster(1), request, Replan(expert_bytes=1))
+    assert plan.optimality.value == 0
+    assert plan.migration.pays_after_s is None
+    assert validate_plan(plan) == []
 
 
 def deepseek(*names):
