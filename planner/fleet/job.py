@@ -21,7 +21,7 @@ from .infeasible import unservable
 from .offers import assemble, name_of, undominated
 from .planning import best_found, plan_assembled
 from .problem import FleetProblem
-from .split import NOTE, simulated_split, split_candidates
+from .split import NOTES, simulated_split, split_candidates
 from .what_if import WhatIf, changed
 
 FEW_CLASSES = 12
@@ -85,11 +85,11 @@ def _ready(job: FleetJob, sources: tuple[Input, ...]) -> _Ready:
     notes = tuple(columns.notes)
     if columns.layouts_all:
         notes += (
-            f"{columns.layouts_made} of {columns.layouts_all} layouts were looked into; the others cannot be part of a "
-            "better fleet",
+            f"{columns.layouts_made} of {columns.layouts_all} layouts were looked into; by the cost model's means "
+            "the others cannot be part of a better fleet",
         )
     if job.disaggregated:
-        notes += (NOTE,)
+        notes += NOTES
     made, note = _simulated(job, columns)
     problem = assemble(job, classes, undominated(job, made))
     return _Ready(job, columns, problem, sources + records, notes + note)

@@ -170,6 +170,8 @@ def assumptions_of(problem: FleetProblem, demands: Demands) -> tuple[str, ...]:
         out.append("an instance that holds several replicas holds replicas of one kind")
     if demands.failures.any:
         out.append("after a loss requests are routed anew, as the contingencies say")
+        if demands.failures.replicas:
+            out.append("a unit that fails counts as the largest of its kind that is offered")
     if len(demands.hours) > 1 and demands.before is None:
         out.append("the schedule repeats: the first hour follows the last")
     return tuple(out)

@@ -30,7 +30,11 @@ MOST_KEPT = 24
 RATIOS = tuple(
     (few, many) for few, many in itertools.product(range(1, MOST_WORKERS + 1), repeat=2) if math.gcd(few, many) == 1
 )
-NOTE = "caches reach the decode pool without delay, and prefill and decode pools are rented in one region and tier"
+NOTES = (
+    "caches reach the decode pool without delay, and prefill and decode pools are rented in one region and tier",
+    f"of all split replicas of up to {MOST_WORKERS} workers a phase, the {MOST_KEPT} that spend a dollar best on some "
+    "request class are planned with: the proof is of the fleets of these",
+)
 
 Worker = tuple[str, str, Layout, Floats]
 
