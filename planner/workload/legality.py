@@ -22,6 +22,7 @@ from ..strategy import (
     RECOMPUTE_MODULES,
     RECOMPUTES,
     SCHEDULES,
+    SYNCS,
     Schedule,
     Strategy,
 )
@@ -29,6 +30,7 @@ from .strategy_table import ALL_LAYERS, BALANCED, CUSTOM, EVEN, Ints, StrategyTa
 from .training import TrainingJob
 
 Mask = NDArray[np.bool_]
+_PAIRS = SYNCS.index("pairs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +131,7 @@ def _layers_fit(t: StrategyTable, f: Facts) -> Mask:
 
 
 def _schedule(t: StrategyTable, name: Schedule) -> Mask:
-    result: Mask = t.schedule == SCHEDULES.index(name)
-    return result
+    return np.asarray(t.schedule == SCHEDULES.index(name))
 
 
 def _microbatches(t: StrategyTable, f: Facts) -> Ints:
@@ -163,8 +164,7 @@ def _expert_overlap(t: StrategyTable, f: Facts) -> Mask:
     paired = (t.ep_overlap != EXPERT_OVERLAPS.index("microbatch")) | (
         (_microbatches(t, f) >= 2) & ((t.pp == 1) | (t.vpp > 1) | _schedule(t, "dualpipe"))
     )
-    result: Mask = (t.ep_overlap == 0) | ((t.ep > 1) & shared & paired)
-    return result
+    return np.asarray((t.ep_overlap == 0) | ((t.ep > 1) & shared & paired))
 
 
 def _modules_fit(t: StrategyTable, f: Facts) -> Mask:
@@ -346,13 +346,13 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "synchronization",
-        lambda t, f: (t.sync_period == 1) | (t.dp_replicate > 1),
-        lambda s, f: f"sync_period {s.sync_period} needs dp_replicate of at least 2 but got {s.dp_replicate}",
+        lambda t, f: (t.sync_period == 1) | ((t.dp_replicate > 1) & ((t.zero > 0) | (t.cp * t.dp_shard * t.ep == 1))),
+        lambda s, f: f"sync_period {s.sync_period} needs dp_replicate above 1, and zero beside cp, dp_shard or ep",
     ),
     Rule(
         "synchronization kind",
-        lambda t, f: (t.sync == 0) | (t.sync_period > 1),
-        lambda s, f: f"sync {s.sync} needs sync_period of at least 2 but got {s.sync_period}",
+        lambda t, f: (t.sync == 0) | ((t.sync_period > 1) & (t.dp_replicate % np.where(t.sync == _PAIRS, 2, 1) == 0)),
+        lambda s, f: f"sync {s.sync} needs sync_period of at least 2, and an even dp_replicate for pairs",
     ),
     Rule(
         "vocabulary parallel",

@@ -146,6 +146,7 @@ def test_swapping_heads_inside_a_node_spares_the_ring_between_nodes():
         ({"dp_shard": 16, "ep_overlap": "shared"}, "ep_overlap shared needs ep above 1"),
         ({"dp_shard": 16, "sync_period": 10}, "sync_period 10 needs dp_replicate"),
         ({"dp_replicate": 16, "sync": "pairs"}, "sync pairs needs sync_period"),
+        ({"dp_replicate": 8, "dp_shard": 2, "zero": 0, "sync_period": 4}, "zero beside cp, dp_shard or ep"),
         ({"dp_shard": 16, "vocab_parallel": True}, "vocab_parallel needs pp"),
         ({"pp": 16, "vocab_parallel": True, "schedule": "gpipe"}, "schedule 1f1b"),
         ({"cp": 4, "dp_shard": 4, "cp_comm": "a2a+p2p"}, "a2a\\+p2p needs a part of cp 4"),

@@ -32,6 +32,7 @@ def test_a_published_llama_70b_recipe_is_legal():
         ({"ep": 2}, "needs a model with experts"),
         ({"recompute": "selective", "recompute_modules": ("mla_up",)}, "must be among"),
         ({"cp_comm": "a2a", "tp": 8, "dp_shard": 1}, "cp_comm a2a needs"),
+        ({"dp_replicate": 3, "sync_period": 4, "sync": "pairs"}, "even dp_replicate for pairs"),
         ({"pp": 1, "cp": 8, "tp": 4, "stage_layers": (79,)}, "80 layers must be divided"),
     ],
 )
