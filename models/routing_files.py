@@ -60,7 +60,7 @@ def _documents(path: Path, name: str, array: str | None) -> list[tuple[str, Any]
     if array is not None:
         raise ModelError(f"{name}: only an .npz file has named arrays, so leave out {array!r}")
     if suffix == ".npy":
-        return [(name, np.load(path, allow_pickle=False))]
+        return [(name, _npy(path, name))]
     if suffix == ".pt":
         return [(name, read_torch(path, name))]
     text = path.read_bytes()
@@ -75,6 +75,13 @@ def _json(text: bytes, name: str) -> Any:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ModelError(f"{name}: not valid JSON ({error})") from error
+
+
+def _npy(path: Path, name: str) -> Any:
+    with path.open("rb") as stream:
+        if stream.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
+            raise ModelError(f"{name}: cannot be read (not an array that NumPy saved)")
+    return np.load(path, allow_pickle=False)
 
 
 def _npz(path: Path, name: str, array: str | None) -> list[tuple[str, Any]]:

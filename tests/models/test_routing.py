@@ -77,7 +77,7 @@ def test_tokens_are_split_in_order():
         ("a.json", '{"T": [[[1, 2], [3, 4]]], "w": [[1, 2]]}', "loads must be 2 × 2"),
         ("a.json", '{"T": [[[1, 2, 3], [3, 4, 5]]]}', "transitions must be"),
         ("a.txt", "1", "must end in one of"),
-        ("a.npy", "not an array", "cannot be read"),
+        ("a.npy", "not an array", "not an array that NumPy saved"),
         ("a.npz", "not an archive", "cannot be read"),
     ],
 )
