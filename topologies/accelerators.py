@@ -90,13 +90,14 @@ def normalized(name: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known names most like a mistyped one, for an error message."""
+    """The known names most like a mistyped one, or the first of all when none is, for an error message."""
     import difflib
 
     names = sorted(set(known))
     close = difflib.get_close_matches(normalized(name), [normalized(each) for each in names], n=3, cutoff=0.4)
-    chosen = [each for each in names if normalized(each) in close] or names[:8]
-    return ", ".join(chosen)
+    if not close:
+        return f"known are {', '.join(names[:8])} and {len(names) - 8} more"
+    return "nearest: " + ", ".join(each for each in names if normalized(each) in close)
 
 
 def accelerator(name: str) -> Accelerator:
@@ -104,7 +105,7 @@ def accelerator(name: str) -> Accelerator:
     found = _catalog().get(normalized(name))
     if found is None:
         known = [*list_accelerators(), *_catalog()]
-        raise TopologyError(f"unknown accelerator {name!r}; nearest: {nearest(name, known)}")
+        raise TopologyError(f"unknown accelerator {name!r}; {nearest(name, known)}")
     return found
 
 

@@ -52,7 +52,7 @@ def cluster_entry(name: str) -> Cluster:
     """The catalog entry of a cluster name without its count, for its summary and source."""
     found = _catalog().get(normalized(name))
     if found is None:
-        raise TopologyError(f"unknown cluster {name!r}; nearest: {nearest(name, _catalog())}")
+        raise TopologyError(f"unknown cluster {name!r}; {nearest(name, _catalog())}")
     return found
 
 

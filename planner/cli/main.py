@@ -76,7 +76,8 @@ def run(arguments: list[str]) -> int:
         return _fail("interrupted", 130)
     except Exception as error:
         if hasattr(error, "format_message"):
-            return _fail(error.format_message(), 2)
+            message = error.format_message()  # empty when no argument was given and the help was printed
+            return _fail(message, 2) if message else 2
         if os.environ.get("SHARDWRIGHT_DEBUG"):
             raise
         return _fail(f"internal error, please report: {type(error).__name__}: {error}", 1)

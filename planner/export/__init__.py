@@ -86,7 +86,7 @@ def export_plan(plan: PlanBase, to: str) -> Export:
     chosen = exporter(to)
     kind = type(plan).__struct_config__.tag
     if kind not in chosen.kinds:
-        raise InputError(f"export: {to} takes {' or '.join(chosen.kinds)} plans but got a {kind} plan")
+        raise InputError(f"export: {to} takes {' or '.join(chosen.kinds)} plans but this is one of kind {kind}")
     problems = stale_inputs(plan) + validate_plan(plan)
     if problems:
         raise InvalidPlan(f"plan: {problems[0]}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))

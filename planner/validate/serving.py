@@ -71,6 +71,9 @@ def _memory(pool: PoolPlan, model: ModelGraph, topology: Topology) -> Iterator[s
     if weights < least * (1 - TOLERANCE):
         yield f"{pool.phase}: a worker's weights are {weights} bytes but {model.name} needs at least {least:.0f}"
     cache = sum(size for name, size in pool.memory.items() if "cache" in name) * worker
+    if pool.cache_tokens < 1:
+        yield f"{pool.phase}: cache_tokens must be at least 1 but is {pool.cache_tokens}"
+        return
     needed = pool.cache_tokens * kv_bytes_per_token(model, dtype_bytes=LEAST_CACHED_BYTES, context=pool.cache_tokens)
     if needed > cache * (1 + 1e-3):
         yield f"{pool.phase}: {pool.cache_tokens} cached tokens need {needed:.0f} bytes but the cache has {cache}"

@@ -102,13 +102,17 @@ def _divides(what: str, whole: int, by: str, parts: int) -> Iterator[str]:
 
 def _groups(plan: TrainingPlan) -> Iterator[str]:
     strategy, groups = plan.strategy, plan.rank_groups
+    problems: list[str] = []
     for axis in dict.fromkeys((*DENSE_AXES, *EXPERT_AXES)):
         degree = getattr(strategy, axis)
         if axis not in groups:
             if degree > 1:
-                yield f"rank_groups has no {axis} but its degree is {degree}"
+                problems.append(f"rank_groups has no {axis} but its degree is {degree}")
             continue
-        yield from _partition(axis, groups[axis], degree, strategy.world_size)
+        problems.extend(_partition(axis, groups[axis], degree, strategy.world_size))
+    yield from problems
+    if problems:
+        return  # a grid is made of ranks that exist
     for axes in (DENSE_AXES, EXPERT_AXES):
         yield from _grid(axes, plan)
 

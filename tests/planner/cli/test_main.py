@@ -112,6 +112,23 @@ def test_a_directory_beside_is_read_as_a_model(here, capsys):
     assert json.loads(capsys.readouterr().out)["inputs"][0]["source"] == "mine/config.json"
 
 
+@pytest.mark.parametrize("arguments", [[], ["models"]])
+def test_no_argument_prints_the_help_and_no_empty_error(capsys, arguments):
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert "Usage" in captured.out
+    assert captured.err == ""
+
+
+@pytest.mark.parametrize("rank", [-1, 8, 10**12])
+def test_a_rank_that_does_not_exist_is_told_by_name(small_plan, capsys, rank):
+    plan = json.loads(small_plan.read_text())
+    axis = max(plan["rank_groups"], key=lambda each: len(plan["rank_groups"][each][0]))
+    plan["rank_groups"][axis][0][0] = rank
+    small_plan.write_text(json.dumps(plan))
+    refused(capsys, ["validate", "plan.json"], 5, f"rank_groups.{axis}")
+
+
 def test_a_job_file_is_read_and_overridden(here, capsys):
     (here / "job.yaml").write_text("gbs: 32\nsequence_length: 1024\nconstraints:\n  tp: [2]\n")
     base = ["train", "gpt2", "--cluster", "dgx-a100:1", "--job", "job.yaml", "--json"]

@@ -30,6 +30,16 @@ def test_pools_that_cannot_serve_and_options_of_training_are_refused(capsys, arg
     assert all(word in message for word in words)
 
 
+def test_a_pool_without_a_cache_is_told_by_name(tmp_path, capsys):
+    path = tmp_path / "plan.json"
+    assert run([*ESTIMATE, "--pool", "tp2", "-o", str(path)]) == 0
+    plan = json.loads(path.read_text())
+    plan["pools"][0]["cache_tokens"] = 0
+    path.write_text(json.dumps(plan))
+    assert run(["validate", str(path)]) == 5
+    assert "cache_tokens" in capsys.readouterr().err
+
+
 def test_a_held_degree_that_is_not_legal_names_those_that_are(capsys):
     job = ["serve", "llama-3.1-8b", "--cluster", "dgx-h100:1", "--isl", "100", "--osl", "20", "--rate", "1"]
     assert run([*job, "--tp", "3"]) == 3
