@@ -14,7 +14,7 @@ from .vllm import VERSION
 
 IMAGE = f"vllm/vllm-openai:v{VERSION}"
 HEADER = "x-request-class"
-RULES = 16  # the most an HTTPRoute may hold (gateway.networking.k8s.io/v1)
+RULES = BACKENDS = 16  # the most an HTTPRoute and a rule of it may hold (gateway.networking.k8s.io/v1)
 TIER_LABEL = "shardwright.dev/tier"
 REGION_LABEL = "topology.kubernetes.io/region"
 _NOTES = (
@@ -112,6 +112,11 @@ def _service(unit: Unit) -> dict[str, Any]:
 
 
 def _rule(number: int, weights: list[tuple[str, int]]) -> dict[str, Any]:
+    if len(weights) > BACKENDS:
+        raise InputError(
+            f"export: an HTTPRoute spreads requests over at most {BACKENDS} services, but {class_name(number)} goes to "
+            f"{len(weights)} rows of the rental; export it to fleet-routing"
+        )
     return {
         "matches": [{"headers": [{"name": HEADER, "value": class_name(number)}]}],
         "backendRefs": [{"name": name, "port": PORT, "weight": weight} for name, weight in weights],

@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from shardwright.planner import FleetJob, InputError, export_plan, plan_fleet
+from shardwright.planner.export.base import Context
+from shardwright.planner.export.fleet_kubernetes import FleetKubernetes
 from tests.planner.fleet.instances import plan, two_gpus, two_regions
 
 
@@ -72,6 +74,13 @@ def test_many_classes_need_several_routes():
     routes = [each for each in yaml.safe_load_all(made.text) if each["kind"] == "HTTPRoute"]
     assert [len(each["spec"]["rules"]) for each in routes] == [16, 4]
     assert any("measured table says nothing" in note for note in made.cannot_express)
+
+
+def test_more_rows_than_a_rule_of_a_route_may_name_are_refused(catalog_plan):
+    rental = catalog_plan.rental
+    many = msgspec.structs.replace(catalog_plan, rental=msgspec.structs.replace(rental, rented=rental.rented * 17))
+    with pytest.raises(InputError, match="at most 16 services, but class-"):
+        FleetKubernetes()(Context(many, None, None))
 
 
 def test_skypilot_serves_each_row_on_its_gpus(catalog_plan):
