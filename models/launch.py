@@ -14,12 +14,17 @@ ACTIVATION = ("hidden_act", "hidden_activation", "activation_function", "mlp_hid
 NORM_EPSILON = ("rms_norm_eps", "norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon")
 ROTARY_BASE = ("rope_theta", "rotary_emb_base", "rotary_base")
 ROTARY_FRACTION = ("partial_rotary_factor", "rotary_pct")
+HIDDEN_DROPOUT = ("resid_pdrop", "hidden_dropout", "hidden_dropout_prob", "resid_dropout", "dropout")
+ATTENTION_DROPOUT = ("attn_pdrop", "attention_dropout", "attention_probs_dropout_prob")
+
+# transformers' GPT2Config drops where a configuration does not say; the later decoders do not.
+_DROPS_UNSAID = {"gpt2": 0.1, "GPT2LMHeadModel": 0.1}
 
 MAX_WHOLE = 1 << 53
 
 
 class LaunchFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a configuration says beside its sizes; None where it says nothing."""
+    """What a configuration says beside its sizes; None where it says nothing. Dropout is a probability."""
 
     activation: str | None = None
     norm_epsilon: float | None = None
@@ -30,6 +35,8 @@ class LaunchFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     router_groups_per_token: int | None = None
     router_scale: float | None = None
     router_bias_correction: bool = False
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
 
 
 def launch_facts(document: Mapping[str, object]) -> LaunchFacts:
@@ -43,6 +50,9 @@ def launch_facts(document: Mapping[str, object]) -> LaunchFacts:
     rope = document.get("rope_parameters")
     nested = rope if isinstance(rope, Mapping) else {}
     scoring = document.get("scoring_func")
+    names = document.get("architectures")
+    kinds = [document.get("model_type"), *(names if isinstance(names, list) else ())]
+    unsaid = next((rate for kind, rate in _DROPS_UNSAID.items() if kind in kinds), 0.0)
     return LaunchFacts(
         activation=_first(document, ACTIVATION, str),
         norm_epsilon=_first(document, NORM_EPSILON, float),
@@ -53,7 +63,14 @@ def launch_facts(document: Mapping[str, object]) -> LaunchFacts:
         router_groups_per_token=_first(document, ("topk_group",), int),
         router_scale=_first(document, ("routed_scaling_factor",), float),
         router_bias_correction=document.get("topk_method") == "noaux_tc",
+        hidden_dropout=_probability(document, HIDDEN_DROPOUT, unsaid),
+        attention_dropout=_probability(document, ATTENTION_DROPOUT, unsaid),
     )
+
+
+def _probability(document: Mapping[str, object], names: tuple[str, ...], unsaid: float) -> float:
+    found = _first(document, names, float)
+    return found if found is not None and 0 <= found < 1 else unsaid
 
 
 def _first(document: Mapping[str, object], names: tuple[str, ...], kind: type[_Value]) -> _Value | None:

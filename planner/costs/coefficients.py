@@ -143,15 +143,21 @@ def frameworks() -> tuple[str, ...]:
     return tuple(sorted(_file().frameworks))
 
 
+def framework_named(name: str) -> Framework:
+    """The coefficients of a framework generation. Raises InputError when it is unknown."""
+    found = _file().frameworks.get(name)
+    if found is None:
+        raise InputError(f"job.framework must be one of {', '.join(frameworks())} but got {name!r}")
+    return found
+
+
 def coefficients(architecture: str, dtype: str, framework: str, accelerator: str = "") -> Coefficients:
     """The set for an accelerator architecture, a job's precision and a framework generation.
 
     An accelerator that has kernels of its own takes them, another its architecture's, an architecture never measured
     those of the nearest one that was, or the default family's. Raises InputError when the framework is unknown.
     """
-    file = _file()
-    if framework not in file.frameworks:
-        raise InputError(f"job.framework must be one of {', '.join(frameworks())} but got {framework!r}")
+    file, generation = _file(), framework_named(framework)
     assumptions: list[str] = []
     family = accelerator.lower()
     if family not in file.kernels:
@@ -164,7 +170,7 @@ def coefficients(architecture: str, dtype: str, framework: str, accelerator: str
     return Coefficients(
         kernels=_pick(file, family, wide, assumptions),
         low_precision_kernels=_pick(file, family, narrow, assumptions),
-        framework=file.frameworks[framework],
+        framework=generation,
         name=f"{family}/{dtype}/{framework}",
         assumptions=tuple(assumptions),
     )

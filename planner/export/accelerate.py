@@ -7,7 +7,7 @@ from ..strategy import Strategy
 from ..workload.training import TrainingJob
 from .base import Context, Export
 from .folder import PORT, plan_file, readme, yaml_text
-from .hosts import Host, hosts, refuse_techniques, training_plan, visible_devices
+from .hosts import Host, hosts, refuse_techniques, refuse_unusual, training_plan, visible_devices
 
 _ROTATION = {"all_gather": "allgather", "p2p": "alltoall"}
 
@@ -82,6 +82,7 @@ def configuration(strategy: Strategy, job: TrainingJob) -> dict[str, object]:
 
 def _refuse(strategy: Strategy, job: TrainingJob) -> None:
     refuse_techniques(strategy, "accelerate")
+    refuse_unusual(job, "accelerate")
     reason = ""
     if strategy.pp > 1:
         reason = f"a pipeline of {strategy.pp}; constrain pp to 1"

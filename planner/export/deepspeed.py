@@ -9,7 +9,7 @@ from ..strategy import Strategy
 from ..workload.training import TrainingJob
 from .base import Context, Export
 from .folder import plan_file, readme
-from .hosts import hosts, plain_name, refuse_techniques, training_plan
+from .hosts import hosts, plain_name, refuse_techniques, refuse_unusual, training_plan
 
 _OPTIMIZERS = {"adam": "AdamW"}
 
@@ -78,6 +78,7 @@ def configuration(strategy: Strategy, job: TrainingJob, layers: list[int]) -> di
     }
     if job.precision in ("bf16", "fp16"):
         config[job.precision] = {"enabled": True}
+        config["data_types"] = {"grad_accum_dtype": job.precision if job.gradient_bytes == 2 else "fp32"}
     if strategy.tp > 1:
         config["tensor_parallel"] = {"autotp_size": strategy.tp}
     if strategy.cp > 1:
@@ -89,6 +90,7 @@ def configuration(strategy: Strategy, job: TrainingJob, layers: list[int]) -> di
 
 def _refuse(strategy: Strategy, job: TrainingJob, layers: list[int]) -> None:
     refuse_techniques(strategy, "deepspeed")
+    refuse_unusual(job, "deepspeed", ("gradient_bytes",))
     reason = ""
     if strategy.schedule not in ("1f1b",):
         reason = f"the {strategy.schedule} schedule; constrain schedule to 1f1b"
@@ -108,6 +110,10 @@ def _refuse(strategy: Strategy, job: TrainingJob, layers: list[int]) -> None:
         reason = "Megatron's sequence parallelism (sp)"
     elif strategy.dp_replicate > 1 and strategy.zero:
         reason = f"zero {strategy.zero} within replicas (MiCS left with 0.19); constrain dp_replicate to 1"
+    elif job.precision != "fp32" and job.gradient_bytes not in (2, 4):
+        reason = f"gradient_bytes {job.gradient_bytes}; plan with 2 or 4"
+    elif strategy.zero == 0 and job.precision in ("bf16", "fp16") and job.gradient_bytes == 4:
+        reason = f"fp32 gradients of {job.precision} weights with zero 0; constrain zero to 1 or plan gradient_bytes 2"
     elif job.precision in ("fp8", "fp4"):
         reason = f"{job.precision} training"
     elif job.optimizer not in _OPTIMIZERS:

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import InputError
 from ..plan.training import TrainingPlan
 from ..strategy import Strategy
+from ..workload.training import TrainingJob
 from .base import Context
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
@@ -29,6 +30,9 @@ _TECHNIQUES = {
     "vocab_parallel": False,
     "stage_recompute": None,
 }
+
+# What a job may keep otherwise than a launcher does unless told, with what it does.
+_KEPT = {"trained": "all", "master_weight_bytes": 4, "moment_bytes": 8, "gradient_bytes": 4}
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,28 @@ def refuse_techniques(strategy: Strategy, launcher: str) -> None:
         value = getattr(strategy, name, nothing)
         if value != nothing:
             raise InputError(f"export: {launcher} is given no {name}, but this plan has {value}; leave {name} unset")
+
+
+def unusual(job: TrainingJob) -> dict[str, object]:
+    """What the job trains and keeps otherwise than usual, by name; fp32 has no bytes to choose but the moments'."""
+    fixed = ("master_weight_bytes", "gradient_bytes") if job.precision == "fp32" else ()
+    found = {name: getattr(job, name) for name in _KEPT if name not in fixed}
+    return {name: value for name, value in found.items() if value != _KEPT[name]}
+
+
+def refuse_unusual(job: TrainingJob, launcher: str, expressed: tuple[str, ...] = ()) -> None:
+    """Raises InputError for adapters or bytes of states other than the usual, but for those that are expressed."""
+    for name, value in unusual(job).items():
+        if name not in expressed:
+            raise InputError(f"export: {launcher} cannot express {name} {value}; plan with {name} {_KEPT[name]}")
+
+
+def program_notes(context: Context) -> tuple[str, ...]:
+    """What a launcher that only starts ranks leaves to the program: adapters and bytes of states unlike the usual."""
+    return tuple(
+        f"{name} {value} is the program's to follow (job in plan.json)"
+        for name, value in unusual(training_plan(context).job).items()
+    )
 
 
 def places(context: Context) -> list[tuple[int, int]]:

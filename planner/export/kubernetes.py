@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import InputError
 from .base import Context, Export
 from .folder import PORT, object_name, program_files, readme, yaml_text
-from .hosts import Host, hosts, plain_name, refuse_techniques, training_plan, visible_devices
+from .hosts import Host, hosts, plain_name, program_notes, refuse_techniques, training_plan, visible_devices
 
 IMAGE = "pytorch/pytorch:2.13.0"
 _RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
@@ -41,7 +41,7 @@ class JobSet:
         return Export(
             text=text,
             files={"jobset.yaml": text, **_rest(context, ordered, name, "jobset.yaml")},
-            cannot_express=_NOTES,
+            cannot_express=(*_NOTES, *program_notes(context)),
         )
 
     def _job(self, context: Context, ordered: tuple[Host, ...], index: int, name: str) -> dict[str, object]:
@@ -103,7 +103,11 @@ class TrainJob:
             },
         }
         text = yaml_text(document)
-        notes = (*_NOTES, "any host may play any rank: pods are numbered as they are scheduled")
+        notes = (
+            *_NOTES,
+            "any host may play any rank: pods are numbered as they are scheduled",
+            *program_notes(context),
+        )
         files = {"trainjob.yaml": text, **_rest(context, ordered, name, "trainjob.yaml")}
         return Export(text=text, files=files, cannot_express=notes)
 
@@ -159,6 +163,6 @@ def _rest(context: Context, ordered: tuple[Host, ...], name: str, main: str) -> 
         steps[1] = f"Put plan.json on a volume that replaces the ConfigMap {name}-plan: it is too large for one."
     return {
         "kueue_topology.yaml": yaml_text(topology),
-        "README.md": readme("Start on Kubernetes", steps, ordered, _NOTES),
+        "README.md": readme("Start on Kubernetes", steps, ordered, (*_NOTES, *program_notes(context))),
         **plan,
     }

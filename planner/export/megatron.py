@@ -6,13 +6,15 @@ import json
 import shlex
 from typing import TYPE_CHECKING
 
-from shardwright.models.launch import launch_facts
+from shardwright.models.launch import LaunchFacts, launch_facts
 
+from ..costs.coefficients import framework_named
 from ..errors import InputError
 from .base import Context, Export
 from .folder import plan_file, readme, start_scripts
 from .hosts import Host, hosts, pipeline_before_data, refuse_techniques, training_plan
 from .megatron_model import Arguments, model_arguments
+from .megatron_numbers import precision_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,14 +53,16 @@ class Megatron:
         strategy, job = plan.strategy, plan.job
         mixture = "experts" in _operator_names(context)
         ordered, order_arguments = _ordered(context, mixture)
+        numbers = precision_arguments(strategy, job)
         arguments = [
             *model_arguments(model, facts, job.sequence_length),
             *parallel_arguments(strategy, plan.virtual_stages(), mixture),
             *order_arguments,
             *batch_arguments(strategy, job),
             *memory_arguments(strategy, mixture),
-            *precision_arguments(job),
+            *numbers,
         ]
+        notes = (*_NOTES, *_masks(facts, job))
         text = "".join(" ".join(shlex.quote(word) for word in argument) + "\n" for argument in arguments)
         steps = (
             "Copy this folder to every host.",
@@ -70,9 +74,9 @@ class Megatron:
             "hosts.txt": "".join(json.dumps(host.name) + "\n" for host in ordered),
             **start_scripts(context, ordered, [("pretrain_gpt.py",), *arguments], connections(strategy)),
             **plan_file(context),
-            "README.md": readme("Start with Megatron-LM", steps, ordered, _NOTES),
+            "README.md": readme("Start with Megatron-LM", steps, ordered, notes),
         }
-        return Export(text=text, files=files, cannot_express=_NOTES)
+        return Export(text=text, files=files, cannot_express=notes)
 
 
 def parallel_arguments(
@@ -188,16 +192,11 @@ def memory_arguments(strategy: Strategy, mixture: bool) -> Arguments:
     return [("--recompute-granularity", "selective"), ("--recompute-modules", *(_MODULES[m] for m in modules))]
 
 
-def precision_arguments(job: TrainingJob) -> Arguments:
-    """The number format. Raises InputError for one that Megatron-LM does not train in."""
-    formats: dict[str, Arguments] = {
-        "fp32": [],
-        "fp16": [("--fp16",)],
-        "bf16": [("--bf16",)],
-        "fp8": [("--bf16",), ("--fp8-format", "hybrid"), ("--fp8-recipe", "tensorwise")],
-        "fp4": [("--bf16",), ("--fp4-format", "e2m1"), ("--fp4-recipe", "nvfp4")],
-    }
-    return formats[job.precision]
+def _masks(facts: LaunchFacts, job: TrainingJob) -> tuple[str, ...]:
+    """Says so where the model drops but the memory of the job's framework has no masks in it."""
+    if not (facts.hidden_dropout or facts.attention_dropout) or framework_named(job.framework).dropout:
+        return ()
+    return (f"the model's dropout keeps masks that the memory of framework {job.framework} does not count",)
 
 
 def _operator_names(context: Context) -> set[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 
 from ..errors import InputError
+from ..workload.training import TrainingJob
 from .base import Context, Export
 from .folder import plan_file, readme, start_scripts
-from .hosts import hosts, training_plan
+from .hosts import hosts, refuse_unusual, training_plan
 from .megatron import connections, layout, memory_modules, needs_layout, supported_optimizer, supported_schedule
 
 _SHARDING = {2: "optim_grads", 3: "optim_grads_params"}
@@ -28,7 +29,12 @@ class MegatronBridge:
         scripts = start_scripts(context, ordered, environment=connections(training_plan(context).strategy))
         words = " ".join(shlex.quote(word) for word in found)
         scripts = {name: text.rstrip("\n") + f" \\\n  {words}\n" for name, text in scripts.items()}
-        notes = ("the model is the recipe's: choose the recipe of the plan's model", "data, tokenizer and checkpoints")
+        peft = ("the plan trains adapters: choose a recipe with PEFT (LoRA), whose rank and modules stay its own",)
+        notes = (
+            "the model is the recipe's: choose the recipe of the plan's model",
+            "data, tokenizer and checkpoints",
+            *(peft if training_plan(context).job.trained == "adapters" else ()),
+        )
         steps = (
             "Copy this folder to every host.",
             "On each host of the table run `sh node-N.sh RECIPE_SCRIPT OPTIONS`, N being its order; the script "
@@ -50,6 +56,7 @@ def overrides(context: Context) -> list[str]:
     strategy, job = plan.strategy, plan.job
     supported_schedule(strategy, MegatronBridge.name)
     supported_optimizer(job, MegatronBridge.name)
+    _refuse_numbers(job)
     if job.precision not in _MIXED:
         raise InputError(f"export: megatron-bridge has no mixed precision {job.precision}; use {', '.join(_MIXED)}")
     values: dict[str, object] = {
@@ -70,6 +77,8 @@ def overrides(context: Context) -> list[str]:
     }
     if strategy.cp > 1:
         values["model.cp_comm_type"] = strategy.cp_comm
+    if job.trained == "all":
+        values["peft"] = None
     stages = list(plan.virtual_stages())
     if needs_layout(strategy, stages):
         values["model.pipeline_model_parallel_layout"] = layout(stages)
@@ -81,6 +90,17 @@ def overrides(context: Context) -> list[str]:
         values["ddp.num_distributed_optimizer_instances"] = strategy.dp_replicate
     values.update(_recomputation(context))
     return [f"{key}={_hydra(value)}" for key, value in values.items()]
+
+
+def _refuse_numbers(job: TrainingJob) -> None:
+    """Its mixed precisions fix the format of gradients (`grad_reduce_in_fp32`), fp16's to 2 bytes; states are fp32."""
+    refuse_unusual(job, MegatronBridge.name, ("trained", "gradient_bytes"))
+    kept = 2 if job.precision == "fp16" else 4
+    if job.gradient_bytes != kept and job.trained == "all":
+        raise InputError(
+            f"export: megatron-bridge keeps gradients of {job.precision} in {kept} bytes but got gradient_bytes "
+            f"{job.gradient_bytes}; plan with gradient_bytes {kept}"
+        )
 
 
 def _recomputation(context: Context) -> dict[str, object]:

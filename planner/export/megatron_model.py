@@ -68,6 +68,8 @@ def model_arguments(graph: ModelGraph, facts: LaunchFacts, sequence_length: int)
         *_attention(first),
         *_feed_forward(layers, facts),
         *_norms(first, facts),
+        ("--hidden-dropout", repr(facts.hidden_dropout)),
+        ("--attention-dropout", repr(facts.attention_dropout)),
         *_positions(graph, first, facts),
         *_mixture(graph, layers, facts),
         *_mtp(graph),

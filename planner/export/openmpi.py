@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .base import Context, Export
 from .folder import program_files, rank_table, rank_wrapper, readme
-from .hosts import places, plain_name, refuse_techniques, training_plan
+from .hosts import places, plain_name, program_notes, refuse_techniques, training_plan
 
 _NOTES = (
     "a rankfile binds every rank to one core of its host, the n-th to the n-th; add cores in `rankfile` (slot=0-7) "
@@ -41,6 +41,7 @@ class OpenMpi:
                 "",
             ]
         )
+        notes = (*_NOTES, *program_notes(context))
         steps = (
             "Copy this folder to the same place on every host.",
             "On any of them run `sh start.sh PROGRAM ARGUMENTS`; mpirun starts all ranks at once.",
@@ -51,7 +52,7 @@ class OpenMpi:
             "hostfile": "".join(f"{name} slots={count}\n" for name, count in counts.items()),
             "ranks.txt": rank_table(context, names, where),
             "rank.sh": rank_wrapper("OMPI_COMM_WORLD_RANK"),
-            "README.md": readme("Start with Open MPI", steps, notes=_NOTES),
+            "README.md": readme("Start with Open MPI", steps, notes=notes),
             **program_files(context),
         }
-        return Export(text="".join(lines), files=files, cannot_express=_NOTES)
+        return Export(text="".join(lines), files=files, cannot_express=notes)

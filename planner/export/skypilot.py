@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import InputError
 from .base import Context, Export
 from .folder import PORT, object_name, program_files, readme, yaml_text
-from .hosts import accelerator_family, hosts, refuse_techniques, training_plan
+from .hosts import accelerator_family, hosts, program_notes, refuse_techniques, training_plan
 
 _NOTES = (
     "SkyPilot numbers its hosts itself: its n-th host plays the topology's n-th node",
@@ -60,13 +60,14 @@ class SkyPilot:
             "run": _RUN,
         }
         text = yaml_text(document)
+        notes = (*_NOTES, *program_notes(context))
         steps = (
             "Go into this folder.",
             "Run `sky launch task.yaml --env PROGRAM=train.py`; SkyPilot starts all hosts.",
         )
         files = {
             "task.yaml": text,
-            "README.md": readme("Start with SkyPilot", steps, ordered, _NOTES),
+            "README.md": readme("Start with SkyPilot", steps, ordered, notes),
             **program_files(context),
         }
-        return Export(text=text, files=files, cannot_express=_NOTES)
+        return Export(text=text, files=files, cannot_express=notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .base import Context, Export
 from .folder import PORT, object_name, program_files, rank_table, rank_wrapper, readme
-from .hosts import places, plain_name, refuse_techniques, training_plan
+from .hosts import places, plain_name, program_notes, refuse_techniques, training_plan
 
 _NOTES = ("partition, account and time limit are yours to give (sbatch --partition … job.sh PROGRAM ARGUMENTS)",)
 
@@ -41,6 +41,7 @@ class Slurm:
                 "",
             ]
         )
+        notes = (*_NOTES, *program_notes(context))
         steps = (
             "Copy this folder to a file system that every host sees, and go into it.",
             "Run `sbatch job.sh PROGRAM ARGUMENTS`; Slurm starts all ranks at once.",
@@ -50,7 +51,7 @@ class Slurm:
             "hostfile": "".join(f"{name}\n" for name in names),
             "ranks.txt": rank_table(context, names, where),
             "rank.sh": rank_wrapper("SLURM_PROCID"),
-            "README.md": readme("Start with Slurm", steps, notes=_NOTES),
+            "README.md": readme("Start with Slurm", steps, notes=notes),
             **program_files(context),
         }
-        return Export(text=job, files=files, cannot_express=_NOTES)
+        return Export(text=job, files=files, cannot_express=notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .base import Context, Export
 from .folder import program_files, readme, start_scripts
-from .hosts import hosts, refuse_techniques, training_plan
+from .hosts import hosts, program_notes, refuse_techniques, training_plan
 
 _NOTES = (
     "torchrun only starts ranks: the program must build the plan's groups itself, for which it may import "
@@ -24,6 +24,7 @@ class Torchrun:
         refuse_techniques(training_plan(context).strategy, self.name)
         ordered = hosts(context, self.name)
         scripts = start_scripts(context, ordered)
+        notes = (*_NOTES, *program_notes(context))
         steps = (
             "Copy this folder to every host.",
             "On each host of the table run `sh node-N.sh PROGRAM ARGUMENTS`, N being its order; all wait for order 0.",
@@ -32,6 +33,6 @@ class Torchrun:
         files = {
             **scripts,
             **program_files(context),
-            "README.md": readme("Start with torchrun", steps, ordered, _NOTES),
+            "README.md": readme("Start with torchrun", steps, ordered, notes),
         }
-        return Export(text="\n".join(scripts.values()), files=files, cannot_express=_NOTES)
+        return Export(text="\n".join(scripts.values()), files=files, cannot_express=notes)

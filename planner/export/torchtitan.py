@@ -8,7 +8,7 @@ from ..strategy import Strategy
 from ..workload.training import TrainingJob
 from .base import Context, Export
 from .folder import plan_file, readme, start_scripts
-from .hosts import hosts, refuse_techniques, training_plan
+from .hosts import hosts, refuse_techniques, refuse_unusual, training_plan
 
 _BASES = {
     "llama-3-8b": ("llama3", "llama3_8b"),
@@ -96,6 +96,7 @@ def flags(plan: TrainingPlan) -> list[tuple[str, ...]]:
 def _refuse(plan: TrainingPlan) -> None:
     strategy, job = plan.strategy, plan.job
     refuse_techniques(strategy, "torchtitan")
+    refuse_unusual(job, "torchtitan")
     reason = _strategy_reason(strategy) or _job_reason(job)
     if any("m" in extra for _, extra in plan.virtual_stages()):
         reason = reason or "multi-token-prediction modules on stages of their own"

@@ -43,6 +43,7 @@ def test_megatron_accepts_the_plan_and_reads_the_same_degrees(name, monkeypatch)
     assert (parsed.micro_batch_size, parsed.global_batch_size) == (strategy.mbs, gbs)
     assert parsed.num_layers == sum(stage.layers for stage in plan.stages)
     assert parsed.sequence_parallel == strategy.sp
+    assert parsed.hidden_dropout == parsed.attention_dropout == (0.1 if model.startswith("gpt") else 0.0)
     groups = megatron_parser.rank_groups(parsed)
     for axis in ("tp", "cp", "pp", *(("etp", "ep", "edp") if strategy.ep > 1 else ())):
         assert sorted(map(tuple, groups[axis])) == meshes.planned(plan, axis)
@@ -75,6 +76,31 @@ def test_megatron_accepts_every_number_format(precision, monkeypatch):
     job = TrainingJob(gbs=32, sequence_length=2048, precision=precision)
     plan = plan_training("llama-3.1-8b", "dgx-h100:2", job)
     assert megatron_parser.parse(arguments_of(plan), 16, monkeypatch).seq_length == 2048
+
+
+@pytest.mark.parametrize("zero", [1, 3])
+@pytest.mark.parametrize(
+    ("changes", "read"),
+    [
+        ({}, {"exp_avg_dtype": "float32", "accumulate_allreduce_grads_in_fp32": True}),
+        ({"gradient_bytes": 2}, {"accumulate_allreduce_grads_in_fp32": False}),
+        ({"moment_bytes": 4}, {"exp_avg_dtype": "bfloat16", "exp_avg_sq_dtype": "bfloat16"}),
+        ({"moment_bytes": 2, "gradient_bytes": 2}, {"exp_avg_dtype": "uint8", "main_grads_dtype": "bfloat16"}),
+        ({"master_weight_bytes": 2}, {"use_precision_aware_optimizer": True}),
+    ],
+    ids=lambda each: "-".join(each) or "usual",
+)
+def test_megatron_reads_the_bytes_of_gradients_and_states(changes, read, zero, monkeypatch):
+    job = TrainingJob(gbs=32, sequence_length=2048, **changes)
+    plan = estimate_training("llama-3.1-8b", "dgx-h100:1", job, Strategy(dp_shard=8, zero=zero))
+    parsed = megatron_parser.parse(arguments_of(plan), 8, monkeypatch)
+    for name, value in read.items():
+        assert str(getattr(parsed, name)).removeprefix("torch.") == str(value)
+    masters = parsed.megatron_fsdp_main_params_dtype if zero == 3 else parsed.main_params_dtype
+    assert str(masters) == ("torch.float16" if "master_weight_bytes" in changes else "torch.float32")
+    if zero == 3:
+        gradients = "bfloat16" if "gradient_bytes" in changes else "float32"
+        assert str(parsed.megatron_fsdp_main_grads_dtype) == f"torch.{gradients}"
 
 
 def replicas_together(plan: TrainingPlan) -> TrainingPlan:

@@ -46,3 +46,18 @@ def test_every_entry_says_its_norm_or_has_only_one(name):
     architecture = catalog_entry(name).config["architectures"][0]
     defaulted = ("OPT", "MPT", "Whisper")
     assert facts.norm_epsilon is not None or architecture.startswith(defaulted)
+
+
+@pytest.mark.parametrize(
+    ("config", "rates"),
+    [
+        (catalog_entry("llama-3.1-8b").config, (0.0, 0.0)),
+        (catalog_entry("gpt2").config, (0.1, 0.1)),
+        ({"model_type": "gpt2", "resid_pdrop": 0.0, "attn_pdrop": 0.2}, (0.0, 0.2)),
+        ({"hidden_dropout": 0.05, "attention_dropout": 0}, (0.05, 0.0)),
+        ({"hidden_dropout": 2.0, "attention_dropout": -1.0}, (0.0, 0.0)),
+    ],
+)
+def test_dropout_is_what_the_configuration_says_or_its_family_takes(config, rates):
+    facts = launch_facts(config)
+    assert (facts.hidden_dropout, facts.attention_dropout) == rates

@@ -20,7 +20,7 @@ from shardwright.planner.plan.training import TrainingPlan
 from shardwright.topologies import cluster, parse_topology
 
 FSDP = Strategy(tp=2, dp_shard=8, zero=3)
-PIPELINE = Strategy(tp=2, pp=2, dp_shard=4, zero=0)
+PIPELINE = Strategy(tp=2, pp=2, dp_shard=4, zero=1)
 STRATEGIES = {"accelerate": FSDP, "torchtitan": FSDP, "deepspeed": PIPELINE}
 TRAINING = [name for name in list_exporters() if "training" in exporter(name).kinds]
 HOSTILE = ("a b\n$(touch owned) `touch owned`", "c'd\" & touch owned; #: {x: [*y", "- !!python/object |")
@@ -111,7 +111,7 @@ def test_hostile_host_names_come_out_of_yaml_as_data():
 @pytest.mark.parametrize("name", ["slurm", "openmpi", "deepspeed", "jobset"])
 def test_files_of_one_name_a_line_refuse_names_that_they_cannot_hold(name):
     with pytest.raises(InputError, match="host name"):
-        export_plan(made(Strategy(tp=2, pp=2, dp_shard=6, zero=0), HOSTILE), name)
+        export_plan(made(Strategy(tp=2, pp=2, dp_shard=6), HOSTILE), name)
 
 
 @pytest.mark.parametrize("name", TRAINING)
