@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 
+import msgspec
+
 from ..plan.base import PlanBase
 from ..plan.fleet import FleetPlan, Insurance, Rental
 from .common import TOLERANCE, close, optimality_problems
@@ -28,6 +30,7 @@ def problems(plan: PlanBase) -> list[str]:
         *_loads(rental, rental.routing, counts, 1.0, "routing"),
         *_utilization(rental, counts),
         *_totals(rental),
+        *_given(plan, rental),
         *_contingencies(rental, counts),
         *_hours(rental),
         *_change(rental),
@@ -111,11 +114,47 @@ def _totals(rental: Rental) -> Iterator[str]:
     for at, each in enumerate(rental.rented):
         if not 0 < each.available <= 1:
             yield f"rented[{at}].available must be above 0 and at most 1 but is {each.available:.6g}"
-        if each.copies > 1 and each.copies * rental.replicas[each.replica].gpus > each.gpus:
+        if each.copies * rental.replicas[each.replica].gpus > each.gpus:
             yield f"rented[{at}]: {each.copies} copies do not fit on {each.gpus} GPUs"
     for limit in rental.limits:
         if limit.used > limit.most + TOLERANCE * max(abs(limit.most), 1):
             yield f"limits: {limit.name} uses {limit.used:.6g} of {limit.most:.6g} {limit.unit}"
+
+
+class _Type(msgspec.Struct, frozen=True):
+    cost: float
+    tputs: tuple[tuple[float, ...], ...]
+
+
+class _Melange(msgspec.Struct, frozen=True):
+    gpu_info: dict[str, _Type]
+    workload_distribution: tuple[tuple[float, ...], ...]
+
+
+def _given(plan: FleetPlan, rental: Rental) -> Iterator[str]:
+    """What is counted on lies within reason, and prices and throughputs are those of a Mélange configuration."""
+    for at, replica in enumerate(rental.replicas):
+        if not 0 < replica.usable <= 1 or replica.gpus < 1:
+            yield f"replicas[{at}] must have at least one GPU and count on a share above 0 and at most 1"
+    document = next((record.document for record in plan.inputs if record.role == "offers"), None)
+    if not isinstance(document, dict) or "gpu_info" not in document:
+        return
+    try:
+        config = msgspec.convert(document, _Melange)
+    except msgspec.ValidationError as error:
+        yield f"the configuration kept in the plan is refused: {error}"
+        return
+    shares = [share for row in config.workload_distribution for share in row]
+    for replica in rental.replicas:
+        known = config.gpu_info.get(replica.gpu)
+        table = [] if known is None else [most for row in known.tputs for most in row]
+        carried = tuple(most for most, share in zip(table, shares, strict=False) if share > 0)
+        if carried != replica.requests_per_s:
+            yield f"requests_per_s of {replica.name} are not those of the configuration"
+    for at, each in enumerate(rental.rented):
+        known = config.gpu_info.get(rental.replicas[each.replica].gpu)
+        if known is not None and not close(known.cost, each.usd_per_hour):
+            yield f"rented[{at}] costs {each.usd_per_hour:.6g} $/h but {known.cost:.6g} by the configuration"
 
 
 def _contingencies(rental: Rental, counts: Sequence[int]) -> Iterator[str]:

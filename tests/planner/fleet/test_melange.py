@@ -149,3 +149,20 @@ def test_a_file_without_a_field_is_named(tmp_path):
     path.write_text(json.dumps({"gpu_info": {}}))
     with pytest.raises(InputError, match=r"config\.json: .*workload_distribution"):
         read_melange(str(path))
+
+
+def test_prices_throughputs_and_shares_that_the_file_does_not_give_are_found(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(msgspec.json.encode(two_types()))
+    problem, source = read_melange(str(path))
+    plan = plan_problem(problem, (source,))
+    assert validate_plan(plan) == []
+    first, *others = plan.rental.replicas
+    cheap = msgspec.structs.replace(plan.rental.rented[0], usd_per_hour=0.5)
+    for changes, words in (
+        ({"rented": (cheap, *plan.rental.rented[1:])}, "0.5 $/h but"),
+        ({"replicas": (msgspec.structs.replace(first, requests_per_s=(99.0,) * 4), *others)}, "are not those of"),
+        ({"replicas": (msgspec.structs.replace(first, usable=1.5), *others)}, "a share above 0 and at most 1"),
+    ):
+        wrong = msgspec.structs.replace(plan, rental=msgspec.structs.replace(plan.rental, **changes))
+        assert any(words in line for line in validate_plan(wrong))
