@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ..errors import InputError
-from ..workload.fleet import FleetJob, Quota
+from ..workload.fleet import FleetJob, Offer, PowerCap, Quota
 from .candidates import canonical
 
 FORMS = "rate=2, ttft=1.5, tpot=1.5, price.GPU=0.5 (factors), or without=GPU"
@@ -49,7 +49,8 @@ def changed(job: FleetJob, what_if: WhatIf) -> FleetJob:
     if what_if.what == "without":
         offers = tuple(offer for offer in job.offers if canonical(offer.gpu) != named)
         tables = tuple(table for table in job.tables if canonical(table.gpu) != named)
-        return msgspec.structs.replace(job, offers=offers, tables=tables, quotas=_quotas_without(job, named))
+        quotas, power = _left(job, named, offers)
+        return msgspec.structs.replace(job, offers=offers, tables=tables, quotas=quotas, power=power)
     if what_if.what == "price":
         offers = tuple(
             msgspec.structs.replace(offer, usd_per_hour=offer.usd_per_hour * what_if.factor)
@@ -71,11 +72,18 @@ def changed(job: FleetJob, what_if: WhatIf) -> FleetJob:
     return msgspec.structs.replace(job, models=tuple(models))
 
 
-def _quotas_without(job: FleetJob, named: str) -> tuple[Quota, ...]:
-    """The quotas, a GPU type no longer among those they count; one that counted no other is gone."""
-    kept = []
+def _left(job: FleetJob, named: str, offers: tuple[Offer, ...]) -> tuple[tuple[Quota, ...], tuple[PowerCap, ...]]:
+    """Quotas and power caps without a GPU type and the regions left empty; one that counted nothing else is gone."""
+    known = {offer.region for offer in offers}
+    quotas = []
     for quota in job.quotas:
         gpus = tuple(gpu for gpu in quota.gpus if canonical(gpu) != named)
-        if gpus or not quota.gpus:
-            kept.append(msgspec.structs.replace(quota, gpus=gpus))
-    return tuple(kept)
+        regions = tuple(region for region in quota.regions if region in known)
+        if bool(gpus) == bool(quota.gpus) and bool(regions) == bool(quota.regions):
+            quotas.append(msgspec.structs.replace(quota, gpus=gpus, regions=regions))
+    power = []
+    for cap in job.power:
+        regions = tuple(region for region in cap.regions if region in known)
+        if bool(regions) == bool(cap.regions):
+            power.append(msgspec.structs.replace(cap, regions=regions))
+    return tuple(quotas), tuple(power)

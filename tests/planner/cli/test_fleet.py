@@ -172,7 +172,8 @@ def test_insurance_under_a_budget_is_told_as_what_it_takes(capsys):
 
 
 def test_doing_without_a_gpu_lifts_its_quota_too(capsys):
-    Path("job.yaml").write_text(JOB + "quotas: [{name: few, gpus: [large], most: 5}]\n")
+    quotas = "quotas: [{name: few, gpus: [large], most: 5}, {name: east, regions: [east], most: 5}]\n"
+    Path("job.yaml").write_text(JOB + quotas)
     assert run(["fleet", "--offers", "job.yaml", "--what-if", "without=large", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["alternatives"][-1]["label"] == "what if without=large"
 
