@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -88,4 +86,6 @@ def emit_json(value: object) -> None:
 
 def json_text(value: object) -> str:
     """A value as JSON, indented, keys in order."""
+    import msgspec
+
     return msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=2).decode() + "\n"
