@@ -18,7 +18,7 @@ def export(
 ) -> None:
     """Write a plan in a launcher's own form; a plan that does not validate is refused with exit 5."""
     from ..errors import InputError
-    from ..export import export_plan, list_exporters, refuse_unfit
+    from ..export import export_plan, list_exporters
     from ..files import write_folder
     from ..plan.io import load
 
@@ -27,9 +27,7 @@ def export(
         return
     if plan is None:
         raise InputError(f"export: name the plan file to write for {to}, such as plan.json")
-    document = load(plan)
-    refuse_unfit(document)
-    made = export_plan(document, to)
+    made = export_plan(load(plan), to)
     if output is None:
         sys.stdout.write(made.text)
     else:

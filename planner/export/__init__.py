@@ -13,7 +13,7 @@ from .base import Context, Export, Exporter
 if TYPE_CHECKING:
     from ..plan.base import PlanBase
 
-__all__ = ["Context", "Export", "Exporter", "export_plan", "exporter", "list_exporters", "refuse_unfit"]
+__all__ = ["Context", "Export", "Exporter", "export_plan", "exporter", "list_exporters"]
 
 ENTRY_POINT_GROUP = "shardwright.exporters"
 _BUILT_IN = {
@@ -65,7 +65,7 @@ def exporter(name: str) -> Exporter:
     raise InputError(f"export: no exporter {name!r}; there are {', '.join(list_exporters())}")
 
 
-def refuse_unfit(plan: PlanBase) -> None:
+def _refuse_unfit(plan: PlanBase) -> None:
     """Raises InvalidPlan for a training plan that its devices cannot hold, as an estimate may be."""
     for stage in getattr(plan, "memory", ()) if plan.__struct_config__.tag == "training" else ():
         if stage.total_bytes > stage.capacity_bytes:
@@ -78,8 +78,8 @@ def refuse_unfit(plan: PlanBase) -> None:
 def export_plan(plan: PlanBase, to: str) -> Export:
     """A plan in a launcher's form, checked first.
 
-    Raises InvalidPlan when the plan does not validate or an input has changed since, and InputError when the
-    launcher is unknown or cannot run this plan.
+    Raises InvalidPlan when the plan does not validate, does not fit its devices or an input has changed since, and
+    InputError when the launcher is unknown or cannot run this plan.
     """
     from ..validate import validate_plan
 
@@ -90,6 +90,7 @@ def export_plan(plan: PlanBase, to: str) -> Export:
     problems = stale_inputs(plan) + validate_plan(plan)
     if problems:
         raise InvalidPlan(f"plan: {problems[0]}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
+    _refuse_unfit(plan)
     roles = {record.role for record in plan.inputs}
     return chosen(
         Context(

@@ -46,7 +46,7 @@ def mesh_of(path: Path) -> Any:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_accelerate_reads_the_plan_and_makes_its_groups(name, tmp_path):
-    plan = plans.reordered(plans.two_hosts(STRATEGIES[name], 8))
+    plan = plans.reordered(plans.two_hosts(STRATEGIES[name], 8, model="qwen3-0.6b"))
     strategy = plan.strategy
     path = plans.folder(plan, "accelerate", tmp_path) / "accelerate-1.yaml"
     found = read(path)

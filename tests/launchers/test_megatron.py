@@ -54,10 +54,10 @@ def test_megatron_accepts_the_plan_and_reads_the_same_degrees(name, monkeypatch)
     [
         Strategy(tp=2, sp=True, dp_shard=4, zero=1, recompute="full"),
         Strategy(tp=2, sp=True, dp_shard=4, zero=1, recompute="full", recompute_layers=4),
-        Strategy(tp=2, dp_shard=4, zero=0, recompute="selective", recompute_modules=("core_attention", "norm")),
+        Strategy(tp=4, dp_shard=2, zero=0, recompute="selective", recompute_modules=("core_attention", "norm")),
         Strategy(dp_shard=8, zero=3, mbs=2),
         Strategy(dp_shard=8, zero=2),
-        Strategy(dp_shard=4, dp_replicate=2, zero=1),
+        Strategy(tp=2, dp_shard=2, dp_replicate=2, zero=1),
         Strategy(cp=4, dp_shard=2, zero=1),
         Strategy(tp=2, pp=2, vpp=4, dp_shard=2, zero=1),
     ],

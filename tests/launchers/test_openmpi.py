@@ -44,7 +44,7 @@ def test_ranks_of_openmpi_are_where_the_plan_put_them(order, tmp_path):
 
 @pytest.mark.parametrize(("good", "bad", "said"), [("=n1 ", "=n7 ", "n7"), ("rank 3", "rank 9", "(?i)rank")])
 def test_openmpi_refuses_a_broken_rankfile(good, bad, said, tmp_path):
-    folder = plans.folder(plans.two_hosts(Strategy(dp_shard=4)), "openmpi", tmp_path)
+    folder = plans.folder(plans.two_hosts(Strategy(dp_shard=4, zero=2)), "openmpi", tmp_path)
     (folder / "rankfile").write_text((folder / "rankfile").read_text().replace(good, bad))
     with pytest.raises(AssertionError, match=said):
         run(folder)

@@ -135,7 +135,7 @@ def test_ranks_of_slurm_are_where_the_plan_put_them(order, cluster, tmp_path):
 
 
 def test_slurm_puts_ranks_elsewhere_when_the_hostfile_is_sorted(cluster, tmp_path):
-    plan = plans.alternating(plans.two_hosts(Strategy(dp_shard=4)))
+    plan = plans.alternating(plans.two_hosts(Strategy(dp_shard=4, zero=2)))
     folder = plans.folder(plan, "slurm", tmp_path)
     (folder / "hostfile").write_text("".join(sorted((folder / "hostfile").read_text().splitlines(True))))
     assert plans.recorded(submitted(folder, cluster)) != plans.places(plan)
@@ -149,7 +149,7 @@ def test_slurm_puts_ranks_elsewhere_when_the_hostfile_is_sorted(cluster, tmp_pat
     ],
 )
 def test_slurm_refuses_a_broken_export(good, bad, said, cluster, tmp_path):
-    folder = plans.folder(plans.two_hosts(Strategy(dp_shard=4)), "slurm", tmp_path)
+    folder = plans.folder(plans.two_hosts(Strategy(dp_shard=4, zero=2)), "slurm", tmp_path)
     (folder / "job.sh").write_text((folder / "job.sh").read_text().replace(good, bad))
     with pytest.raises(AssertionError, match=said):
         submitted(folder, cluster)

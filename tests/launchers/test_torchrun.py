@@ -46,7 +46,7 @@ def test_every_script_for_torchrun_gives_its_parser_the_ranks_of_its_host(launch
 
 
 def test_a_script_with_another_node_rank_puts_ranks_elsewhere(tmp_path):
-    plan = plans.hosts_swapped(plans.two_hosts(Strategy(dp_shard=4)))
+    plan = plans.hosts_swapped(plans.two_hosts(Strategy(dp_shard=4, zero=2)))
     folder = plans.folder(plan, "torchrun", tmp_path)
     for name, old, new in (("node-0.sh", 0, 1), ("node-1.sh", 1, 0)):
         text = (folder / name).read_text()
@@ -62,7 +62,7 @@ def test_a_script_with_another_node_rank_puts_ranks_elsewhere(tmp_path):
     ],
 )
 def test_torchrun_refuses_a_broken_export(good, bad, said, tmp_path):
-    folder = plans.folder(plans.two_hosts(Strategy(dp_shard=4)), "torchrun", tmp_path)
+    folder = plans.folder(plans.two_hosts(Strategy(dp_shard=4, zero=2)), "torchrun", tmp_path)
     script = folder / "node-0.sh"
     script.write_text(script.read_text().replace(good, bad))
     with pytest.raises(AssertionError, match=said):

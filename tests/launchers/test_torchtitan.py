@@ -20,7 +20,7 @@ STRATEGIES = {
     "replicas of shards": Strategy(tp=2, dp_shard=4, dp_replicate=2, zero=2, recompute="selective"),
     "contexts divided": Strategy(cp=2, dp_shard=8, zero=3, cp_comm="all_gather"),
     "uneven pipeline": Strategy(tp=2, pp=2, dp_shard=4, zero=0, stage_layers=(15, 17)),
-    "interleaved": Strategy(pp=2, vpp=2, dp_shard=8, zero=0),
+    "interleaved": Strategy(pp=4, vpp=2, dp_shard=4, zero=0),
 }
 
 

@@ -166,10 +166,10 @@ def test_trainjob_refuses_a_chosen_order_of_hosts():
     [
         ("accelerate", PIPELINE),
         ("accelerate", Strategy(dp_shard=16, zero=1)),
-        ("accelerate", Strategy(tp=2, dp_shard=8, zero=0)),
+        ("accelerate", Strategy(tp=4, dp_shard=4, zero=0)),
         ("deepspeed", Strategy(dp_shard=8, dp_replicate=2, zero=3)),
         ("deepspeed", Strategy(tp=2, pp=2, vpp=2, dp_shard=4, zero=1)),
-        ("deepspeed", Strategy(pp=2, dp_shard=8, zero=0, stage_layers=(15, 17))),
+        ("deepspeed", Strategy(pp=2, dp_shard=8, stage_layers=(15, 17))),
         ("torchtitan", Strategy(dp_shard=16, zero=1)),
         ("megatron", Strategy(pp=2, dp_shard=8, schedule="gpipe")),
     ],

@@ -12,6 +12,7 @@ import pytest
 
 from shardwright.planner import Strategy, TrainingJob, dump_plan, estimate_training, export_plan
 from shardwright.planner.cli.main import run
+from shardwright.planner.errors import InvalidPlan
 from shardwright.planner.plan.training import TrainingPlan
 
 FOLDER = "a 'b\" $(touch owned) `touch owned`; touch owned"
@@ -42,6 +43,11 @@ def test_a_plan_that_does_not_fit_is_refused(tmp_path, capsys):
     code, said = exit_code(planned("llama-3.1-70b"), tmp_path, capsys)
     assert code == 5
     assert "bytes" in said
+
+
+def test_the_library_refuses_a_plan_that_does_not_fit_as_the_command_does():
+    with pytest.raises(InvalidPlan, match="bytes but its smallest device"):
+        export_plan(planned("llama-3.1-70b"), "torchrun")
 
 
 def test_a_plan_that_was_changed_is_refused(tmp_path, capsys):
