@@ -27,7 +27,8 @@ import numpy as np
 
 from benchmarks.fit_serving import half_of
 from benchmarks.metrics import errors, regret
-from benchmarks.serving_cases import Case, Row, SkippedError, case_of
+from benchmarks.serving_cases import Case, Row, case_of
+from benchmarks.serving_models import SkippedError
 from benchmarks.serving_prediction import predict
 from shardwright.models import ModelError
 from shardwright.planner.errors import ShardwrightError

@@ -30,7 +30,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.serving_cases import Case, SkippedError, case_of
+from benchmarks.serving_cases import Case, case_of
+from benchmarks.serving_models import SkippedError
 from benchmarks.serving_prediction import costs_key, predict
 from shardwright.planner.costs.serving.coefficients import Engine, Kernels, generation
 from shardwright.planner.costs.serving.step import Machine

@@ -9,7 +9,8 @@ from functools import cache
 
 import msgspec
 
-from shardwright.models import ModelError, ModelGraph, list_models, model, read_config
+from benchmarks.serving_models import SkippedError, model_of
+from shardwright.models import ModelGraph
 from shardwright.planner.costs.serving.communication import Fabric, fabric
 from shardwright.planner.errors import InputError
 from shardwright.planner.workload.serving_layout import Layout, Quantization, quantization
@@ -45,16 +46,6 @@ ENGINES = (
     (r"neuron", "neuronx"),
     (r"vllm", "vllm"),
 )
-# Models of published measurements that the catalog does not have: Qwen/Qwen3.5-397B-A17B.
-_QWEN = {
-    "architectures": ["Qwen3_5MoeForCausalLM"], "hidden_size": 4096, "num_hidden_layers": 60,
-    "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 256, "moe_intermediate_size": 1024,
-    "shared_expert_intermediate_size": 1024, "num_experts": 512, "num_experts_per_tok": 10,
-    "full_attention_interval": 4, "linear_num_key_heads": 16, "linear_num_value_heads": 64, "linear_key_head_dim": 128,
-    "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4, "vocab_size": 248320, "max_position_embeddings": 262144,
-    "tie_word_embeddings": False, "hidden_act": "silu",
-}  # fmt: skip
-MORE_MODELS = {"qwen35397b": _QWEN, "qwen35397ba17b": _QWEN}
 # Engine releases by the month they came out in, newest first.
 RELEASES = {
     "vllm": (("2026-03", "0.18"), ("2026-01", "0.14"), ("2025-09", "0.11"), ("2024-07", "0.6"), ("2023-01", "0.2")),
@@ -73,10 +64,6 @@ RELEASES = {
 MOST_DEVICES = 4096
 MOST_TOKENS = 4_000_000
 MOST_LOAD = 100_000
-
-
-class SkippedError(Exception):
-    """A row that cannot be predicted; the message is the reason that is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +100,7 @@ def case_of(row: Row) -> Case:
     if "unit-ambiguous" in _text(row, "config_status"):
         raise SkippedError("unit of the figure ambiguous in the source")
     name = _text(row, "model")
-    graph = _model(name)
+    graph = model_of(name)
     device = _accelerator(_text(row, "gpu"))
     devices = int(_number(row, "num_gpus") or 0)
     layouts, workers = _layouts(row, devices, graph)
@@ -229,31 +216,6 @@ def _metrics(row: Row, devices: int) -> dict[str, float]:
     if not found:
         raise SkippedError("no latency or throughput given")
     return found
-
-
-@cache
-def _model(name: str) -> ModelGraph:
-    plain = _plain(name)
-    names = {_plain(each): each for each in list_models()}
-    aliases = {"bloom176b": "bloom", "minimaxm25": "minimaxm2", "kimik25": "kimik2", "deepseekv32": "deepseekv3"}
-    found = names.get(plain) or names.get(aliases.get(plain, "")) or _longest_start(plain, names)
-    if found is None and plain not in MORE_MODELS:
-        raise SkippedError(f"model {name} is not in the catalog")
-    try:
-        return model(found) if found else read_config(MORE_MODELS[plain], name=name)
-    except ModelError as error:
-        raise SkippedError(f"model {name}: {error}") from error
-
-
-def _longest_start(plain: str, names: Mapping[str, str]) -> str | None:
-    """The catalog's name that a longer one (with a date, `Instruct`, a number format) begins with."""
-    rest = r"(instruct|chat|it|hf|base|fp8|fp4|nvfp4|mxfp4|bf16|awq|\d{4}|v\d+)+"
-    starts = [each for each in names if plain.startswith(each) and re.fullmatch(rest, plain[len(each) :])]
-    return names[max(starts, key=len)] if starts else None
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 @cache

@@ -7,7 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from benchmarks.serving_cases import TRTLLM_REQUESTS, Case, SkippedError
+from benchmarks.serving_cases import TRTLLM_REQUESTS, Case
+from benchmarks.serving_models import SkippedError
 from shardwright.planner.costs.serving.coefficients import Engine, Kernels, engine, host_factor, kernels
 from shardwright.planner.costs.serving.memory import replica_memory
 from shardwright.planner.costs.serving.shapes import ReplicaShapes, replica_shapes

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.accuracy import main
 from benchmarks.accuracy_serving import outcomes
-from benchmarks.serving_cases import MORE_MODELS
+from benchmarks.serving_models import MORE_MODELS
 from shardwright.models import active_parameters, parameters, read_config
 
 ROW = {
