@@ -32,7 +32,7 @@ PROVEN = 1e-12
 
 def default_work(problem: MappingProblem) -> int:
     """Orders priced by one annealing run of the usual length."""
-    return CANDIDATES * (800 + 6 * problem.items)
+    return CANDIDATES * (530 + 6 * problem.items)
 
 
 def solve(

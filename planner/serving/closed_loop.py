@@ -18,7 +18,7 @@ from .open_loop import Found, nearest_target, value_of
 from .pools import Phase
 from .problem import Problem
 from .simulation import Outcome, simulate
-from .steady import Lengths, batched_prefill_seconds, prefill_seconds, steady_state
+from .steady import Array, Lengths, batched_prefill_seconds, prefill_seconds, steady_state
 from .workers import WorkerType, bound_grid, decode_rate, hand_grid, most_prefill_rate, prefill_rate, rates_between
 
 TRIES = 10
@@ -300,7 +300,7 @@ def throughput_bound(problem: Problem, users: int) -> float:
         rates.append(rates_between(grid, step * max(lengths.osl - 1, 1e-3))[good])
         hands.append(grid[good])
         devices.append(np.full(int(good.sum()), float(worker.devices)))
-    r, n, d = np.concatenate(rates), np.concatenate(hands), np.concatenate(devices)
+    r, n, d = undominated(np.concatenate(rates), np.concatenate(hands), np.concatenate(devices))
     if not r.size:
         return 0.0
     q = min(worker.devices / most_prefill_rate(worker, lengths) for worker in problem.types)
@@ -313,6 +313,18 @@ def throughput_bound(problem: Problem, users: int) -> float:
     price = prices[:, None]
     per_device = ((r * (1 - price * t) - price * n) / (d + q * r)).max(axis=1)
     return float((np.maximum(per_device, 0.0) * supply + prices * users).min())
+
+
+def undominated(rates: Array, hands: Array, devices: Array) -> tuple[Array, Array, Array]:
+    """The points that no other on as many devices beats in rate with as few requests in hand: λ(μ) is reached there."""
+    kept = []
+    for size in np.unique(devices):
+        within = np.flatnonzero(devices == size)
+        within = within[np.lexsort((-rates[within], hands[within]))]
+        best = np.maximum.accumulate(rates[within])
+        kept.append(within[np.append(True, best[1:] > best[:-1])])
+    chosen = np.concatenate(kept) if kept else np.empty(0, dtype=np.int64)
+    return rates[chosen], hands[chosen], devices[chosen]
 
 
 def _nearest(problem: Problem, missed: Sequence[tuple[float, Expectation, Outcome]], users: int) -> str:

@@ -208,7 +208,9 @@ def _kernel_count(shapes: ReplicaShapes) -> float:
 def _look_up(tokens: Numbers, table: Array) -> Array:
     """Linear between the grid's points, and beyond its last by the last slope."""
     at = np.asarray(tokens, dtype=float)
-    found = np.interp(at, TOKEN_GRID, table)
+    found: Array = np.asarray(np.interp(at, TOKEN_GRID, table))
+    if not np.any(at > TOKEN_GRID[-1]):
+        return found
     over = np.maximum(at - TOKEN_GRID[-1], 0.0)
     slope = (table[-1] - table[-2]) / (TOKEN_GRID[-1] - TOKEN_GRID[-2])
     return np.asarray(found + over * slope, dtype=float)
