@@ -15,8 +15,12 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from shardwright.planner.workload.training import Precision
 
 SAMPLED_NODES = 500
 
@@ -29,7 +33,7 @@ class Case:
     cluster: str
     gbs: int
     sequence: int
-    precision: str
+    precision: Precision
 
 
 CASES = (
@@ -66,7 +70,7 @@ def measure(case: Case) -> Measured:
     from shardwright.planner.training.search import evaluated, search
     from shardwright.planner.workload.training import TrainingJob
 
-    job = TrainingJob(gbs=case.gbs, sequence_length=case.sequence, precision=case.precision)  # type: ignore[arg-type]
+    job = TrainingJob(gbs=case.gbs, sequence_length=case.sequence, precision=case.precision)
     context = context_of(models.model(case.model), topologies.cluster(case.cluster), job)
     space = space_of(context)
     found = search(space, context.costs, context.goal)

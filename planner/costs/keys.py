@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,9 +46,9 @@ class BlockKeys:
     def __len__(self) -> int:
         return len(self.tp)
 
-    def by_tp(self, count: object) -> Floats:
+    def by_tp(self, count: Callable[..., float]) -> Floats:
         """An array over keys from a function of (tp, sp), called once per distinct pair."""
-        values = [count(int(self.tp[i]), bool(self.sp[i])) for i in self.pair_first]  # type: ignore[operator]
+        values = [count(int(self.tp[i]), bool(self.sp[i])) for i in self.pair_first]
         return np.array(values, dtype=np.float64)[self.pair_inverse]
 
 
