@@ -76,7 +76,9 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     Dense layers divide the world into tp × cp × dp_shard × dp_replicate × pp; expert layers divide the same world
     into etp × ep × edp × pp, where edp is what is left. `zero` says what is divided over the cp × dp_shard ranks:
-    0 nothing, 1 optimizer states, 2 gradients as well, 3 weights as well. `mbs` is in sequences. `recompute_layers`
+    0 nothing, 1 optimizer states, 2 gradients as well, 3 weights as well; in a pipeline 2 and 3 reduce and gather for
+    every micro-batch, and FSDP that keeps gathered weights and whole gradients until the last one is 1. `mbs` is in
+    sequences. `recompute_layers`
     is the number of layers per virtual stage that `recompute="full"` applies to (None: all); `recompute_modules` is
     what `recompute="selective"` recomputes. `stage_layers` gives the layers of every virtual stage in chain order
     (None: equal, or balanced against embedding and head when the layers do not divide), `stage_recompute` how many of

@@ -51,7 +51,7 @@ class Enumeration(Generic[T]):
 
 def branch_and_bound(
     bounds: NDArray[np.float64],
-    expand: Callable[[NDArray[np.int64]], Leaves[T]],
+    expand: Callable[[NDArray[np.int64], float], Leaves[T]],
     *,
     keep: int = 1,
     batch: int = 64,
@@ -60,6 +60,7 @@ def branch_and_bound(
     """Minimize over all points of all nodes.
 
     `bounds[i]` must not exceed the value of any point of node i; an infinite bound says that none is feasible.
+    `expand(nodes, limit)` may leave out points that are sure to exceed the limit, since none of them is kept.
     `keep` asks for the best point of that many different nodes, all of them proven. `batch` nodes are expanded
     together, doubling as the search goes on. The work counted is points evaluated, and equal values are won by the
     lower node, so that the answer is the same on every machine unless `stop` looks at the clock.
@@ -82,7 +83,7 @@ def branch_and_bound(
             break
         nodes = order[done : done + batch]
         nodes = nodes[bounds[nodes] < worst_kept]
-        leaves = expand(nodes)
+        leaves = expand(nodes, worst_kept)
         best = _merged(best, leaves, keep)
         feasible += int(np.count_nonzero(np.isfinite(leaves.values)))
         progress.work += len(leaves.values)

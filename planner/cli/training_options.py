@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 TECHNIQUES = (
     "context",
     "partition",
+    "pipeline_sharding",
     "offload",
     "tp_overlap",
     "expert_overlap",

@@ -95,11 +95,11 @@ def _temporary(rows: Rows, device: Device, states: StateBytes, body: Floats) -> 
 
 
 def state_floor(
-    dense: Floats, expert: Floats, shard: Floats, expert_shard: Floats, alone: NDArray[np.bool_], states: StateBytes
+    dense: Floats, expert: Floats, shard: Floats, expert_shard: Floats, divided: NDArray[np.bool_], states: StateBytes
 ) -> Floats:
-    """Bytes of weights, gradients and optimizer states that remain whatever the ZeRO stage; `alone` marks pipelines of
-    one stage, the only ones whose gradients and weights can be divided."""
-    kept = states.weights + states.gradients
-    divided = dense / shard + expert / expert_shard
-    result: Floats = np.where(alone, kept * divided, kept * (dense + expert)) + states.optimizer * divided
+    """Bytes of weights, gradients and optimizer states that remain whatever the ZeRO stage; `divided` says where it
+    may divide gradients and weights."""
+    shares = dense / shard + expert / expert_shard
+    kept = np.where(divided, shares, dense + expert)
+    result: Floats = (states.weights + states.gradients) * kept + states.optimizer * shares
     return result

@@ -87,7 +87,8 @@ def sharding_time(
     table: StrategyTable, load: StageLoad, microbatches: Ints, network: Network, device: Device, states: StateBytes
 ) -> ShardingTime:
     """Exposed time by ZeRO stage (Rajbhandari et al. 2020, section 7): 0 reduces gradients once per step; 1 reduces
-    and gathers once; 2 reduces after every micro-batch; 3 gathers twice and reduces once in every micro-batch.
+    and gathers once; 2 reduces after every micro-batch; 3 gathers twice and reduces once in every micro-batch. In a
+    pipeline what a micro-batch exposes prolongs every rank's turn, so that the fill pays it once more per other rank.
 
     What hides does so under the compute of the last backward (gradients) and the first forward (weights), or of every
     micro-batch from ZeRO 2 on; one message of it never hides. An interleaved pipeline does pp micro-batches on one
@@ -111,7 +112,8 @@ def sharding_time(
         result: Floats = shown + framework.hidden_cost * (seconds - shown)
         return result
 
-    every = np.where(table.zero <= 1, 1, microbatches)
+    turns = microbatches + (table.pp - 1) / table.vpp
+    every = np.where(table.zero <= 1, 1, turns)
     reduce_s, gather_s = dense.reduce_s + expert.reduce_s, dense.gather_s + expert.gather_s
     average_s = dense.average_s + expert.average_s
     last = dense.finish_s + expert.finish_s + np.where(table.sync_period == 1, average_s, 0.0)
@@ -122,7 +124,7 @@ def sharding_time(
         every * exposed(reduce_s + again, backward) + exposed(last, backward),
     )
     gradients = gradients + _rare_average_s(table, load, microbatches, average_s, dense.pair_s + expert.pair_s)
-    gathers = np.where(table.zero == 3, microbatches, 1)
+    gathers = np.where(table.zero == 3, turns, 1)
     weights = gathers * exposed(gather_s, forward) + exposed(dense.renew_s + expert.renew_s, forward)
     local = local_parameters(table, load.dense_parameters, load.expert_parameters)
     return ShardingTime(gradients, weights, local * states.touched / device.effective_memory_bytes_per_s)

@@ -135,6 +135,15 @@ class TrainingCosts:
             fullest=np.argmax(held, axis=1),
         )
 
+    def undivided(self, rows: Rows, step: StepCosts) -> tuple[Floats, Floats]:
+        """Seconds of a step without its data-parallel transfers, and bytes of the fullest device without weights and
+        gradients: what dividing more of the states over the same ranks leaves at least."""
+        share = 1 + self.device.coefficients.framework.allocator_fraction
+        held = step.footprint.device.sum(axis=2) - share * step.footprint.device[:, :, :2].sum(axis=2)
+        held = (held * rows.stages.tightness[rows.pipeline]).max(axis=1)
+        seconds = step.step_s - step.sharding.gradients_s - step.sharding.weights_s
+        return seconds, np.where(np.isfinite(step.memory_bytes), held, np.inf)
+
     def stage_seconds(self, rows: Rows) -> tuple[Floats, Floats]:
         """Forward and backward seconds of one micro-batch, recompute included, [rows, stages]."""
         stages, costs = rows.stages, rows.costs

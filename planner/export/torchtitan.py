@@ -42,7 +42,9 @@ class Torchtitan:
         notes = ["data, tokenizer, learning rate and checkpoints stay those of torchtitan's own configuration"]
         if plan.strategy.recompute == "selective":
             notes.append("selective recomputation is torchtitan's own choice of operators, not the plan's modules")
-        if plan.strategy.zero == 2:
+        if plan.strategy.zero and plan.strategy.pp > 1:
+            notes.append("gathered weights and whole gradients stay for all micro-batches of a step, as zero 1 plans")
+        elif plan.strategy.zero == 2:
             notes.append("gathered weights stay until the backward pass ends (fsdp_reshard_after_forward never)")
         steps = (
             "Copy this folder to every host and install torchtitan 0.3 there.",
@@ -76,7 +78,7 @@ def flags(plan: TrainingPlan) -> list[tuple[str, ...]]:
         ("--parallelism.data_parallel_replicate_degree", str(replicas)),
         ("--parallelism.data_parallel_shard_degree", str(shards)),
         ("--parallelism.expert_parallel_degree", str(strategy.ep)),
-        ("--parallelism.fsdp_reshard_after_forward", "never" if strategy.zero == 2 else "always"),
+        ("--parallelism.fsdp_reshard_after_forward", "always" if strategy.zero == 3 else "never"),
         ("--training.local_batch_size", str(local)),
         ("--training.global_batch_size", str(job.gbs)),
         ("--training.seq_len", str(job.sequence_length)),
@@ -111,8 +113,10 @@ def _refuse(plan: TrainingPlan) -> None:
 def _strategy_reason(strategy: Strategy) -> str:
     if strategy.schedule not in _SCHEDULES:
         return f"the {strategy.schedule} schedule; constrain schedule to {', '.join(_SCHEDULES)}"
-    if strategy.zero == 1 and strategy.dp_shard * strategy.cp > 1:
+    if strategy.zero == 1 and strategy.pp == 1 and strategy.dp_shard * strategy.cp > 1:
         return "zero 1 (FSDP2 shards gradients too); constrain zero to 0, 2 or 3"
+    if strategy.zero >= 2 and strategy.pp > 1:
+        return f"zero {strategy.zero} in a pipeline (it keeps gradients whole until the last micro-batch); use zero 1"
     if strategy.etp > 1:
         return "tensor parallelism inside experts; constrain etp to 1"
     if strategy.recompute_layers is not None:

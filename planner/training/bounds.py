@@ -50,7 +50,8 @@ def node_floors(space: Space, nodes: Nodes, costs: TrainingCosts) -> Measures:
     if space.choices.may_offload():
         optimizer, states = np.zeros(len(nodes)), replace(states, optimizer=0.0)
     seconds = microbatches * share + np.where(nodes.pp > 1, fill, 0.0) + optimizer + framework.step_s
-    held = state_floor(dense, expert, shard, edp, nodes.pp == 1, states)
+    divided = (nodes.pp == 1) | space.choices.divides_pipelines()
+    held = state_floor(dense, expert, shard, edp, divided, states)
     held = (held + framework.workspace_bytes) * (1 + framework.allocator_fraction) + framework.context_bytes
     held = held * float(ranks.tightness.min())
     return Measures(seconds * ROUNDING, microbatches * total / nodes.pp * ROUNDING, held * ROUNDING)

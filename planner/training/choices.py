@@ -100,13 +100,13 @@ class Choices:
 
     def _shardings(self, pp: int, dp: int, sharded_cp: bool) -> list[tuple[int, ...]]:
         """(dp_replicate, dp_shard, zero, weight_shard, gradient_shard, sync_period, sync): nothing sharded, or each way
-        to shard over part of dp."""
+        to shard over part of dp, but for those that `further` divides more of."""
         result: list[tuple[int, ...]] = []
         stages = self.kept("zero", (0, 1, 2, 3))
         for zero in stages:
             if zero == 0:
                 options = [(dp, 1)]
-            elif zero >= 2 and pp > 1:
+            elif zero >= 2 and pp > 1 and (1 in stages or not self.divides_pipelines()):
                 continue
             else:
                 options = [(dp // shard, shard) for shard in divisors(dp) if shard > 1 or sharded_cp or 0 not in stages]
@@ -118,6 +118,14 @@ class Choices:
                         for sync in self._syncs(replicate)
                     ]
         return result
+
+    def further(self, pp: int) -> list[tuple[int, int, int]]:
+        """(zero, weight_shard, gradient_shard) of every way to divide gradients, or weights as well, of a strategy that
+        divides its optimizer states over the same ranks of a pipeline; all else may stay as it is."""
+        stages = self.kept("zero", (0, 1, 2, 3))
+        if pp == 1 or 1 not in stages or not self.divides_pipelines():
+            return []
+        return [(zero, *partition) for zero in stages if zero >= 2 for partition in self._partitions(zero)]
 
     def _syncs(self, replicate: int) -> list[tuple[int, int]]:
         """(sync_period, sync): how often replicas average, and how when not in every step."""
@@ -213,6 +221,11 @@ class Choices:
     def may_spread(self) -> bool:
         """Whether some leaf divides the vocabulary over pipeline ranks."""
         return 1 in self._switch("vocab_parallel", "vocabulary")
+
+    def divides_pipelines(self) -> bool:
+        """Whether some leaf divides the gradients or weights of pipelines, as named or explored."""
+        wanted = self.scope.constraints.zero
+        return "pipeline_sharding" in self.scope.explore or any(zero >= 2 for zero in wanted)
 
     def may_offload(self) -> bool:
         """Whether some leaf keeps its optimizer states off the device."""

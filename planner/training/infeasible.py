@@ -8,6 +8,8 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
+from shardwright.solvers import Work
+
 from ..errors import Infeasible
 from ..strategy import Constraints
 from ..workload.legality import facts
@@ -94,7 +96,13 @@ def _legal_change(context: Context, space: Space) -> str:
 
 
 def _memory_change(context: Context, space: Space, smallest: float) -> str:
-    """The nearest change that fits: a constraint dropped, less margin, or more memory."""
+    """The nearest change that fits: states divided in pipelines, a constraint dropped, less margin, or more memory."""
+    if not space.choices.divides_pipelines():
+        scope = replace(space.scope, explore=(*space.scope.explore, "pipeline_sharding"))
+        wider = Space(space.chain, space.facts, scope)
+        outcome = search(wider, context.costs, context.goal, keep=1, stop=Work(_TRIED)).outcome
+        if outcome.solution.point is not None:
+            return f"exploring pipeline_sharding lets {outcome.solution.point.table.row(0).label()} fit"
     for name in _given(context.job.constraints):
         relaxed = _again(context, space, _without(context.job.constraints, name))
         outcome = search(relaxed, context.costs, context.goal, keep=1).outcome

@@ -11,7 +11,7 @@ from shardwright.solvers import Stop
 from shardwright.solvers.enumeration import Enumeration, Leaves, branch_and_bound
 
 from ..costs.step import TrainingCosts
-from ..workload.strategy_table import StrategyTable
+from ..workload.strategy_table import StrategyTable, concatenate
 from ..workload.training import Objective
 from .bounds import node_floors
 from .objectives import Measures, Rates, objective_values
@@ -85,9 +85,14 @@ class _Expander:
         self.goal = goal
         self.leanest: Found | None = None
 
-    def __call__(self, chosen: NDArray[np.int64]) -> Leaves[Found]:
-        table, origin = self.space.leaves(self.nodes, chosen)
-        measures = evaluated(self.costs, table)
+    def __call__(self, chosen: NDArray[np.int64], limit: float) -> Leaves[Found]:
+        table, origin = self.space.first_leaves(self.nodes, chosen)
+        measures, floors = evaluated_with_floors(self.costs, table)
+        bounds = self.goal.values(floors)
+        further, parent = self.space.further_leaves(table, np.flatnonzero(np.isfinite(bounds) & (bounds <= limit)))
+        if len(further):
+            table, origin = concatenate([table, further]), np.concatenate([origin, origin[parent]])
+            measures = measures.joined(evaluated(self.costs, further))
 
         def point(i: int) -> Found:
             return Found(table.take(np.array([i])), float(measures.step_s[i]), float(measures.memory_bytes[i]))
@@ -102,10 +107,17 @@ class _Expander:
 
 def evaluated(costs: TrainingCosts, table: StrategyTable) -> Measures:
     """Measures of every row, a bounded number of rows at a time."""
-    result = Measures(*(np.empty(len(table)) for _ in range(3)))
+    return evaluated_with_floors(costs, table)[0]
+
+
+def evaluated_with_floors(costs: TrainingCosts, table: StrategyTable) -> tuple[Measures, Measures]:
+    """Measures of every row, and what those of the rows that divide more of the states do not go below."""
+    result, floors = (Measures(*(np.empty(len(table)) for _ in range(3))) for _ in range(2))
     for start in range(0, len(table), ROWS_PER_CALL):
-        rows = np.arange(start, min(start + ROWS_PER_CALL, len(table)))
-        part = costs.evaluate(table.take(rows))
-        result.step_s[rows], result.busy_s[rows] = part.step_s, part.busy_s
-        result.memory_bytes[rows] = part.memory_bytes
-    return result
+        at = slice(start, start + ROWS_PER_CALL)
+        rows = costs.rows(table.take(np.arange(*at.indices(len(table)))))
+        part = costs.step(rows)
+        result.step_s[at], result.busy_s[at], result.memory_bytes[at] = part.step_s, part.busy_s, part.memory_bytes
+        floors.step_s[at], floors.memory_bytes[at] = costs.undivided(rows, part)
+        floors.busy_s[at] = part.busy_s
+    return result, floors

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..costs.stages import Chain
 from ..workload.legality import Facts, legal
-from ..workload.strategy_table import BALANCED, Ints, StrategyTable, table_of_columns
+from ..workload.strategy_table import BALANCED, FIELDS, Ints, StrategyTable, concatenate, table_of_columns
 from .choices import DOMAIN, LEAF_FIELDS, Choices, Scope, divisors
 
 NODE_FIELDS = ("tp", "sp", "cp", "pp", "ep", "etp", "mbs", "cp_comm", "tp_overlap", "ep_overlap")
@@ -104,6 +104,26 @@ class Space:
 
     def leaves(self, nodes: Nodes, chosen: NDArray[np.int64]) -> tuple[StrategyTable, NDArray[np.int64]]:
         """All legal leaves of the chosen nodes, and the node of each."""
+        table, origin = self.first_leaves(nodes, chosen)
+        further, parent = self.further_leaves(table, np.arange(len(table)))
+        return concatenate([table, further]), np.concatenate([origin, origin[parent]])
+
+    def further_leaves(self, table: StrategyTable, rows: NDArray[np.int64]) -> tuple[StrategyTable, NDArray[np.int64]]:
+        """The leaves that divide gradients, or weights as well, as the given rows divide optimizer states alone; and
+        the row of each."""
+        rows = rows[(table.zero[rows] == 1) & (table.pp[rows] > 1)]
+        options = np.array(self.choices.further(2), np.int64).reshape(-1, 3)
+        parent = np.repeat(rows, len(options))
+        columns = {name: table.column(name)[parent] for name in FIELDS}
+        for name, values in zip(("zero", "weight_shard", "gradient_shard"), options.T, strict=True):
+            columns[name] = np.tile(values, len(rows))
+        keep = self._resolve_partitions(columns)
+        made = table_of_columns(columns)
+        keep &= legal(made, self.facts)
+        return made.take(keep), parent[keep]
+
+    def first_leaves(self, nodes: Nodes, chosen: NDArray[np.int64]) -> tuple[StrategyTable, NDArray[np.int64]]:
+        """The legal leaves of the chosen nodes but for those that `further_leaves` makes of them."""
         empty = np.zeros(0, np.int64)
         origin = [empty]
         columns = {name: [empty] for name in (*NODE_FIELDS, *LEAF_FIELDS)}
@@ -133,7 +153,11 @@ class Space:
 
     def count(self, nodes: Nodes) -> int:
         """Leaves of all nodes, before the few that only legality of a whole strategy rules out."""
-        return sum(len(members) * len(grid) for members, grid in self._grids_of(nodes, np.arange(len(nodes))))
+        total, zero = 0, LEAF_FIELDS.index("zero")
+        for members, grid in self._grids_of(nodes, np.arange(len(nodes))):
+            further = len(self.choices.further(int(nodes.pp[members[0]])))
+            total += len(members) * (len(grid) + further * int(np.count_nonzero(grid[:, zero] == 1)))
+        return total
 
     def _grids_of(self, nodes: Nodes, chosen: NDArray[np.int64]) -> Iterator[tuple[Ints, Ints]]:
         """The chosen nodes in groups that share one grid of leaf choices, with the grid."""

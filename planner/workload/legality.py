@@ -275,11 +275,6 @@ RULES: tuple[Rule, ...] = (
         lambda s, f: f"interleaving needs the {f.gbs // (s.mbs * s.dp)} micro-batches to be a multiple of pp {s.pp}",
     ),
     Rule(
-        "pipelined sharding",
-        lambda t, f: (t.zero < 2) | (t.pp == 1),
-        lambda s, f: f"zero {s.zero} needs pp 1 but got pp {s.pp}: sharded gradients and weights exclude pipelining",
-    ),
-    Rule(
         "experts",
         lambda t, f: _all_divide(f.experts, t.ep) & ((t.ep == 1) | bool(f.experts)),
         lambda s, f: (

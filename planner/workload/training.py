@@ -18,7 +18,15 @@ MOST_ROBUSTNESS_SAMPLES = 10_000
 MOST_TOKENS = 10**18
 
 Technique = Literal[
-    "context", "partition", "offload", "tp_overlap", "expert_overlap", "low_communication", "vocabulary", "uneven"
+    "context",
+    "partition",
+    "pipeline_sharding",
+    "offload",
+    "tp_overlap",
+    "expert_overlap",
+    "low_communication",
+    "vocabulary",
+    "uneven",
 ]
 
 
@@ -51,11 +59,11 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     `objective` is what a plan minimizes among strategies whose step takes at most `time_limit_s`, per step but for the
     days of the whole token budget; tokens per second and device are maximized.
     `usd_per_device_hour` overrides the catalog's price. `explore` names techniques to try beside the usual ones: other
-    exchanges of context ranks, partitions of weights and gradients over fewer ranks, offload to `cpu_tier` and
-    `nvme_tier`, fused tensor-parallel overlap, hidden expert dispatch, a vocabulary divided over pipeline ranks,
-    stages whose layers and recompute are fitted to each one's memory, and averaging replicas every many steps, which
-    changes the optimization as well as its speed. With `robustness_samples` the plan says how it fares when bandwidths
-    are other than thought, over that many samples.
+    exchanges of context ranks, partitions of weights and gradients over fewer ranks, ZeRO 2 and 3 in pipelines (also
+    tried where `constraints.zero` names them), offload to `cpu_tier` and `nvme_tier`, fused tensor-parallel overlap,
+    hidden expert dispatch, a vocabulary divided over pipeline ranks, stages whose layers and recompute are fitted to
+    each one's memory, and averaging replicas every many steps, which changes the optimization as well as its speed.
+    With `robustness_samples` the plan says how it fares when bandwidths are other than thought, over that many samples.
 
     Raises InputError when a count is not positive.
     """

@@ -16,9 +16,9 @@ def tree(groups: list[list[float]], slack: float = 0.0):
     bounds = np.array([min(group, default=np.inf) - slack for group in groups])
     opened: list[int] = []
 
-    def expand(nodes):
+    def expand(nodes, limit):
         opened.extend(nodes.tolist())
-        pairs = [(value, n, i) for n in nodes.tolist() for i, value in enumerate(groups[n])]
+        pairs = [(value, n, i) for n in nodes.tolist() for i, value in enumerate(groups[n]) if value <= limit]
         values = np.array([pair[0] for pair in pairs])
         origin = np.array([pair[1] for pair in pairs], np.int64)
         return Leaves(values, origin, lambda i: pairs[i][1:])

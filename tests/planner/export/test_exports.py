@@ -171,12 +171,24 @@ def test_trainjob_refuses_a_chosen_order_of_hosts():
         ("deepspeed", Strategy(tp=2, pp=2, vpp=2, dp_shard=4, zero=1)),
         ("deepspeed", Strategy(pp=2, dp_shard=8, stage_layers=(15, 17))),
         ("torchtitan", Strategy(dp_shard=16, zero=1)),
+        ("torchtitan", Strategy(pp=2, dp_shard=8, zero=3)),
+        ("deepspeed", Strategy(pp=2, dp_shard=8, zero=2)),
         ("megatron", Strategy(pp=2, dp_shard=8, schedule="gpipe")),
     ],
 )
 def test_what_a_launcher_cannot_express_is_refused_not_dropped(name, strategy):
     with pytest.raises(InputError, match=f"export: {name}"):
         export_plan(made(strategy), name)
+
+
+def test_states_divided_in_pipelines_are_megatrons_fsdp_and_torchtitan_keeps_what_it_gathered():
+    assert (
+        "--data-parallel-sharding-strategy optim_grads_params"
+        in export_plan(made(Strategy(pp=2, dp_shard=8, zero=3)), "megatron").text
+    )
+    kept = export_plan(made(Strategy(pp=2, dp_shard=8, zero=1)), "torchtitan")
+    assert "--parallelism.fsdp_reshard_after_forward never" in kept.text
+    assert any("all micro-batches" in note for note in kept.cannot_express)
 
 
 @pytest.mark.parametrize("name", TRAINING)

@@ -32,6 +32,7 @@ SIZES = st.fixed_dictionaries(
         "memory": st.sampled_from([1e9, 4e9, 20e9]),
         "objective": st.sampled_from(["step_s", "step_s", "energy_j", "peak_memory_bytes", "usd"]),
         "limit": st.sampled_from([np.inf, np.inf, 0.1]),
+        "explore": st.sampled_from([(), ("pipeline_sharding",)]),
     }
 )
 
@@ -58,6 +59,7 @@ def instance(sizes, constraints=None):
         sequence_length=sizes["sequence"],
         precision=precision,
         constraints=constraints or Constraints(),
+        explore=sizes["explore"],
     )
     costs = TrainingCosts(model, topology, job)
     scope = Scope(job.constraints, job.explore, costs.network.domain)
@@ -108,6 +110,7 @@ SMALL = {
     "memory": 20e9,
     "objective": "step_s",
     "limit": np.inf,
+    "explore": (),
 }
 
 
@@ -143,6 +146,9 @@ def test_no_legal_combination_of_degrees_is_missing():
     [
         (Constraints(tp=(2,)), "tp", {2}),
         (Constraints(zero=(0,)), "zero", {0}),
+        (Constraints(zero=(3,), pp=(4,)), "zero", {3}),
+        (Constraints(zero=(1, 2), pp=(4,)), "zero", {1, 2}),
+        (Constraints(pp=(4,)), "zero", {0, 1}),
         (Constraints(vpp=(1,)), "vpp", {1}),
         (Constraints(recompute=("full",)), "recompute", {2}),
         (Constraints(schedule=("gpipe",)), "schedule", {2}),

@@ -6,7 +6,7 @@ import pytest
 
 from shardwright.models import model
 from shardwright.planner.costs.step import TrainingCosts
-from shardwright.planner.errors import InputError
+from shardwright.planner.errors import Infeasible, InputError
 from shardwright.planner.strategy import Constraints, Strategy
 from shardwright.planner.training import estimate_training, plan_training
 from shardwright.planner.workload.legality import facts, violations
@@ -46,6 +46,36 @@ def test_a_partition_of_three_levels_holds_each_at_its_own():
     assert held(made, "weights") == 8 * held(everywhere, "weights")
     assert held(made, "gradients") == 2 * held(everywhere, "gradients")
     assert held(made, "optimizer") == held(everywhere, "optimizer")
+
+
+def test_states_divided_in_a_pipeline_weigh_less_and_move_for_every_micro_batch():
+    pipeline = {"pp": 4, "dp_shard": 4}
+    states, gradients, weights = (step(zero=zero, **pipeline) for zero in (1, 2, 3))
+    assert held(gradients, "gradients") == held(states, "gradients") / 4
+    assert held(gradients, "weights") == held(states, "weights") == 4 * held(weights, "weights")
+    assert held(weights, "optimizer") == held(states, "optimizer")
+    assert states.sharding.gradients_s[0] < gradients.sharding.gradients_s[0] < weights.sharding.gradients_s[0]
+    assert states.step_s[0] < gradients.step_s[0] < weights.step_s[0]
+
+
+def test_every_rank_but_the_slowest_lengthens_the_fill_by_what_a_micro_batch_exposes():
+    far = TrainingCosts(LLAMA, cluster("dgx-a100:2"), JOB)
+    fields = {"pp": 2, "tp": 4, "sp": True, "dp_shard": 2, "zero": 3}
+    plain, interleaved = step(far, **fields), step(far, vpp=2, **fields)
+    microbatches = 32
+    once = plain.sharding.weights_s[0] / (microbatches + 1)
+    assert interleaved.sharding.weights_s[0] == pytest.approx(once * (microbatches + 0.5))
+
+
+def test_a_model_that_fits_no_other_way_is_told_of_states_divided_in_pipelines():
+    job = TrainingJob(gbs=64, sequence_length=8192, constraints=Constraints(pp=(2,), tp=(1,), cp=(1,), mbs=(1,)))
+    with pytest.raises(Infeasible, match=r"exploring pipeline_sharding lets .* zero3 .* fit"):
+        plan_training(model("llama-3.1-70b"), cluster("dgx-h100:8"), job)
+    made = plan_training(
+        model("llama-3.1-70b"), cluster("dgx-h100:8"), msgspec.structs.replace(job, explore=("pipeline_sharding",))
+    )
+    assert made.strategy.zero == 3
+    assert made.optimality.gap == 0.0
 
 
 def test_a_partition_over_all_ranks_is_no_partition():

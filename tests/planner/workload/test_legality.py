@@ -28,7 +28,7 @@ def test_a_published_llama_70b_recipe_is_legal():
         ({"tp": 16, "dp_shard": 1, "pp": 2}, None),
         ({"vpp": 3, "stage_layers": (7,) * 11 + (4,)}, "80 layers must be divided"),
         ({"vpp": 5, "dp_shard": 1, "dp_replicate": 2, "mbs": 32}, "multiple of pp 4"),
-        ({"zero": 3}, "zero 3 needs pp 1"),
+        ({"zero": 3}, None),
         ({"ep": 2}, "needs a model with experts"),
         ({"recompute": "selective", "recompute_modules": ("mla_up",)}, "must be among"),
         ({"cp_comm": "a2a", "tp": 8, "dp_shard": 1}, "cp_comm a2a needs"),
