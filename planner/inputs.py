@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -14,10 +16,13 @@ from .errors import InputError, InvalidPlan, input_errors
 from .files import read_document, sha256_of, sha256_of_file
 from .plan.base import Input, PlanBase
 from .strategy import Constraints
+from .workload.serving import Trace
+from .workload.serving_traces import read_schedule, read_trace
 from .workload.training import TrainingJob
 
 CATALOG = "catalog:"
 MEMORY = "memory:"
+JOB = MEMORY + "job"
 MEASURED = " + "
 
 
@@ -114,6 +119,24 @@ def topology_input(topology: topologies.Topology) -> Input:
     return Input(role="topology", source=MEMORY + topology.name, sha256=sha256_of(document), document=document)
 
 
+def job_input(job: msgspec.Struct) -> Input:
+    """The record of a job as it was planned: what files and options came to."""
+    document = msgspec.to_builtins(job)
+    return Input(role="job", source=JOB, sha256=sha256_of(document), document=document)
+
+
+def trace_input(path: str, trace: Trace) -> Input:
+    """The record of a trace, hashed by what was read from it: it is too large to carry."""
+    columns = (trace.arrival_s, trace.prompt_tokens, trace.output_tokens, trace.cached_tokens)
+    return Input(role="load", source=path, sha256=sha256_of([column.tolist() for column in columns]))
+
+
+def schedule_input(path: str, rows: Sequence[tuple[str, float]]) -> Input:
+    """The record of hours and their rates."""
+    document = [list(row) for row in rows]
+    return Input(role="load", source=path, sha256=sha256_of(document), document=document)
+
+
 def restored_model(plan: PlanBase) -> models.ModelGraph:
     """The model a plan was made for, rebuilt from the plan. Raises InvalidPlan when it does not match its hash."""
     record = _input_of(plan, "model")
@@ -143,10 +166,33 @@ def stale_inputs(plan: PlanBase) -> list[str]:
     """
     found = []
     for record in plan.inputs:
-        current = _current(record)
+        try:
+            current = _current(record)
+        except InputError as error:
+            found.append(f"{record.role} {record.source} has changed since the plan was made: {error}")
+            continue
         if current is not None and current.sha256 != record.sha256:
             found.append(f"{record.role} {record.source} has changed since the plan was made")
     return found
+
+
+def changed_documents(plan: PlanBase) -> list[str]:
+    """One sentence for every document in the plan that is not the one its hash names."""
+    return [
+        f"inputs: the {record.role} {record.source} is not the one the plan was made from"
+        for record in plan.inputs
+        if record.document is not None and sha256_of(record.document) != record.sha256
+    ]
+
+
+@functools.cache
+def catalog_gpu(gpu: str) -> tuple[str, float | None]:
+    """The catalog's name of a GPU type and its watts, or the name as given where the catalog does not know it."""
+    try:
+        device = topologies.accelerator(gpu)
+    except topologies.TopologyError:
+        return gpu, None
+    return device.name, device.tdp_watts
 
 
 def accelerator_vendor(gpu: str) -> str:
@@ -169,9 +215,13 @@ def _current(record: Input) -> Input | None:
         return load_topology(name, measured or None)[1]
     if record.role == "routing":
         return routing_input(source)
-    if not source.endswith((".json", ".yaml", ".yml")):
-        return None  # traces are hashed by what was read from them, which only their reader knows
+    if record.role == "load" and not source.endswith((".json", ".yaml", ".yml")):
+        return trace_input(source, read_trace(source)) if record.document is None else _schedule(source)
     return Input(role=record.role, source=source, sha256=sha256_of(read_document(source, record.role)))
+
+
+def _schedule(source: str) -> Input:
+    return schedule_input(source, read_schedule(source))
 
 
 def _input_of(plan: PlanBase, role: str) -> Input:

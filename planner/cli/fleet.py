@@ -88,7 +88,9 @@ def fleet(
     started = time.perf_counter()
     from ..report.fleet import print_fleet_plan
     from .common import emit
-    from .fleet_options import FleetOptions, fleet_plan
+    from .fleet_options import FleetOptions, fleet_plan, refuse_overwriting
+
+    refuse_overwriting(current, output)
 
     plan = fleet_plan(
         FleetOptions(

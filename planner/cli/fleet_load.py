@@ -46,8 +46,8 @@ def _of_trace(options: FleetOptions) -> FleetLoad:
     import msgspec
 
     from ..fleet.loads import hours_of_trace, lengths_of_trace
+    from ..inputs import trace_input
     from ..workload.serving_traces import read_trace
-    from .serving_options import trace_input
 
     assert options.trace is not None
     trace = read_trace(options.trace)
@@ -59,17 +59,14 @@ def _of_trace(options: FleetOptions) -> FleetLoad:
 
 
 def _of_schedule(path: str) -> tuple[float, tuple[tuple[str, float], ...], Input]:
-    from ..files import sha256_of
-    from ..plan.base import Input
+    from ..inputs import schedule_input
     from ..workload.serving_traces import read_schedule
 
     rows = read_schedule(path)
     busiest = max(rate for _, rate in rows)
     if busiest <= 0:
         raise InputError(f"schedule {path}: no hour has requests")
-    document = [list(row) for row in rows]
-    source = Input(role="load", source=path, sha256=sha256_of(document), document=document)
-    return busiest, tuple((name, rate / busiest) for name, rate in rows), source
+    return busiest, tuple((name, rate / busiest) for name, rate in rows), schedule_input(path, rows)
 
 
 def _of_lengths(options: FleetOptions) -> FleetLoad:

@@ -79,6 +79,16 @@ def fleet_plan(options: FleetOptions) -> FleetPlan:
     return plan_fleet(job, sources, tuple(parse_what_if(text) for text in options.what_if))
 
 
+def refuse_overwriting(current: str | None, output: str | None) -> None:
+    """Raise InputError where the plan would replace the one that it starts from, and so be stale at once."""
+    from pathlib import Path
+
+    if current is not None and output is not None and Path(current).resolve() == Path(output).resolve():
+        raise InputError(
+            f"--output {output}: is the plan of --current, which the new plan starts from: name another file"
+        )
+
+
 def _refuse_job_options(options: FleetOptions, mode: str, allowed: tuple[str, ...] = ()) -> None:
     given = _given(options, tuple(name for name in _JOB_ONLY if name not in allowed))
     given += [name.removesuffix("_s") for name, text in options.targets.items() if text]
@@ -103,7 +113,7 @@ def _given(options: FleetOptions, names: tuple[str, ...]) -> list[str]:
 
 
 def _melange(options: FleetOptions) -> FleetPlan:
-    from ..fleet.melange import read_melange
+    from ..fleet.melange import melange_inputs
     from ..fleet.planning import plan_problem
 
     assert options.melange is not None
@@ -111,8 +121,8 @@ def _melange(options: FleetOptions) -> FleetPlan:
     _refuse_layer_options(options, "--melange")
     if options.fractional and options.slices is not None:
         raise InputError("--fractional has no slices: leave --slices out")
-    problem, source = read_melange(options.melange, options.rate, options.slices, fractional=options.fractional)
-    return plan_problem(problem, (source,))
+    problem, sources = melange_inputs(options.melange, options.rate, options.slices, fractional=options.fractional)
+    return plan_problem(problem, sources)
 
 
 def _helix(options: FleetOptions) -> FleetPlan:

@@ -88,6 +88,7 @@ class GivenLoad:
 
 def given_load(options: LoadOptions) -> GivenLoad:
     """The load of the options. Raises InputError naming the option that is missing or one too many."""
+    from ..inputs import schedule_input, trace_input
     from ..serving.planning import load_of_trace
     from ..workload.serving import Load
     from ..workload.serving_traces import read_schedule, read_trace
@@ -109,7 +110,7 @@ def given_load(options: LoadOptions) -> GivenLoad:
     if options.hours is not None:
         hours = tuple(read_schedule(options.hours))
         rate = max(each for _, each in hours)
-        inputs = (_input(options.hours, [list(hour) for hour in hours]),)
+        inputs = (schedule_input(options.hours, hours),)
     load = Load(
         lengths=lengths,
         rate_per_s=rate,
@@ -136,13 +137,11 @@ def described(params: Mapping[str, Any]) -> tuple[GivenLoad, ServingJob]:
     given = given_load(LoadOptions(**{name: params[name] for name in _LOAD if name in params}))
     fields = {name: params[name] for name in _JOB if name in params}
     if params.get("experts") is not None:
-        import msgspec
-
         from ..costs.experts import read_expert_load
+        from ..inputs import routing_input
 
-        fields["expert_load"] = placed = read_expert_load(params["experts"])
-        record = _input(params["experts"], msgspec.to_builtins(placed))
-        given = replace(given, inputs=(*given.inputs, record))
+        fields["expert_load"] = read_expert_load(params["experts"])
+        given = replace(given, inputs=(*given.inputs, routing_input(params["experts"])))
     return given, serving_job(given.load, {name: params[name] for name in ("ttft", "tpot", "e2e")}, **fields)
 
 
@@ -223,16 +222,3 @@ def _lengths(options: LoadOptions) -> tuple[LengthBin, ...]:
     if options.isl is None or options.osl is None:
         raise InputError("--isl and --osl are missing: give both, or --lengths, or --trace")
     return (LengthBin(isl=options.isl, osl=options.osl),)
-
-
-def trace_input(path: str, trace: Trace) -> Input:
-    """The record of a trace, hashed by what was read from it."""
-    columns = (trace.arrival_s, trace.prompt_tokens, trace.output_tokens, trace.cached_tokens)
-    return _input(path, [column.tolist() for column in columns], keep=False)
-
-
-def _input(path: str, document: object, keep: bool = True) -> Input:
-    from ..files import sha256_of
-    from ..plan.base import Input
-
-    return Input(role="load", source=path, sha256=sha256_of(document), document=document if keep else None)

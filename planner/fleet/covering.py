@@ -63,7 +63,6 @@ def solve_covering(problem: FleetProblem, demands: Demands, fixed: Floats | None
         status=solution.status,
         work=solution.work,
         solver="binpacking.covering",
-        started=np.array([[0.0 if at is None else values[at] for at in row] for row in program.starts]),
         multiple=float(values[program.growth]) if program.growth is not None else 1.0,
     )
     return Solution(solution.status, found, found.value, found.bound, solution.seconds, solution.work)

@@ -13,8 +13,7 @@ class Found:
     """Units of every price in every hour, [hour, price], with the objective's value and bound.
 
     `packing` is the packing where one was made; `prices` and `cap_prices` are the relaxation's duals of the kinds of
-    replica and of the caps. `started` counts units started by hour and price; `multiple` is how many times the rates
-    are carried.
+    replica and of the caps. `multiple` is how many times the rates are carried.
     """
 
     counts: Floats
@@ -26,5 +25,4 @@ class Found:
     packing: Floats | None = None
     prices: Floats | None = None
     cap_prices: Floats | None = None
-    started: Floats | None = None
     multiple: float = 1.0

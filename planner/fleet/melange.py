@@ -9,12 +9,15 @@ import msgspec
 
 from ..errors import InputError
 from ..files import read_document, sha256_of
+from ..inputs import JOB
 from ..plan.base import Input
 from ..plan.fleet import Replica, RequestClass
 from ..workload.fleet import MOST_NUMBER
 from .problem import FleetProblem, Price
 
 MODEL = "model"
+RATE = "total_request_rate"
+SLICES = "slice_factor"
 SUM_TOLERANCE = 1e-4
 MOST_SLICES = 10_000
 MOST_CELLS = 40_000
@@ -56,6 +59,16 @@ def read_melange(
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     return problem, Input(role="offers", source=path, sha256=sha256_of(document), document=document)
+
+
+def melange_inputs(
+    path: str, rate: float | None = None, slices: int | None = None, *, fractional: bool = False
+) -> tuple[FleetProblem, tuple[Input, ...]]:
+    """The same with the record of the rate and slices that were planned, beside that of the file."""
+    problem, source = read_melange(path, rate, slices, fractional=fractional)
+    document = {RATE: source.document[RATE] if rate is None else rate, SLICES: problem.slices}
+    asked = Input(role="job", source=JOB, sha256=sha256_of(document), document=document)
+    return problem, (source, asked)
 
 
 def melange_problem(

@@ -9,8 +9,9 @@ import msgspec
 
 from shardwright.solvers import Status, relative_gap
 
+from ..inputs import job_input
 from ..plan.base import Input, Optimality, Provenance
-from ..plan.fleet import FleetPlan, Insurance, Rental
+from ..plan.fleet import CARRIED, CHANGED, COST, MANY_GPUS, MANY_NOTE, FleetPlan, Insurance, Rental
 from ..workload.fleet import FleetJob
 from .covering import Demands, solve_covering
 from .explain import shadow_prices
@@ -21,9 +22,6 @@ from .running import units_running
 from .single import alternatives, single_types
 from .solving import CHANCE, chance, insure, solve_fleet
 
-COST = "cost of the fleet in dollars per hour"
-CHANGED = "rent and the cost of starting replicas, in dollars per hour"
-CARRIED = "multiple of the given rates that the budget carries"
 PROVEN_GAP = 1e-9
 
 
@@ -37,7 +35,7 @@ def plan_problem(problem: FleetProblem, inputs: tuple[Input, ...] = (), seed: in
 def plan_assembled(
     job: FleetJob, problem: FleetProblem, inputs: tuple[Input, ...] = (), notes: tuple[str, ...] = ()
 ) -> FleetPlan:
-    """The plan of a job whose problem is assembled. Raises Infeasible naming what binds."""
+    """The plan of a job whose problem is assembled; the job is kept in it. Raises Infeasible naming what binds."""
     demands, dropped = _demands(job, problem)
     insurance = None
     counted = problem
@@ -69,7 +67,7 @@ def plan_assembled(
         anew = solve_fleet(counted, replace(demands, before=None), job.seed).value
         rental = msgspec.structs.replace(rental, change=change_of(counted, found, demands, dropped, anew, kept))
     notes += _notes(job, dropped)
-    return _plan(counted, found, demands, rental, (inputs, notes, job.seed))
+    return _plan(counted, found, demands, rental, ((*inputs, job_input(job)), notes, job.seed))
 
 
 def best_found(job: FleetJob, problem: FleetProblem) -> Found:
@@ -119,10 +117,11 @@ def _plan(
         rental, single_type=single, shadow_prices=shadow_prices(problem, found, demands, seed)
     )
     value = found.value if demands.largest else rental.usd_per_hour
+    many = (f"{rental.gpus} GPUs can be had: {MANY_NOTE}",) if rental.gpus > MANY_GPUS else ()
     return FleetPlan(
         inputs=inputs,
         optimality=optimality_of(found, demands),
-        assumptions=assumptions_of(problem, demands) + notes,
+        assumptions=assumptions_of(problem, demands) + notes + many,
         alternatives=alternatives(single, value, largest=demands.largest),
         provenance=Provenance(
             tool_version=version("shardwright"),

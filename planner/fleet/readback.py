@@ -75,7 +75,11 @@ def contingencies(
     """Where requests go after every loss that takes something away and is no part of another."""
     found: dict[tuple[int, ...], Contingency] = {}
     share = demands.failures.load_share
+    if carried <= 0:
+        return ()
     for loss in losses(problem, demands.failures):
+        if any(kind not in rows.kinds for kind, _ in loss.kinds):
+            continue  # the same loss with a rented kind in its place takes more
         lost = units_lost(problem, loss, counts)
         key = tuple(round(float(lost[at])) for at in rows.prices)
         if not any(key) or key in found:
@@ -95,7 +99,8 @@ def schedule_of(
     """The hours of a schedule; `static` is the cost of the fleet of the busiest hour kept all the time."""
     rows = rows_of(problem, found.counts)
     cost = found.counts @ problem.cost
-    started = np.zeros_like(found.counts) if found.started is None else found.started
+    before = found.counts[-1] if demands.before is None else demands.before
+    started = np.maximum(np.diff(found.counts, axis=0, prepend=before[None, :]), 0.0)
     begin = np.array([price.usd_per_start for price in problem.prices])
     paid_over = len(names) if len(names) > 1 else demands.horizon_hours
     hours = [
@@ -106,6 +111,7 @@ def schedule_of(
             usd_per_hour=float(cost[at]),
             started=round(float(started[at].sum())),
             routing=rows.part(shares),
+            contingencies=contingencies(problem, found.counts[at], demands, multiple, rows),
         )
         for at, (name, multiple, shares) in enumerate(
             zip(names, demands.hours, routings(problem, found, demands), strict=True)

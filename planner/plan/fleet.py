@@ -12,6 +12,14 @@ from ..workload.serving_layout import Layout
 from .base import PlanBase
 from .layer_placement import LayerPlacement
 
+COST = "cost of the fleet in dollars per hour"
+CHANGED = "rent and the cost of starting replicas, in dollars per hour"
+CARRIED = "multiple of the given rates that the budget carries"
+
+MANY_GPUS = 200_000
+MANY_NOTE = "more than the largest clusters built have; are the rates per second?"
+"""The largest known, xAI's Colossus, ran 200,000 GPUs in 2025."""
+
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     pass
@@ -132,7 +140,8 @@ class Contingency(_Record, frozen=True, kw_only=True):
 
 
 class Hour(_Record, frozen=True, kw_only=True):
-    """One hour: its multiple of the rates, units of every row of `rented`, cost, units started, and its routing."""
+    """One hour: its multiple of the rates, units of every row of `rented`, cost, units started, its routing, and where
+    requests go after a loss in it."""
 
     hour: str
     multiple: float
@@ -140,6 +149,7 @@ class Hour(_Record, frozen=True, kw_only=True):
     usd_per_hour: float
     started: int
     routing: tuple[tuple[float, ...], ...]
+    contingencies: tuple[Contingency, ...] = ()
 
 
 class Schedule(_Record, frozen=True, kw_only=True):
@@ -214,23 +224,26 @@ class Rental(_Record, frozen=True, kw_only=True):
                 raise InvalidPlan(
                     f"rental.replicas[{at}].requests_per_s must have one entry for each of {classes} request classes"
                 )
+            if replica.gpus < 1 or any(pool.gpus < 1 or pool.workers < 1 for pool in replica.pools):
+                raise InvalidPlan(f"rental.replicas[{at}] must have at least one GPU and one worker in every pool")
         if len(self.utilization) != kinds:
             raise InvalidPlan(f"rental.utilization must have one entry for each of {kinds} kinds of replica")
         for at, rented in enumerate(self.rented):
             if not 0 <= rented.replica < kinds:
                 raise InvalidPlan(f"rental.rented[{at}].replica must be from 0 to {kinds - 1} but is {rented.replica}")
-            if rented.count < 1 or rented.copies < 1:
-                raise InvalidPlan(f"rental.rented[{at}] must have a count and copies of at least 1")
+            if min(rented.count, rented.copies, rented.gpus) < 1:
+                raise InvalidPlan(f"rental.rented[{at}] must have a count, copies and gpus of at least 1")
         hours = () if self.schedule is None else self.schedule.hours
         tables = [("routing", self.routing)]
-        tables += [(f"contingencies[{at}].routing", each.routing) for at, each in enumerate(self.contingencies)]
         tables += [(f"schedule.hours[{at}].routing", each.routing) for at, each in enumerate(hours)]
+        losses = (*self.contingencies, *(each for hour in hours for each in hour.contingencies))
+        tables += [(f"contingencies[{at}].routing", each.routing) for at, each in enumerate(losses)]
         for name, table in tables:
             if len(table) != kinds or any(len(row) != classes for row in table):
                 raise InvalidPlan(f"rental.{name} must have {kinds} rows of {classes} shares")
             if not all(math.isfinite(share) for row in table for share in row):
                 raise InvalidPlan(f"rental.{name} must hold finite shares")
-        rows = [("contingencies", len(each.lost)) for each in self.contingencies]
+        rows = [("contingencies", len(each.lost)) for each in losses]
         rows += [("schedule.hours", len(each.counts)) for each in hours]
         rows += (
             [] if self.change is None else [("change", len(self.change.started)), ("change", len(self.change.stopped))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..plan.fleet import FleetPlan, Rental, Schedule
+from ..plan.fleet import MANY_GPUS, MANY_NOTE, FleetPlan, Rental, Schedule
 from .layer_placement import print_layer_placement
 from .text import console, duration, percent, si, table
 
@@ -52,7 +52,8 @@ def _headline(plan: FleetPlan, rental: Rental, seconds: float | None) -> list[tu
     cost = rental.usd_per_hour if rental.schedule is None else rental.schedule.usd_per_hour
     mean = "" if rental.schedule is None else " on average"
     lines = [(f"${cost:.2f}/h{mean} for {rate:.4g} requests/s{' at the busiest' if mean else ''}", "bold")]
-    lines.append((f"{rental.gpus} GPU{'' if rental.gpus == 1 else 's'}{power}", ""))
+    many = f": {MANY_NOTE}" if rental.gpus > MANY_GPUS else ""
+    lines.append((f"{rental.gpus} GPU{'' if rental.gpus == 1 else 's'}{power}{many}", "yellow" if many else ""))
     side = "above" if best.sense == "max" else "below"
     lines.append((f"{best.objective}: {best.value:.6g}, {proof} (none {side} {best.bound:.6g}{took})", ""))
     if rental.insurance is not None:
@@ -105,7 +106,7 @@ def _schedule(rental: Rental, schedule: Schedule) -> object:
 
 def _single(rental: Rental) -> list[tuple[str, ...]]:
     return [
-        (each.gpu, str(each.gpus), f"{each.usd_per_hour:.2f}", f"{each.carried:.4g}", "")
+        (each.gpu, str(each.gpus), f"{each.usd_per_hour:.2f}", percent(each.carried), "")
         if each.usd_per_hour is not None
         else (each.gpu, "-", "-", "-", each.why)
         for each in rental.single_type

@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 
-import msgspec
-
+from ..inputs import changed_documents
 from ..plan.base import PlanBase
-from ..plan.fleet import FleetPlan, Insurance, Rental
+from ..plan.fleet import Contingency, FleetPlan, Insurance, Rental
 from .common import TOLERANCE, close, optimality_problems
+from .fleet_claims import claim_problems
+from .fleet_job import job_problems, kept_job
+from .fleet_melange import melange_problems
 from .layer_placement import placement_problems
 
 FULL = 5e-6
@@ -30,8 +32,10 @@ def problems(plan: PlanBase) -> list[str]:
         *_loads(rental, rental.routing, counts, 1.0, "routing"),
         *_utilization(rental, counts),
         *_totals(rental),
-        *_given(plan, rental),
-        *_contingencies(rental, counts),
+        *_counted_on(rental),
+        *claim_problems(plan, rental),
+        *_against_inputs(plan, rental),
+        *_contingencies(rental, counts, rental.contingencies, 1.0),
         *_hours(rental),
         *_change(rental),
     ]
@@ -108,6 +112,10 @@ def _totals(rental: Rental) -> Iterator[str]:
     cost = sum(each.count * each.usd_per_hour for each in rental.rented)
     if not close(cost, rental.usd_per_hour):
         yield f"usd_per_hour is {rental.usd_per_hour:.6g} but the fleet costs {cost:.6g}"
+    draws = [None if each.watts is None else each.count * each.watts for each in rental.rented]
+    watts = None if None in draws else sum(each or 0.0 for each in draws)
+    if (watts is None) != (rental.watts is None) or not close(watts or 0.0, rental.watts or 0.0):
+        yield f"watts is {rental.watts} but what is rented draws {watts}"
     gpus = sum(each.count * each.gpus for each in rental.rented)
     if gpus != rental.gpus:
         yield f"gpus is {rental.gpus} but {gpus} are rented"
@@ -121,51 +129,37 @@ def _totals(rental: Rental) -> Iterator[str]:
             yield f"limits: {limit.name} uses {limit.used:.6g} of {limit.most:.6g} {limit.unit}"
 
 
-class _Type(msgspec.Struct, frozen=True):
-    cost: float
-    tputs: tuple[tuple[float, ...], ...]
-
-
-class _Melange(msgspec.Struct, frozen=True):
-    gpu_info: dict[str, _Type]
-    workload_distribution: tuple[tuple[float, ...], ...]
-
-
-def _given(plan: FleetPlan, rental: Rental) -> Iterator[str]:
-    """What is counted on lies within reason, and prices and throughputs are those of a Mélange configuration."""
+def _counted_on(rental: Rental) -> Iterator[str]:
     for at, replica in enumerate(rental.replicas):
         if not 0 < replica.usable <= 1 or replica.gpus < 1:
             yield f"replicas[{at}] must have at least one GPU and count on a share above 0 and at most 1"
-    document = next((record.document for record in plan.inputs if record.role == "offers"), None)
-    if not isinstance(document, dict) or "gpu_info" not in document:
-        return
-    try:
-        config = msgspec.convert(document, _Melange)
-    except msgspec.ValidationError as error:
-        yield f"the configuration kept in the plan is refused: {error}"
-        return
-    shares = [share for row in config.workload_distribution for share in row]
-    for replica in rental.replicas:
-        known = config.gpu_info.get(replica.gpu)
-        table = [] if known is None else [most for row in known.tputs for most in row]
-        carried = tuple(most for most, share in zip(table, shares, strict=False) if share > 0)
-        if carried != replica.requests_per_s:
-            yield f"requests_per_s of {replica.name} are not those of the configuration"
-    for at, each in enumerate(rental.rented):
-        known = config.gpu_info.get(rental.replicas[each.replica].gpu)
-        if known is not None and not close(known.cost, each.usd_per_hour):
-            yield f"rented[{at}] costs {each.usd_per_hour:.6g} $/h but {known.cost:.6g} by the configuration"
+        if not all(math.isfinite(each) and each >= 0 for each in replica.requests_per_s):
+            yield f"replicas[{at}].requests_per_s must hold numbers of at least 0"
 
 
-def _contingencies(rental: Rental, counts: Sequence[int]) -> Iterator[str]:
-    for each in rental.contingencies:
-        where = f"contingency {each.name!r}"
+def _against_inputs(plan: FleetPlan, rental: Rental) -> list[str]:
+    """What does not agree with the job or configuration that the plan keeps."""
+    found = changed_documents(plan)
+    job = kept_job(plan)
+    if job is None:
+        return [*found, *melange_problems(plan, rental)]
+    hours = [[each.count for each in rental.rented]]
+    if rental.schedule is not None:
+        hours = [list(hour.counts) for hour in rental.schedule.hours]
+    return [*found, *job_problems(plan, rental, job, hours)]
+
+
+def _contingencies(
+    rental: Rental, counts: Sequence[int], told: Sequence[Contingency], factor: float, hour: str = ""
+) -> Iterator[str]:
+    for each in told:
+        where = f"{hour}contingency {each.name!r}"
         left = [count - gone for count, gone in zip(counts, each.lost, strict=True)]
         if min(left) < 0 or min(each.lost) < 0:
             yield f"{where}: loses units that there are not"
             continue
         yield from _routing(rental, each.routing, where)
-        yield from _loads(rental, each.routing, left, each.load_share, where)
+        yield from _loads(rental, each.routing, left, factor * each.load_share, where)
 
 
 def _hours(rental: Rental) -> Iterator[str]:
@@ -184,6 +178,9 @@ def _hours(rental: Rental) -> Iterator[str]:
         if hour.multiple > 0:
             yield from _routing(rental, hour.routing, where)
             yield from _loads(rental, hour.routing, hour.counts, hour.multiple / most, where)
+            yield from _contingencies(rental, hour.counts, hour.contingencies, hour.multiple / most, f"{where}: ")
+        elif hour.contingencies or any(share for row in hour.routing for share in row):
+            yield f"{where}: has no requests, so none can go anywhere"
     mean = sum(hour.usd_per_hour for hour in schedule.hours) / len(schedule.hours)
     if not close(mean, schedule.usd_per_hour):
         yield f"schedule.usd_per_hour is {schedule.usd_per_hour:.6g} but its hours cost {mean:.6g} on average"
@@ -201,11 +198,29 @@ def _change(rental: Rental) -> Iterator[str]:
 
 
 def _insurance(rental: Rental, insurance: Insurance, counts: Sequence[int]) -> Iterator[str]:
-    """The chance of overload from the utilizations, and that it is as allowed."""
+    """The chance of overload from the utilizations, in the hour where it is largest, and that it is as allowed."""
+    chance = _chance(rental, insurance, rental.routing, counts, 1.0)
+    if rental.schedule is not None:
+        most = max(hour.multiple for hour in rental.schedule.hours)
+        by_hour = [(hour.routing, hour.counts, hour.multiple / most) for hour in rental.schedule.hours]
+        chance = max(_chance(rental, insurance, *hour) for hour in by_hour)
+    if not math.isclose(chance, insurance.overload, rel_tol=1e-3, abs_tol=1e-6):
+        yield f"insurance.overload is {insurance.overload:.6g} but the routing gives {chance:.6g}"
+    if insurance.overload > insurance.overload_allowed + TOLERANCE:
+        yield f"insurance: the chance of overload is {insurance.overload:.4g}, above {insurance.overload_allowed:.4g}"
+
+
+def _chance(
+    rental: Rental,
+    insurance: Insurance,
+    routing: Sequence[Sequence[float]],
+    counts: Sequence[int],
+    factor: float,
+) -> float:
     fullest: dict[str, float] = {}
     for kind, replica in enumerate(rental.replicas):
         room = _room(rental, counts, kind)
-        busy = _load(rental, rental.routing, kind) / room if room else 0.0
+        busy = factor * _load(rental, routing, kind) / room if room else 0.0
         for gpu in replica.gpu.split("+"):
             fullest[gpu] = max(fullest.get(gpu, 0.0), busy)
     calm = 1.0
@@ -214,7 +229,4 @@ def _insurance(rental: Rental, insurance: Insurance, counts: Sequence[int]) -> I
         if insurance.shape == "uniform":
             short = min(max((busy - 1 + insurance.spread) / (2 * insurance.spread), 0.0), 1.0)
         calm *= 1 - short
-    if rental.schedule is None and not math.isclose(1 - calm, insurance.overload, rel_tol=1e-3, abs_tol=1e-6):
-        yield f"insurance.overload is {insurance.overload:.6g} but the routing gives {1 - calm:.6g}"
-    if insurance.overload > insurance.overload_allowed + TOLERANCE:
-        yield f"insurance: the chance of overload is {insurance.overload:.4g}, above {insurance.overload_allowed:.4g}"
+    return 1 - calm

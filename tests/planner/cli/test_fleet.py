@@ -162,6 +162,18 @@ def test_a_job_file_is_planned_and_options_are_put_over_it(capsys):
     assert run(["validate", "plan.json"]) == 0
 
 
+def test_a_fleet_larger_than_any_is_remarked(capsys):
+    Path("job.yaml").write_text(JOB.replace("rate_per_s: 10", "rate_per_s: 1000000").replace(", most: 9", ""))
+    assert run(["fleet", "--offers", "job.yaml", "-o", "plan.json"]) == 0
+    assert "GPUs: more than the largest clusters" in " ".join(capsys.readouterr().out.split())
+    assert any("GPUs can be had" in line for line in json.loads(Path("plan.json").read_text())["assumptions"])
+    Path("job.yaml").write_text(JOB)
+    assert run(["fleet", "--offers", "job.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert "largest clusters" not in shown
+    assert "100.0 %" in shown.partition("One GPU type alone")[2].partition("Route")[0]
+
+
 def test_insurance_under_a_budget_is_told_as_what_it_takes(capsys):
     Path("job.yaml").write_text(JOB + "objective: throughput\nbudget_usd_per_hour: 9\nerror: {spread: 0.1}\n")
     assert run(["fleet", "--offers", "job.yaml", "-o", "plan.json"]) == 0
@@ -200,7 +212,7 @@ def test_hours_of_a_schedule_are_followed(capsys):
     command = ["fleet", "chat", "--offers", "job.yaml", "--lengths", "lengths.json", "--hours", "hours.csv"]
     assert run([*command, "--json", "-o", "plan.json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert [record["source"] for record in plan["inputs"]] == ["job.yaml", "lengths.json", "hours.csv"]
+    assert [record["source"] for record in plan["inputs"]] == ["job.yaml", "lengths.json", "hours.csv", "memory:job"]
     assert run(["validate", "plan.json"]) == 0
     assert [hour["multiple"] for hour in plan["rental"]["schedule"]["hours"]] == [0.2, 1.0, 0.5]
     assert run(command) == 0
@@ -236,6 +248,7 @@ def test_catalog_gpus_and_prices_serve_a_catalog_model(capsys):
         (["--offers", "none.yaml"], "none.yaml"),
         (["--offers", "typo.yaml"], "prise"),
         (["--offers", "job.yaml", "--current", "config.json"], "config.json"),
+        (["--offers", "job.yaml", "--current", "old.json", "-o", "./old.json"], "name another file"),
     ],
 )
 def test_wrong_jobs_are_one_line(capsys, arguments, word):

@@ -114,9 +114,9 @@ def test_names_stay_data(catalog_plan, name):
     odd = msgspec.structs.replace(catalog_plan, rental=rental, inputs=())
     if name.startswith("-"):
         with pytest.raises(InputError, match="reads as an option"):
-            export_plan(odd, "fleet-kubernetes")
+            FleetKubernetes()(Context(odd, None, None))
         return
-    objects = list(yaml.safe_load_all(export_plan(odd, "fleet-kubernetes").text))
+    objects = list(yaml.safe_load_all(FleetKubernetes()(Context(odd, None, None)).text))
     words = [
         each["spec"]["template"]["spec"]["containers"][0]["args"][0] for each in objects if each["kind"] == "Deployment"
     ]
@@ -128,4 +128,4 @@ def test_a_region_that_is_no_label_is_refused(catalog_plan):
     rented = tuple(msgspec.structs.replace(each, region="us east!") for each in rental.rented)
     odd = msgspec.structs.replace(catalog_plan, rental=msgspec.structs.replace(rental, rented=rented))
     with pytest.raises(InputError, match="as a label"):
-        export_plan(odd, "fleet-kubernetes")
+        FleetKubernetes()(Context(odd, None, None))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -11,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardwright.planner.errors import Infeasible, InputError
-from shardwright.planner.fleet.melange import GpuInfo, MelangeConfig, melange_problem, read_melange
+from shardwright.planner.fleet.melange import GpuInfo, MelangeConfig, melange_inputs, melange_problem, read_melange
 from shardwright.planner.fleet.planning import plan_problem
+from shardwright.planner.plan.fleet import FleetPlan
 from shardwright.planner.validate import validate_plan
 from tests.reference import shared_file
 
@@ -39,8 +42,7 @@ def two_types(**changes) -> MelangeConfig:
 
 @pytest.mark.parametrize("rate", ARENA)
 def test_the_published_case_costs_what_its_program_says_and_is_proven(rate):
-    problem, source = read_melange(str(shared_file("fleet/melange_arena.json")), rate)
-    plan = plan_problem(problem, (source,))
+    plan = plan_problem(*melange_inputs(str(shared_file("fleet/melange_arena.json")), rate))
     assert plan.optimality.value == pytest.approx(ARENA[rate], abs=1e-6)
     assert plan.optimality.status == "optimal"
     assert plan.optimality.bound == plan.optimality.value
@@ -48,6 +50,13 @@ def test_the_published_case_costs_what_its_program_says_and_is_proven(rate):
         gpu: costs[rate] for gpu, costs in ALONE.items()
     }
     assert validate_plan(plan) == []
+
+
+def planned(config: MelangeConfig, *, fractional: bool = False) -> FleetPlan:
+    """The plan of a configuration, read from a file as a user's would be."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        Path(file.name).write_bytes(msgspec.json.encode(config))
+        return plan_problem(*melange_inputs(file.name, fractional=fractional))
 
 
 def per_slice_optimum(config: MelangeConfig) -> float:
@@ -100,10 +109,10 @@ def configurations(draw) -> MelangeConfig:
 @settings(derandomize=True, max_examples=12, deadline=None)
 @given(configurations())
 def test_the_cost_is_that_of_the_per_slice_program_and_fractional_routing_is_never_dearer(config):
-    plan = plan_problem(melange_problem(config))
+    plan = planned(config)
     assert plan.optimality.value == pytest.approx(per_slice_optimum(config), abs=1e-6)
     assert validate_plan(plan) == []
-    divided = plan_problem(melange_problem(config, fractional=True))
+    divided = planned(config, fractional=True)
     assert divided.optimality.value <= plan.optimality.value + 1e-9
     assert validate_plan(divided) == []
 
@@ -154,8 +163,7 @@ def test_a_file_without_a_field_is_named(tmp_path):
 def test_prices_throughputs_and_shares_that_the_file_does_not_give_are_found(tmp_path):
     path = tmp_path / "config.json"
     path.write_bytes(msgspec.json.encode(two_types()))
-    problem, source = read_melange(str(path))
-    plan = plan_problem(problem, (source,))
+    plan = plan_problem(*melange_inputs(str(path)))
     assert validate_plan(plan) == []
     first, *others = plan.rental.replicas
     cheap = msgspec.structs.replace(plan.rental.rented[0], usd_per_hour=0.5)
