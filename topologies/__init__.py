@@ -7,6 +7,7 @@ from .document import Measured
 from .errors import TopologyError
 from .mpigraph import read_mpigraph
 from .topology import Topology, parse_topology, topology_document
+from .uncertainty import uncertain
 
 __all__ = [
     "Accelerator",
@@ -23,4 +24,5 @@ __all__ = [
     "parse_topology",
     "read_mpigraph",
     "topology_document",
+    "uncertain",
 ]

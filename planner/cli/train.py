@@ -19,7 +19,7 @@ _Objective = Annotated[
 ]
 _TimeLimit = Annotated[str | None, typer.Option(help="Longest step allowed, such as 20s.", **_AIM)]
 _Pareto = Annotated[str | None, typer.Option(help="All compromises between two objectives: step_s,usd.", **_AIM)]
-_Robustness = Annotated[int | None, typer.Option(help="Samples of bandwidths 20 % off; prints the regret.", **_AIM)]
+_Robustness = Annotated[int | None, typer.Option(help="Samples of bandwidths each off by 20 %; the regret.", **_AIM)]
 _Explore = Annotated[
     str | None, typer.Option(help=f"Techniques to try as well, or all: {', '.join(options.TECHNIQUES)}.", **_AIM)
 ]

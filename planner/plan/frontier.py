@@ -35,17 +35,20 @@ class Frontier(_Record, frozen=True):
 
 
 class Rival(_Record, frozen=True):
-    """A strategy that was best in some of the samples."""
+    """A strategy that was best in some of the samples, or ranks best on average after the plan."""
 
     label: str
     wins: int
+    mean_rank: float
 
 
 class Robustness(_Record, frozen=True):
-    """The regret of a plan when every bandwidth is off by up to `spread`, over seeded samples.
+    """The regret of a plan when every bandwidth is off by up to `spread` on its own, over seeded samples.
 
-    Regret is how much longer the plan's step takes than that of the best of the `rivals_considered` strategies, as a
-    share. `best_in` counts the samples in which the plan stays best.
+    Regret is how much worse the plan is by its objective than the best of the `rivals_considered` strategies, each on
+    the devices planned for it, and than its own strategy on devices ordered anew for the sample, as a share.
+    `order_regret` is the mean against the latter alone, None where all links are alike. `best_in` counts the samples
+    in which nothing beats the plan; its rank among the strategies is 1 where none of them does.
     """
 
     samples: int
@@ -55,4 +58,7 @@ class Robustness(_Record, frozen=True):
     best_in: int
     mean_regret: float
     worst_regret: float
+    mean_rank: float
+    worst_rank: int
+    order_regret: float | None = None
     rivals: tuple[Rival, ...] = ()

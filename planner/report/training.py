@@ -87,11 +87,15 @@ def _spending(plan: TrainingPlan) -> list[str]:
 
 def _safety(made: Robustness) -> str:
     text = (
-        f"with every bandwidth off by up to {percent(made.spread, 0)}, still the best of "
-        f"{made.rivals_considered + 1} strategies in {made.best_in} of {made.samples} samples; regret "
-        f"{percent(made.mean_regret, 2)} in the mean, {percent(made.worst_regret, 2)} at worst"
+        f"with every bandwidth off by up to {percent(made.spread, 0)} on its own, nothing beats it in {made.best_in} "
+        f"of {made.samples} samples; regret against {made.rivals_considered} others "
+        f"{percent(made.mean_regret, 2)} in the mean, {percent(made.worst_regret, 2)} at worst; "
+        f"rank {made.mean_rank:.1f} in the mean, {made.worst_rank} at worst"
     )
-    return text + (f"; else mostly {made.rivals[0].label}" if made.rivals else "")
+    if made.order_regret is not None:
+        text += f"; {percent(made.order_regret, 2)} of it for the order of its own devices"
+    rival = made.rivals[0] if made.rivals else None
+    return text + (f"; else {rival.label}, best in {rival.wins}" if rival else "")
 
 
 def _times(plan: TrainingPlan) -> object:

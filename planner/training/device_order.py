@@ -21,7 +21,7 @@ Axes = tuple[str, ...]
 
 
 def order_within_domains(
-    topology: Topology, inner: Mapping[str, int], carried: Mapping[Axes, float]
+    topology: Topology, inner: Mapping[str, int], carried: Mapping[Axes, float], work_in_all: int = WORK_IN_ALL
 ) -> NDArray[np.int64]:
     """Devices of every domain in the order of its ranks, shape [domains, devices of a domain].
 
@@ -34,7 +34,7 @@ def order_within_domains(
     if not 2 < size <= LARGEST_DOMAIN:
         return orders
     found: dict[bytes, NDArray[np.int64]] = {}
-    work = max(1, min(WORK_PER_DOMAIN, WORK_IN_ALL // len(orders)))
+    work = max(1, min(WORK_PER_DOMAIN, work_in_all // len(orders)))
     for row, devices in enumerate(orders.copy()):
         rates = topology.bandwidth_bytes_per_s(devices[:, None], devices[None, :])
         key = rates.tobytes()

@@ -17,7 +17,7 @@ from shardwright.topologies import Topology
 from ..costs.step import TrainingCosts
 from ..strategy import Strategy
 from ..workload.strategy_table import StrategyTable
-from .device_order import order_within_domains
+from .device_order import WORK_IN_ALL, order_within_domains
 
 AXES = ("tp", "cp", "dp_shard", "dp_replicate", "pp")
 SEARCH_WORK = 400_000
@@ -83,10 +83,18 @@ def carried_bytes(costs: TrainingCosts, table: StrategyTable) -> dict[tuple[str,
     }
 
 
-def node_order(topology: Topology, costs: TrainingCosts, table: StrategyTable) -> NDArray[np.int64] | None:
+def node_order(
+    topology: Topology,
+    costs: TrainingCosts,
+    table: StrategyTable,
+    *,
+    work: int = SEARCH_WORK,
+    start: NDArray[np.int64] | None = None,
+) -> NDArray[np.int64] | None:
     """Device of every rank in the best order found, of domains and within each; None where there is nothing to order.
 
-    Domains of different pace keep to the places of theirs, so that slow devices stay in the stages sized for them.
+    `start` is an order of devices that keeps domains together, by default the cluster's own. Domains of different pace
+    keep to the places of theirs, so that slow devices stay in the stages sized for them.
     """
     domain = costs.network.domain
     if topology.n_devices != domain * topology.n_domains:
@@ -98,15 +106,22 @@ def node_order(topology: Topology, costs: TrainingCosts, table: StrategyTable) -
     carried = carried_bytes(costs, table)
     domains = np.zeros(1, dtype=np.int64)
     if grid.shape:
-        found = _domain_order(topology, costs, grid, carried)
+        places = (costs.chain.ranks.devices if start is None else start)[::domain] // domain
+        found = _domain_order(topology, costs, grid, carried, places, work)
         if found is None:
             return None
         domains = found
-    return order_within_domains(topology, inner_degrees(strategy, domain), carried)[domains].reshape(-1)
+    inside = min(WORK_IN_ALL, work * WORK_IN_ALL // SEARCH_WORK)
+    return order_within_domains(topology, inner_degrees(strategy, domain), carried, inside)[domains].reshape(-1)
 
 
 def _domain_order(
-    topology: Topology, costs: TrainingCosts, grid: DomainGrid, carried: dict[tuple[str, ...], float]
+    topology: Topology,
+    costs: TrainingCosts,
+    grid: DomainGrid,
+    carried: dict[tuple[str, ...], float],
+    start: NDArray[np.int64],
+    work: int,
 ) -> NDArray[np.int64] | None:
     """The domain at every place of the grid."""
     from shardwright.solvers.mapping import MappingProblem, Term, solve
@@ -124,13 +139,12 @@ def _domain_order(
         # every device of a domain sends along the same axes at the same time
         cost = domain * sent * seconds
         terms.append(Term(between, cost, cyclic=ring and length > 2, reduce="max" if ring else "sum"))
-    ranks = costs.chain.ranks
-    start = ranks.devices[::domain] // domain
     if not terms:
         return start
+    ranks = costs.chain.ranks
     pace = None if ranks.alike else np.unique(ranks.slowness[::domain], return_inverse=True)[1]
     problem = MappingProblem(grid.shape, tuple(terms), blocks=pace)
-    solution = solve(problem, stop=Work(SEARCH_WORK), start=start)
+    solution = solve(problem, stop=Work(work), start=start)
     return None if solution.point is None else np.asarray(solution.point, dtype=np.int64)
 
 

@@ -69,7 +69,7 @@ def _robustness(context: Context, candidates: Sequence[Candidate]) -> Robustness
     samples = context.job.robustness_samples
     if len(candidates) < 2 or not samples:
         return None
-    return robustness(context.costs, [each.table for each in candidates], samples=samples)
+    return robustness(context, candidates, samples=samples)
 
 
 def rank_groups(strategy: Strategy) -> dict[str, tuple[tuple[int, ...], ...]]:

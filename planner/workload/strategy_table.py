@@ -211,13 +211,17 @@ def table_of(strategies: Sequence[Strategy], layers: int) -> StrategyTable:
 
 
 def concatenate(tables: Sequence[StrategyTable]) -> StrategyTable:
-    """The rows of all tables in order; those that have custom layouts must share them."""
-    custom = next((table for table in tables if table.custom_layouts), tables[0])
-    return StrategyTable(
-        **{name: np.concatenate([table.column(name) for table in tables]) for name in FIELDS},
-        custom_layouts=custom.custom_layouts,
-        custom_recomputes=custom.custom_recomputes,
-    )
+    """The rows of all tables in order."""
+    layouts: list[tuple[int, ...]] = []
+    recomputes: list[tuple[int, ...]] = []
+    columns = {name: np.concatenate([table.column(name) for table in tables]) for name in FIELDS}
+    moved = []
+    for table in tables:
+        moved.append(np.where(table.layout >= CUSTOM, table.layout + len(layouts), table.layout))
+        layouts += table.custom_layouts
+        recomputes += table.custom_recomputes
+    columns["layout"] = np.concatenate(moved)
+    return StrategyTable(**columns, custom_layouts=tuple(layouts), custom_recomputes=tuple(recomputes))
 
 
 def row_codes(columns: Sequence[Ints]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -61,15 +61,3 @@ def test_more_devices_buy_time_for_dollars():
 def test_one_objective_twice_is_refused():
     with pytest.raises(InputError, match="two different objectives"):
         frontier_training(LLAMA, [NODE], JOB, ("step_s", "step_s"))
-
-
-def test_a_plan_says_how_it_fares_when_links_are_not_what_they_seemed():
-    job = TrainingJob(gbs=64, sequence_length=8192, robustness_samples=12)
-    two_nodes = cluster("dgx-h100:2")
-    made = plan_training(LLAMA, two_nodes, job).robustness
-    assert made == plan_training(LLAMA, two_nodes, job).robustness
-    assert made.samples == 12
-    assert 0 <= made.best_in <= 12
-    assert made.best_in + sum(rival.wins for rival in made.rivals) == 12
-    assert 0 <= made.mean_regret <= made.worst_regret < 0.2
-    assert plan_training(LLAMA, two_nodes, msgspec.structs.replace(job, robustness_samples=0)).robustness is None
