@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,19 @@ from numpy.typing import NDArray
 from ..errors import Infeasible
 from .deployments import PoolOf, Proposal, deployment, hand_over
 from .open_loop import Found, nearest_target, value_of
-from .pools import Phase
 from .problem import Problem
 from .simulation import Outcome, simulate
-from .steady import Array, Lengths, batched_prefill_seconds, prefill_seconds, steady_state
-from .workers import WorkerType, bound_grid, decode_rate, hand_grid, most_prefill_rate, prefill_rate, rates_between
+from .steady import Array, Lengths, batched_prefill_seconds, lone_prefill_seconds, steady_state
+from .workers import (
+    WorkerType,
+    bound_grid,
+    decode_rate,
+    hand_grid,
+    hull_below,
+    most_prefill_rate,
+    prefill_rate,
+    rates_between,
+)
 
 TRIES = 10
 RESCUES = 40
@@ -127,6 +136,28 @@ def _score(problem: Problem, each: Expectation) -> float:
     return float(each.proposal.devices)
 
 
+@dataclass(frozen=True)
+class _Shares:
+    """One kind of worker by how many workers the requests in hand are shared among, from 1 to as many as there are
+    devices: what the closed form says of each of them."""
+
+    worker: WorkerType
+    requests_per_s: Array
+    ttft_s: Array
+    tpot_s: Array
+    first_s: Array
+
+
+def _shares(problem: Problem, worker: WorkerType, users: int) -> _Shares:
+    lengths = problem.setting.lengths
+    among = np.arange(1, sum(problem.supply) + 1)
+    each = np.maximum(users / among, 1.0)
+    rounds = float(problem.job.load.rounds)
+    found = steady_state(worker.cost, worker.schedule, lengths, each, rounds=rounds)
+    first = each * batched_prefill_seconds(worker.cost, worker.schedule, lengths)
+    return _Shares(worker, found.requests_per_s * np.minimum(1.0, users / among), found.ttft_s, found.tpot_s, first)
+
+
 def _aggregated(problem: Problem, users: int) -> list[Expectation]:
     """Equal copies on as many devices as there are (any number, where fewer may be better), and mixes of two kinds.
 
@@ -136,54 +167,46 @@ def _aggregated(problem: Problem, users: int) -> list[Expectation]:
         return []
     fewer = problem.job.goal in ("gpus", "cost", "energy", "latency")
     found: list[Expectation] = []
-    lone: list[tuple[float, WorkerType]] = []
+    lone: list[tuple[float, _Shares]] = []
     for worker in problem.types:
         most = problem.supply[problem.kinds.index(worker.kind)] // worker.devices
-        numbers = range(1, most + 1) if fewer else range(most, most - 1, -1)
-        for number in numbers:
-            if number:
-                found.append(_expect(problem, ((worker, number),), users))
-        if most:
-            lone.append((found[-1].tokens_per_s / max(found[-1].proposal.devices, 1), worker))
+        if not most:
+            continue
+        shares = _shares(problem, worker, users)
+        found += [_expect(problem, ((shares, number),)) for number in (range(1, most + 1) if fewer else (most,))]
+        lone.append((found[-1].tokens_per_s / found[-1].proposal.devices, shares))
     if not fewer:
-        found += _mixes(problem, lone, users)
+        found += _mixes(problem, lone)
     return found
 
 
-def _mixes(problem: Problem, lone: Sequence[tuple[float, WorkerType]], users: int) -> list[Expectation]:
-    best = [worker for _, worker in sorted(lone, key=lambda each: (-each[0], each[1].label()))[: 2 * KEPT]]
+def _mixes(problem: Problem, lone: Sequence[tuple[float, _Shares]]) -> list[Expectation]:
+    ranked = sorted(lone, key=lambda each: (-each[0], each[1].worker.label()))[: 2 * KEPT]
     found: list[Expectation] = []
-    for first in best:
+    for (_, one), (_, two) in permutations(ranked, 2):
+        first, second = one.worker, two.worker
         supply = problem.supply[problem.kinds.index(first.kind)]
-        for second in best:
-            if second is first:
-                continue
-            other = problem.supply[problem.kinds.index(second.kind)]
-            same = second.kind is first.kind
-            for number in range(1, supply // first.devices + 1):
-                rest = other - number * first.devices if same else other
-                count = rest // second.devices
-                if count > 0 and (not same or rest - count * second.devices < min(first.devices, second.devices)):
-                    found.append(_expect(problem, ((first, number), (second, count)), users))
+        other = problem.supply[problem.kinds.index(second.kind)]
+        same = second.kind is first.kind
+        for number in range(1, supply // first.devices + 1):
+            rest = other - number * first.devices if same else other
+            count = rest // second.devices
+            if count > 0 and (not same or rest - count * second.devices < min(first.devices, second.devices)):
+                found.append(_expect(problem, ((one, number), (two, count))))
     return found
 
 
-def _expect(problem: Problem, parts: Sequence[tuple[WorkerType, int]], users: int) -> Expectation:
-    lengths = problem.setting.lengths
-    each = max(users / sum(number for _, number in parts), 1.0)
-    active = min(1.0, users / sum(number for _, number in parts))
+def _expect(problem: Problem, parts: Sequence[tuple[_Shares, int]]) -> Expectation:
+    among = sum(number for _, number in parts) - 1
     rates, ttft, tpot, first = 0.0, 0.0, 0.0, 0.0
-    for worker, number in parts:
-        found = steady_state(
-            worker.cost, worker.schedule, lengths, np.array([each]), rounds=float(problem.job.load.rounds)
-        )
-        share = float(found.requests_per_s[0]) * number * active
+    for each, number in parts:
+        share = float(each.requests_per_s[among]) * number
         rates += share
-        ttft += share * float(found.ttft_s[0])
-        tpot += share * float(found.tpot_s[0])
-        first = max(first, each * batched_prefill_seconds(worker.cost, worker.schedule, lengths))
-    pools = tuple(PoolOf(worker, "aggregated", number) for worker, number in parts)
-    return Expectation(Proposal(pools), ttft / rates, tpot / rates, rates * lengths.osl, first)
+        ttft += share * float(each.ttft_s[among])
+        tpot += share * float(each.tpot_s[among])
+        first = max(first, float(each.first_s[among]))
+    pools = tuple(PoolOf(each.worker, "aggregated", number) for each, number in parts)
+    return Expectation(Proposal(pools), ttft / rates, tpot / rates, rates * problem.setting.lengths.osl, first)
 
 
 def _disaggregated(problem: Problem, users: int) -> list[Expectation]:
@@ -193,21 +216,11 @@ def _disaggregated(problem: Problem, users: int) -> list[Expectation]:
         return []
     prefills = _best(problem, [(prefill_rate(worker, lengths, targets), worker) for worker in problem.types])
     decodes = _best(problem, [(decode_rate(worker, lengths, targets), worker) for worker in problem.types])
-    fewer = problem.job.goal in ("gpus", "cost", "energy")
     found: list[Expectation] = []
-    for prefill in prefills:
-        for decode in decodes:
-            exposed = hand_over(problem.setting, problem.topology, prefill, decode).exposed_s
-            curve = _decode_curve(decode, lengths)
-            same = prefill.kind is decode.kind
-            supply = problem.supply[problem.kinds.index(prefill.kind)]
-            other = problem.supply[problem.kinds.index(decode.kind)]
-            for number in range(1, supply // prefill.devices + 1):
-                rest = other - number * prefill.devices if same else other
-                most = rest // decode.devices
-                for count in range(1, most + 1) if fewer else ((most,) if most > 0 else ()):
-                    parts = ((prefill, number), (decode, count))
-                    found.append(_expect_split(problem, parts, curve, exposed, users))
+    for decode in decodes:
+        curve = _decode_curve(decode, lengths)
+        for prefill in prefills:
+            found += _expect_splits(problem, (prefill, decode), curve, users)
     return found
 
 
@@ -231,36 +244,46 @@ def _decode_curve(worker: WorkerType, lengths: Lengths) -> tuple[NDArray[np.floa
     return grid, worker.cost.decode_seconds(grid, lengths.context) / worker.cost.tokens_per_step
 
 
-def _expect_split(
-    problem: Problem,
-    parts: tuple[tuple[WorkerType, int], tuple[WorkerType, int]],
-    curve: tuple[NDArray[np.float64], NDArray[np.float64]],
-    exposed_s: float,
-    users: int,
-) -> Expectation:
+def _splits(problem: Problem, prefill: WorkerType, decode: WorkerType) -> NDArray[np.int64]:
+    """Numbers of prefill and of decode workers, a row each: all decoders that still fit, or any number of them where
+    fewer may be better."""
+    fewer = problem.job.goal in ("gpus", "cost", "energy")
+    same = prefill.kind is decode.kind
+    supply = problem.supply[problem.kinds.index(prefill.kind)]
+    other = problem.supply[problem.kinds.index(decode.kind)]
+    rows: list[tuple[int, int]] = []
+    for number in range(1, supply // prefill.devices + 1):
+        most = (other - number * prefill.devices if same else other) // decode.devices
+        rows += [(number, count) for count in range(1 if fewer else max(most, 1), most + 1)]
+    return np.array(rows, dtype=np.int64).reshape(-1, 2)
+
+
+def _expect_splits(
+    problem: Problem, workers: tuple[WorkerType, WorkerType], curve: tuple[Array, Array], users: int
+) -> list[Expectation]:
     """Little's law around the loop: users = rate · (TTFT + hand-over + decode), decoders at one point of `curve`."""
-    (prefill, first), (decode, second) = parts
-    lengths = problem.setting.lengths
-    grid, step = curve
+    prefill, decode = workers
+    lengths, (grid, step) = problem.setting.lengths, curve
+    numbers = _splits(problem, prefill, decode)
+    first, second = numbers[:, :1], numbers[:, 1:]
     decoding = step * (lengths.osl - 1)
     capacity = prefill_rate(prefill, lengths, problem.job.targets) * first / 0.95
     rate = np.minimum(second * grid / decoding, 0.97 * capacity)
-    busy = rate / capacity if capacity > 0 else np.ones_like(grid)
-    lone = float(prefill_seconds(prefill.cost, prefill.schedule, lengths)) * (1 + prefill.cost.fill)
-    ttft = lone + prefill.cost.request_s + exposed_s + lone * busy / (2 * np.maximum(1 - busy, 0.03))
+    busy = rate / capacity
+    lone = lone_prefill_seconds(prefill.cost, prefill.schedule, lengths) * (1 + prefill.cost.fill)
+    exposed = hand_over(problem.setting, problem.topology, prefill, decode).exposed_s
+    ttft = lone + prefill.cost.request_s + exposed + lone * busy / (2 * np.maximum(1 - busy, 0.03))
     inside = rate * (ttft + decoding)
-    at = int(np.clip(np.searchsorted(inside, users), 0, len(grid) - 1))
-    overflow = max(0.0, users / inside[at] - 1) * (ttft[at] + decoding[at])
-    pools = (PoolOf(prefill, _phase(0), first), PoolOf(decode, _phase(1), second))
-    cycle = ttft[at] + overflow + decoding[at]
-    tokens = min(users / cycle, rate[at]) * lengths.osl
-    burst = users / first * batched_prefill_seconds(prefill.cost, prefill.schedule, lengths)
-    return Expectation(Proposal(pools), float(ttft[at] + overflow), float(step[at]), float(tokens), burst)
-
-
-def _phase(place: int) -> Phase:
-    phases: tuple[Phase, Phase] = ("prefill", "decode")
-    return phases[place]
+    at = np.minimum((inside < users).sum(axis=1), len(grid) - 1)
+    row = np.arange(len(numbers))
+    waited = ttft[row, at] + np.maximum(0.0, users / inside[row, at] - 1) * (ttft[row, at] + decoding[at])
+    tokens = np.minimum(users / (waited + decoding[at]), rate[row, at]) * lengths.osl
+    bursts = users / first[:, 0] * batched_prefill_seconds(prefill.cost, prefill.schedule, lengths)
+    figures = zip(*(each.tolist() for each in (numbers, waited, step[at], tokens, bursts)), strict=True)
+    return [
+        Expectation(Proposal((PoolOf(prefill, "prefill", one), PoolOf(decode, "decode", two))), *rest)
+        for (one, two), *rest in figures
+    ]
 
 
 def _bound(problem: Problem, users: int) -> float:
@@ -289,30 +312,53 @@ def throughput_bound(problem: Problem, users: int) -> float:
     takes at least q device-seconds of prefill and t seconds in it. So rates are bounded by the linear program
     max Σ a r with Σ a d + q Σ a r ≤ devices and Σ a n + t Σ a r ≤ users, and that by its dual: for every price μ of a
     request in hand, λ(μ) · devices + μ · users with λ(μ) = max (r (1 − μ t) − μ n) / (d + q r).
+
+    Of the requests a share p must keep the TPOT target, for which λ' is over steps within it; the others may decode in
+    any batch. As every request of the first kind takes at least (1 − μ h) / λ' devices and h in hand, those of the
+    second at least (1 − μ h) / λ, the rate is at most (devices + μ users / λ') / (p / λ' + (1 − p) / λ).
     """
     lengths, targets = problem.setting.lengths, problem.job.targets
-    limit = targets.limits().get("tpot", np.inf)
-    rates, hands, devices = [], [], []
-    for worker in problem.types:
-        grid = bound_grid(worker, users, 800)
-        step = worker.cost.decode_seconds(grid, lengths.context) / worker.cost.tokens_per_step
-        good = step <= limit
-        rates.append(rates_between(grid, step * max(lengths.osl - 1, 1e-3))[good])
-        hands.append(grid[good])
-        devices.append(np.full(int(good.sum()), float(worker.devices)))
-    r, n, d = undominated(np.concatenate(rates), np.concatenate(hands), np.concatenate(devices))
-    if not r.size:
+    every, good = _decoding_points(problem, users)
+    if not good[0].size:
         return 0.0
     q = min(worker.devices / most_prefill_rate(worker, lengths) for worker in problem.types)
     t = min(
-        float(prefill_seconds(worker.cost, worker.schedule, lengths)) * (1 + worker.cost.fill)
-        for worker in problem.types
+        lone_prefill_seconds(worker.cost, worker.schedule, lengths) * (1 + worker.cost.fill) for worker in problem.types
     )
-    supply = sum(problem.supply)
-    prices = np.concatenate([[0.0], np.geomspace(1e-4, 1.0, 160) * float((r / n).max())])
+    prices = np.concatenate([[0.0], np.geomspace(1e-4, 1.0, 160) * float((good[0] / good[1]).max())])
+    within, beyond = (_per_device(points, prices, q, t) for points in (good, every))
+    share = targets.percentile / 100 if targets.tpot_s is not None else 1.0
+    taken = share / within + (1 - share) / beyond
+    return float(((sum(problem.supply) + prices * users / within) / taken).min())
+
+
+def _decoding_points(problem: Problem, users: int) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
+    """Rate, requests in hand and devices of every worker at every batch: of all of them, and within the TPOT target.
+
+    Requests that see steps on both sides of the target, at it on average, are one more point of their worker.
+    """
+    limit = problem.job.targets.limits().get("tpot", np.inf)
+    tokens = max(problem.setting.lengths.osl - 1, 1e-3)
+    every: list[Array] = []
+    good: list[Array] = []
+    for worker in problem.types:
+        grid = bound_grid(worker, users, 800)
+        step = worker.cost.decode_seconds(grid, problem.setting.lengths.context) / worker.cost.tokens_per_step
+        rates = rates_between(grid, step * tokens)
+        every.append(np.stack([rates, grid, np.full(len(grid), float(worker.devices))]))
+        good.append(every[-1][:, step <= limit])
+        if step[0] <= limit < step[-1]:
+            rate = 1 / hull_below(step, 1 / rates, limit)
+            good.append(np.array([[rate], [rate * limit * tokens], [worker.devices]]))
+    return undominated(*np.concatenate(every, axis=1)), undominated(*np.concatenate(good, axis=1))
+
+
+def _per_device(points: tuple[Array, Array, Array], prices: Array, q: float, t: float) -> Array:
+    """λ at every price; anything above it serves as well where it is not positive."""
+    r, n, d = points
     price = prices[:, None]
-    per_device = ((r * (1 - price * t) - price * n) / (d + q * r)).max(axis=1)
-    return float((np.maximum(per_device, 0.0) * supply + prices * users).min())
+    best: Array = ((r * (1 - price * t) - price * n) / (d + q * r)).max(axis=1)
+    return np.maximum(best, 1e-9)
 
 
 def undominated(rates: Array, hands: Array, devices: Array) -> tuple[Array, Array, Array]:

@@ -22,6 +22,7 @@ from .simulation import Outcome, simulate
 from .steady import Lengths, steady_state
 from .workers import (
     WorkerType,
+    bound_steps,
     decode_rate,
     expected_rate,
     most_decode_rate,
@@ -86,21 +87,15 @@ def choices_of(problem: Problem) -> list[Choice]:
     lengths, targets, mode = problem.setting.lengths, problem.job.targets, problem.job.mode
     found: list[Choice] = []
     for worker in problem.types:
+        steps = bound_steps(worker, lengths)
         if mode in ("auto", "aggregated"):
             rate = expected_rate(worker, lengths, targets)
-            found.append(Choice(worker, "aggregated", rate, most_worker_rate(worker, lengths, targets)))
+            found.append(Choice(worker, "aggregated", rate, most_worker_rate(worker, lengths, targets, steps)))
         if mode in ("auto", "disaggregated") and lengths.osl > 1:
-            found.append(
-                Choice(worker, "prefill", prefill_rate(worker, lengths, targets), most_prefill_rate(worker, lengths))
-            )
-            found.append(
-                Choice(
-                    worker,
-                    "decode",
-                    decode_rate(worker, lengths, targets),
-                    most_decode_rate(worker, lengths, targets),
-                )
-            )
+            rate = prefill_rate(worker, lengths, targets)
+            found.append(Choice(worker, "prefill", rate, most_prefill_rate(worker, lengths)))
+            rate = decode_rate(worker, lengths, targets)
+            found.append(Choice(worker, "decode", rate, most_decode_rate(worker, lengths, targets, steps)))
     return found
 
 

@@ -19,7 +19,7 @@ from ..workload.serving import ServingJob, Trace
 from ..workload.serving_layout import Layout, quantization
 from .space import layouts
 from .steady import Lengths
-from .workers import Kind, Setting, WorkerType, worker_type
+from .workers import Kind, Setting, Workers, WorkerType
 
 SMALL_DOMAIN = 16
 
@@ -92,10 +92,11 @@ def problem_of(
     refused: list[float] = []
     for kind in kinds:
         most = kind.devices if job.most_devices is None else min(kind.devices, job.most_devices)
+        workers = Workers(setting, kind)
         for layout in layouts(model, kind.fabric, most, lengths.isl, job.constraints):
             if not _packs(layout, kind, even):
                 continue
-            worker = worker_type(setting, kind, layout)
+            worker = workers.worker(layout)
             if worker is None:
                 refused.append(layout.devices * kind.fabric.accelerator.memory_bytes)
             else:

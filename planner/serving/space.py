@@ -22,12 +22,15 @@ def layouts(
     takes whole ones and routes tokens over them (wide ep). Context parallelism is tried for long prompts only, unless
     it is asked for.
     """
-    found = [
-        layout
-        for layout in _candidates(model, fabric, devices, isl, constraints)
-        if constraints.allow(layout) and _fits(model, layout)
-    ]
-    return tuple(sorted(set(found), key=lambda each: (each.devices, each.pp, each.attn_dp, each.cp, each.ep)))
+    dividing: dict[tuple[int, int, int], bool] = {}
+    found: set[Layout] = set()
+    for layout in _candidates(model, fabric, devices, isl, constraints):
+        degrees = (layout.tp, layout.ep, layout.moe_tp)
+        if degrees not in dividing:
+            dividing[degrees] = _fits(model, layout)
+        if dividing[degrees] and constraints.allow(layout):
+            found.add(layout)
+    return tuple(sorted(found, key=lambda each: (each.devices, each.pp, each.attn_dp, each.cp, each.ep)))
 
 
 def _candidates(
@@ -67,7 +70,7 @@ def _stages(model: ModelGraph, fabric: Fabric, stage: int, devices: int) -> tupl
 
 
 def _fits(model: ModelGraph, layout: Layout) -> bool:
-    """Whether heads, experts and widths divide as engines need them to."""
+    """Whether heads, experts and widths divide as engines need them to: what tp, ep and moe_tp decide."""
     try:
         check_layout(model, layout)
     except InputError:

@@ -67,12 +67,27 @@ def prefill_seconds(cost: StepCost, schedule: Schedule, lengths: Lengths, beside
     return np.asarray(chunks * (loaded - plain) + cost.pair_seconds(np.float64(tokens), np.float64(pairs)), dtype=float)
 
 
+def lone_prefill_seconds(cost: StepCost, schedule: Schedule, lengths: Lengths) -> float:
+    """The same of a prompt with nothing beside it."""
+    key = ("lone", schedule, lengths)
+    if key not in cost.known:
+        cost.known[key] = float(prefill_seconds(cost, schedule, lengths))
+    return cost.known[key]
+
+
 def batched_prefill_seconds(cost: StepCost, schedule: Schedule, lengths: Lengths) -> float:
     """Time per prompt when the budget of every step is full: the reciprocal of a prefill worker's capacity."""
+    key = ("batched", schedule, lengths)
+    if key not in cost.known:
+        cost.known[key] = _batched(cost, schedule, lengths)
+    return cost.known[key]
+
+
+def _batched(cost: StepCost, schedule: Schedule, lengths: Lengths) -> float:
     tokens = max(lengths.isl - lengths.cached, 1.0)
     together = max(1.0, np.floor(schedule.token_budget / tokens))
     if together == 1.0:
-        lone = float(prefill_seconds(cost, schedule, lengths))
+        lone = lone_prefill_seconds(cost, schedule, lengths)
         return lone / min(cost.groups * cost.pp, max(1.0, schedule.token_budget / tokens * cost.pp))
     pairs = tokens * (lengths.cached + tokens / 2)
     seconds = cost.linear_seconds(np.float64(0), np.float64(tokens * together), np.float64(together))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from shardwright.models import ModelGraph
 
@@ -14,12 +14,20 @@ from ..costs.serving.coefficients import Engine, Kernels, host_factor
 from ..costs.serving.communication import Fabric
 from ..costs.serving.measured import MeasuredOperators
 from ..costs.serving.memory import ReplicaMemory, replica_memory
-from ..costs.serving.shapes import replica_shapes
-from ..costs.serving.step import Machine, StepCost, cost_of_shapes
+from ..costs.serving.shapes import ReplicaShapes, in_stages, replica_shapes
+from ..costs.serving.step import LayerTables, Machine, StepCost, cost_of_shapes, layer_tables
 from ..workload.serving import Targets
 from ..workload.serving_layout import Layout, Quantization, Speculation
 from .schedule import Schedule, StepTable, schedule_of
-from .steady import Array, Lengths, Steady, batched_prefill_seconds, open_states, steady_state
+from .steady import (
+    Array,
+    Lengths,
+    Steady,
+    batched_prefill_seconds,
+    lone_prefill_seconds,
+    open_states,
+    prefill_seconds,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +82,33 @@ class WorkerType:
         return f"{self.layout.label()}{apart} on {self.kind.fabric.accelerator.name}"
 
 
-def worker_type(setting: Setting, kind: Kind, layout: Layout) -> WorkerType | None:
-    """The worker, or None when its weights, workspace and the longest request do not fit its devices."""
-    shapes = replica_shapes(setting.model, layout, setting.quantization)
-    context = setting.lengths.isl + setting.lengths.osl / 2
-    memory = replica_memory(setting.model, shapes, kind.fabric, layout, (setting.quantization, setting.engine, context))
-    if memory.cache_tokens / layout.attn_dp < setting.longest:
-        return None
-    host = host_factor(kind.fabric.accelerator.name)
-    machine = Machine(kind.fabric, kind.kernels, setting.engine, host, kind.operators)
-    cost = cost_of_shapes(shapes, machine, layout, setting.quantization, setting.speculation)
-    return WorkerType(kind, layout, cost, schedule_of(setting.engine, memory.cache_tokens, layout.attn_dp), memory)
+class Workers:
+    """Makes the workers of one kind of device; what layouts that differ in pp alone have in common is made once."""
+
+    def __init__(self, setting: Setting, kind: Kind) -> None:
+        self.setting, self.kind = setting, kind
+        host = host_factor(kind.fabric.accelerator.name)
+        self.machine = Machine(kind.fabric, kind.kernels, setting.engine, host, kind.operators)
+        self._shapes: dict[Layout, ReplicaShapes] = {}
+        self._tables: dict[Layout, LayerTables] = {}
+
+    def worker(self, layout: Layout) -> WorkerType | None:
+        """The worker, or None when its weights, workspace and the longest request do not fit its devices."""
+        setting, kind = self.setting, self.kind
+        stage = msgspec.structs.replace(layout, pp=1)
+        if stage not in self._shapes:
+            self._shapes[stage] = replica_shapes(setting.model, stage, setting.quantization)
+        shapes = in_stages(self._shapes[stage], layout.pp)
+        use = (setting.quantization, setting.engine, setting.lengths.isl + setting.lengths.osl / 2)
+        memory = replica_memory(setting.model, shapes, kind.fabric, layout, use)
+        if memory.cache_tokens / layout.attn_dp < setting.longest:
+            return None
+        if stage not in self._tables:
+            self._tables[stage] = layer_tables(shapes, self.machine, stage, setting.quantization)
+        cost = cost_of_shapes(
+            shapes, self.machine, layout, setting.quantization, setting.speculation, self._tables[stage]
+        )
+        return WorkerType(kind, layout, cost, schedule_of(setting.engine, memory.cache_tokens, layout.attn_dp), memory)
 
 
 def hand_grid(worker: WorkerType) -> np.ndarray:
@@ -128,9 +152,7 @@ def decode_rate(worker: WorkerType, lengths: Lengths, targets: Targets) -> float
 
 def prefill_rate(worker: WorkerType, lengths: Lengths, targets: Targets) -> float:
     """Requests per second of a worker that only prefills, kept below full use so that queues end."""
-    from .steady import prefill_seconds
-
-    lone = float(prefill_seconds(worker.cost, worker.schedule, lengths)) * (1 + worker.cost.fill)
+    lone = lone_prefill_seconds(worker.cost, worker.schedule, lengths) * (1 + worker.cost.fill)
     lone += worker.cost.request_s
     limit = targets.limits().get("ttft", np.inf)
     if lone > limit:
@@ -138,43 +160,35 @@ def prefill_rate(worker: WorkerType, lengths: Lengths, targets: Targets) -> floa
     return 0.95 / batched_prefill_seconds(worker.cost, worker.schedule, lengths)
 
 
-def most_rate(worker: WorkerType, lengths: Lengths, targets: Targets) -> float:
+def most_rate(
+    worker: WorkerType, lengths: Lengths, targets: Targets, steps: tuple[Array, Array] | None = None
+) -> float:
     """More requests per second than any schedule of the worker's steps can carry within the targets.
 
-    n requests in hand need n (osl − 1) tokens, which take (osl − 1) steps of n, and n prefills at full budgets. By
-    Little's law their mean TPOT is the time of all that over osl − 1, so n stops where it exceeds the target (whose
-    percentile is taken to be no faster than the mean).
+    n requests in hand need n (osl − 1) tokens, which take (osl − 1) steps of n, and n prefills at full budgets: a turn.
+    `steps` is what `bound_steps` gives, where it is known.
     """
-    grid = bound_grid(worker)
-    step = worker.cost.decode_seconds(grid, lengths.context) / worker.cost.tokens_per_step
-    prefill = (
-        min(
-            batched_prefill_seconds(worker.cost, worker.schedule, lengths),
-            float(steady_state(worker.cost, worker.schedule, lengths, np.ones(1)).prefill_s[0]),
-        )
-        / worker.cost.groups
-    )
-    limit = targets.limits().get("tpot", np.inf)
+    grid, step = steps or bound_steps(worker, lengths)
+    prefill = _least_prefill_seconds(worker, lengths) / worker.cost.groups
     tokens = max(lengths.osl - 1, 0)
-    turn = step * tokens + grid * prefill
-    return _most(grid, turn, (turn <= limit * tokens) | (tokens == 0))
+    return _most(grid, step * tokens + grid * prefill, targets, tokens)
 
 
-def most_decode_rate(worker: WorkerType, lengths: Lengths, targets: Targets) -> float:
+def most_decode_rate(
+    worker: WorkerType, lengths: Lengths, targets: Targets, steps: tuple[Array, Array] | None = None
+) -> float:
     """The same for decoding alone, in a cache twice as large: more than sequences of mixed ages ever hold at their mean
     context."""
-    grid = bound_grid(worker)
+    grid, step = steps or bound_steps(worker, lengths)
     held = lengths.isl + (lengths.osl if worker.schedule.reserve_output else lengths.osl / 2)
-    step = worker.cost.decode_seconds(grid, lengths.context) / worker.cost.tokens_per_step
-    limit = targets.limits().get("tpot", np.inf)
-    within_both = (step <= limit) & (grid * held <= 2 * worker.schedule.cache_tokens)
-    return _most(grid, step * max(lengths.osl - 1, 1), within_both)
+    fitting = grid * held <= 2 * worker.schedule.cache_tokens
+    tokens = max(lengths.osl - 1, 1)
+    return _most(grid[fitting], step[fitting] * tokens, targets, tokens)
 
 
 def most_prefill_rate(worker: WorkerType, lengths: Lengths) -> float:
     """The same for prefill alone."""
-    lone = float(steady_state(worker.cost, worker.schedule, lengths, np.ones(1)).prefill_s[0])
-    return worker.cost.groups / min(batched_prefill_seconds(worker.cost, worker.schedule, lengths), lone)
+    return worker.cost.groups / _least_prefill_seconds(worker, lengths)
 
 
 def bound_grid(worker: WorkerType, most: float = 65536, points: int = 2400) -> Array:
@@ -185,8 +199,47 @@ def bound_grid(worker: WorkerType, most: float = 65536, points: int = 2400) -> A
 
 def rates_between(grid: Array, seconds: Array) -> Array:
     """More than n / seconds reaches from every point of a grid up to the next, where seconds rise with n."""
-    return np.append(grid[1:], grid[-1]) / seconds
+    return np.append(grid[1:], grid[-1:]) / seconds
 
 
-def _most(grid: Array, seconds: Array, good: NDArray[np.bool_]) -> float:
-    return float(np.where(good, rates_between(grid, seconds), 0.0).max(initial=0.0))
+def bound_steps(worker: WorkerType, lengths: Lengths) -> tuple[Array, Array]:
+    """The bound's grid and the seconds a token takes at each of its points."""
+    grid = bound_grid(worker)
+    return grid, worker.cost.decode_seconds(grid, lengths.context) / worker.cost.tokens_per_step
+
+
+def _least_prefill_seconds(worker: WorkerType, lengths: Lengths) -> float:
+    beside_one = float(prefill_seconds(worker.cost, worker.schedule, lengths, 1.0))
+    return min(batched_prefill_seconds(worker.cost, worker.schedule, lengths), beside_one)
+
+
+def _most(grid: Array, turn: Array, targets: Targets, tokens: float) -> float:
+    """The rate that turns of n requests, `tokens` steps each, never exceed while the TPOT target holds.
+
+    A request whose progress falls on turns of n requests takes the share turn / n of the worker's time for as much of
+    it, and its TPOT is the mean turn over `tokens`. Requests within the target, a share p of all, so take at least the
+    lower convex hull of turn / n over turn at the limit (`hull_below`), the others the least of turn / n; the rate is
+    the reciprocal of what a request takes on average. That holds however latencies are spread, at any percentile p.
+    """
+    limit = targets.limits().get("tpot", np.inf) * tokens * (1 + 1e-9)
+    if not turn.size or (tokens and turn[0] > limit):
+        return 0.0
+    least = 1 / rates_between(grid, turn)
+    if not tokens or turn[-1] <= limit:
+        return float(1 / least.min())
+    share = targets.percentile / 100
+    return float(1 / (share * hull_below(turn, least, limit) + (1 - share) * least.min()))
+
+
+def hull_below(place: Array, height: Array, at: float) -> float:
+    """A value that the lower convex hull of points is not below at a place: the best of some lines under all of them.
+
+    Lines take their slopes from the points on both sides of the place, near and far.
+    """
+    last = int(np.searchsorted(place, at, side="right")) - 1
+    slopes = [0.0]
+    for reach in (1, 8, 64, 512):
+        low, high = max(last - reach, 0), min(last + reach, len(place) - 1)
+        if place[high] > place[low]:
+            slopes.append(min(float((height[high] - height[low]) / (place[high] - place[low])), 0.0))
+    return max(float((height - slope * (place - at)).min()) for slope in slopes)

@@ -11,6 +11,8 @@ from shardwright.topologies import Accelerator, Collectives, Topology
 
 from ...errors import InputError
 
+Array = NDArray[np.float64]
+
 
 @dataclass(frozen=True, slots=True)
 class Fabric:
@@ -25,24 +27,24 @@ class Fabric:
     domain_devices: int
     node_devices: int
     topology: Topology
-    known: dict[tuple[str, int, bytes], NDArray[np.float64]] = field(default_factory=dict, compare=False, repr=False)
+    known: dict[tuple[str, int, int, bytes], Array] = field(default_factory=dict, compare=False, repr=False)
 
-    def seconds(self, op: str, size_bytes: NDArray[np.float64], ranks: int) -> NDArray[np.float64]:
+    def seconds(self, op: str, size_bytes: Array, ranks: int) -> Array:
         """Time of a collective of `ranks` contiguous ranks, by size (as nccl-tests counts it)."""
         if ranks == 1:
             return np.zeros_like(size_bytes)
-        key = (op, ranks, size_bytes.tobytes())
+        inside = min(ranks, self.domain_devices)
+        return self._kept(op, size_bytes, inside, -(-ranks // inside))
+
+    def _kept(self, op: str, size_bytes: Array, inside: int, outside: int) -> Array:
+        key = (op, inside, outside, size_bytes.tobytes())
         found = self.known.get(key)
         if found is None:
-            inside = min(ranks, self.domain_devices)
-            outside = -(-ranks // inside)
             found = np.asarray(self.collectives.uniform_seconds(op, size_bytes, inside, outside), dtype=float)
             self.known[key] = found
         return found
 
-    def all_reduce_seconds(
-        self, size_bytes: NDArray[np.float64], ranks: int, small_reduce_s: float, library: float = 1.0
-    ) -> NDArray[np.float64]:
+    def all_reduce_seconds(self, size_bytes: Array, ranks: int, small_reduce_s: float, library: float = 1.0) -> Array:
         """All-reduce as an engine does it: its own one-kernel reduction where that is faster than the library's.
 
         Within a domain of direct device memory access the kernel takes a start and 2 (n − 1) / n of the bytes at 70 %
@@ -56,11 +58,10 @@ class Fabric:
         own = small_reduce_s * (1 + 0.15 * np.log2(ranks)) + 2 * (ranks - 1) / ranks * size_bytes / rate
         return np.asarray(np.minimum(seconds, own), dtype=float)
 
-    def send_seconds(self, size_bytes: NDArray[np.float64], across: bool) -> NDArray[np.float64]:
+    def send_seconds(self, size_bytes: Array, across: bool) -> Array:
         """Time to pass a tensor to the next pipeline stage, inside the domain or across."""
-        if across:
-            return np.asarray(self.collectives.uniform_seconds("send_recv", size_bytes, 1, 2), dtype=float)
-        return np.asarray(self.collectives.uniform_seconds("send_recv", size_bytes, 2, 1), dtype=float)
+        inside, outside = (1, 2) if across else (2, 1)
+        return self._kept("send_recv", size_bytes, inside, outside)
 
 
 def fabric(topology: Topology, accelerator: int = 0) -> Fabric:

@@ -84,7 +84,9 @@ class ReplicaShapes:
     stage_reduces: float  # all-reduces over the whole stage
     exchanges: float  # dispatch and combine of routed tokens between attention groups
     gathers: float  # all-gather and reduce-scatter of tokens between attention groups
-    weight_bytes: float
+    layer_bytes: float  # weights of all layers
+    edge_bytes: tuple[float, ...]  # of the embedding and of the head
+    weight_bytes: float  # of the fullest stage
     stage_imbalance: float
     hidden: int
     vocab: int
@@ -119,9 +121,7 @@ def replica_shapes(model: ModelGraph, layout: Layout, quantization: Quantization
         elif run.block.role in ("embedding", "head"):
             _edge(tally, run.block, layout)
     layers = model.num_layers
-    edges = sum(tally.edge_bytes) if layout.pp == 1 else max(tally.edge_bytes, default=0.0)
-    imbalance = -(-layers // layout.pp) * layout.pp / layers
-    return ReplicaShapes(
+    whole = ReplicaShapes(
         own=_products(tally.own),
         head=_products(tally.head),
         attention=tuple(replace(key, layers=layers) for key, layers in tally.attention.items()),
@@ -135,11 +135,22 @@ def replica_shapes(model: ModelGraph, layout: Layout, quantization: Quantization
         stage_reduces=tally.stage_reduces,
         exchanges=tally.exchanges,
         gathers=tally.gathers,
-        weight_bytes=tally.weight_bytes / layout.pp * imbalance + edges,
-        stage_imbalance=imbalance,
+        layer_bytes=tally.weight_bytes,
+        edge_bytes=tuple(tally.edge_bytes),
+        weight_bytes=0.0,
+        stage_imbalance=1.0,
         hidden=model.hidden_size,
         vocab=model.vocab_size,
     )
+    return in_stages(whole, layout.pp)
+
+
+def in_stages(shapes: ReplicaShapes, pp: int) -> ReplicaShapes:
+    """The same ranks with their layers divided over other pipeline stages."""
+    edges = sum(shapes.edge_bytes) if pp == 1 else max(shapes.edge_bytes, default=0.0)
+    imbalance = -(-int(shapes.layers) // pp) * pp / shapes.layers
+    weights = shapes.layer_bytes / pp * imbalance + edges
+    return replace(shapes, weight_bytes=weights, stage_imbalance=imbalance)
 
 
 def check_layout(model: ModelGraph, layout: Layout) -> None:

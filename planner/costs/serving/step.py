@@ -7,7 +7,8 @@ attention with the query-key pairs; both are linear, so that a simulator can lea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,12 +62,22 @@ class ContextCost:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerTables:
+    """Seconds of all layers by tokens of one attention group, by tokens of the stage, and by sequences (the head)."""
+
+    own_s: Array
+    stage_s: Array
+    head_s: Array
+
+
+@dataclass(frozen=True, slots=True)
 class StepCost:
     """Time of a step of one copy of the model, as tables over token counts and rates over contexts.
 
     `own_s` and `stage_s` are seconds by tokens of one attention group and of the whole stage (grid TOKEN_GRID);
     `head_s` by sequences that end the step with a token. All layers of all pipeline stages are counted. A prompt leaves
-    a pipeline `fill` of its own turns after the step that took it up has ended.
+    a pipeline `fill` of its own turns after the step that took it up has ended. `known` keeps what a search asks of it
+    again and again, such as the time of a prompt alone.
     """
 
     own_s: Array
@@ -88,6 +99,7 @@ class StepCost:
     tokens_per_step: float
     tokens_checked: int
     draft: float
+    known: dict[Hashable, float] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def decode_seconds(self, sequences: Numbers, context: Numbers) -> Array:
         """A step in which every sequence decodes at a mean context."""
@@ -108,17 +120,17 @@ class StepCost:
         them takes pp stages.
         """
         held, tokens, chunks = (np.asarray(each, dtype=float) for each in (sequences, prompt_tokens, prompts))
-        busiest = np.ceil(chunks / self.groups)
-        share = np.where(chunks > 0, tokens / np.maximum(chunks, 1) * busiest, 0.0) / self.cp
-        lone = np.ceil(np.ceil(held / self.groups) / self.pp) * self.tokens_checked
-        total, mixed = np.ceil(held / self.pp) * self.tokens_checked, np.clip(chunks, 1, self.pp)
+        group, busiest = np.ceil(held / self.groups), np.ceil(chunks / self.groups)
+        lone, total = np.ceil(group / self.pp) * self.tokens_checked, np.ceil(held / self.pp) * self.tokens_checked
         turn = np.maximum(self.tables(lone, total, held), self.decode_launch_s)
-        if np.any(tokens > 0):
-            loaded = self.tables(lone + share / mixed, total + tokens / mixed, held + chunks)
-            loaded = np.maximum(loaded, self.launch_s)
-            turn = np.where(tokens > 0, ((self.pp - mixed) * turn + mixed * loaded) / self.pp, turn)
-        host = self.step_s + self.sequence_s * np.ceil(held / self.groups) + self.token_s * tokens
-        host = host + self.prompt_s * busiest
+        host = self.step_s + self.sequence_s * group + self.token_s * tokens + self.prompt_s * busiest
+        if not tokens.any():
+            return np.asarray(turn * (1 + self.draft) + host, dtype=float)
+        share = np.where(chunks > 0, tokens / np.maximum(chunks, 1) * busiest, 0.0) / self.cp
+        mixed = np.minimum(np.maximum(chunks, 1), self.pp)
+        loaded = self.tables(lone + share / mixed, total + tokens / mixed, held + chunks)
+        loaded = np.maximum(loaded, self.launch_s)
+        turn = np.where(tokens > 0, ((self.pp - mixed) * turn + mixed * loaded) / self.pp, turn)
         return np.asarray(turn * (1 + self.draft) + host + np.where(tokens > 0, self.prefill_s, 0.0), dtype=float)
 
     def read_seconds(self, sequences: Numbers, context: Numbers) -> Array:
@@ -157,24 +169,18 @@ def cost_of_shapes(
     layout: Layout,
     quantization: Quantization,
     speculation: Speculation | None = None,
+    tables: LayerTables | None = None,
 ) -> StepCost:
-    """The same from shapes already derived."""
-    engine, kernels = machine.engine, machine.kernels
-    own = _product_seconds(shapes.own, machine, quantization) + _small_seconds(shapes, machine)
-    own += _attention_start_seconds(shapes, machine)
-    own += shapes.reduces * _reduce(machine, shapes, layout.tp)
-    stage = _expert_seconds(shapes, machine, layout, quantization) + _stage_transfers(shapes, machine, layout)
-    if layout.cp > 1:
-        own += shapes.layers * machine.fabric.seconds("all_gather", TOKEN_GRID * shapes.hidden * 2, layout.cp)
+    """The same from shapes already derived, and from `layer_tables` of a layout that differs in pp alone, if known."""
+    engine, host = machine.engine, machine.host
+    tables = tables or layer_tables(shapes, machine, layout, quantization)
     imbalance = shapes.stage_imbalance
     sends = (layout.pp - 1) * _send(machine, shapes, layout) if layout.pp > 1 else np.zeros_like(TOKEN_GRID)
-    scan = shapes.scan_bytes_per_sequence / (machine.fabric.accelerator.memory_bytes_per_s * kernels.memory)
-    host = machine.host
     drafted = speculation.draft_tokens if speculation else 0
     return StepCost(
-        own_s=own * imbalance + sends,
-        stage_s=stage * imbalance,
-        head_s=_product_seconds(shapes.head, machine, quantization) + TOKEN_GRID * scan,
+        own_s=tables.own_s * imbalance + sends,
+        stage_s=tables.stage_s * imbalance,
+        head_s=tables.head_s,
         contexts=_context_costs(shapes, machine, quantization, imbalance),
         launch_s=_kernel_count(shapes) * engine.launch_s * host,
         decode_launch_s=0.0 if engine.graphs else _kernel_count(shapes) * engine.launch_s * host,
@@ -194,6 +200,20 @@ def cost_of_shapes(
     )
 
 
+def layer_tables(shapes: ReplicaShapes, machine: Machine, layout: Layout, quantization: Quantization) -> LayerTables:
+    """Kernels and transfers of all layers by tokens, whatever stages the layers are divided over."""
+    kernels = machine.kernels
+    own = _product_seconds(shapes.own, machine, quantization) + _small_seconds(shapes, machine)
+    own += _attention_start_seconds(shapes, machine)
+    own += shapes.reduces * _reduce(machine, shapes, layout.tp)
+    stage = _expert_seconds(shapes, machine, layout, quantization) + _stage_transfers(shapes, machine, layout)
+    if layout.cp > 1:
+        own += shapes.layers * machine.fabric.seconds("all_gather", TOKEN_GRID * shapes.hidden * 2, layout.cp)
+    scan = shapes.scan_bytes_per_sequence / (machine.fabric.accelerator.memory_bytes_per_s * kernels.memory)
+    head = _product_seconds(shapes.head, machine, quantization) + TOKEN_GRID * scan
+    return LayerTables(own, stage, head)
+
+
 def _kernel_count(shapes: ReplicaShapes) -> float:
     """Kernels a step launches: products (with what narrows their input), small ones, attention, reductions, experts.
 
@@ -209,7 +229,7 @@ def _look_up(tokens: Numbers, table: Array) -> Array:
     """Linear between the grid's points, and beyond its last by the last slope."""
     at = np.asarray(tokens, dtype=float)
     found: Array = np.asarray(np.interp(at, TOKEN_GRID, table))
-    if not np.any(at > TOKEN_GRID[-1]):
+    if at.max(initial=0.0) <= TOKEN_GRID[-1]:
         return found
     over = np.maximum(at - TOKEN_GRID[-1], 0.0)
     slope = (table[-1] - table[-2]) / (TOKEN_GRID[-1] - TOKEN_GRID[-2])
