@@ -137,9 +137,12 @@ def schedule_input(path: str, rows: Sequence[tuple[str, float]]) -> Input:
     return Input(role="load", source=path, sha256=sha256_of(document), document=document)
 
 
-def restored_model(plan: PlanBase) -> models.ModelGraph:
-    """The model a plan was made for, rebuilt from the plan. Raises InvalidPlan when it does not match its hash."""
-    record = _input_of(plan, "model")
+def restored_model(plan: PlanBase, text: str | None = None) -> models.ModelGraph:
+    """The model a plan was made for, rebuilt from the plan; of several, the one that `load_model` had from a text.
+
+    Raises InvalidPlan when it does not match its hash.
+    """
+    record = _input_of(plan, "model", {CATALOG + text, text, f"{text}/config.json"} if text else None)
     _same_content(record, record.document)
     try:
         if record.source.startswith(MEMORY) and isinstance(record.document, dict):
@@ -224,9 +227,9 @@ def _schedule(source: str) -> Input:
     return schedule_input(source, read_schedule(source))
 
 
-def _input_of(plan: PlanBase, role: str) -> Input:
+def _input_of(plan: PlanBase, role: str, sources: set[str] | None = None) -> Input:
     for record in plan.inputs:
-        if record.role == role:
+        if record.role == role and (sources is None or record.source in sources):
             return record
     raise InvalidPlan(f"plan: inputs has no {role}")
 

@@ -9,7 +9,7 @@ import numpy as np
 from shardwright.solvers.binpacking.problem import Floats
 
 from ..errors import InputError
-from ..plan.fleet import ReplicaPool, RequestClass
+from ..plan.fleet import CacheTransfer, ReplicaPool, RequestClass
 from ..workload.fleet import FleetJob
 
 
@@ -24,6 +24,7 @@ class Candidate:
     source: str
     format: str = ""
     engine: str = ""
+    transfer: CacheTransfer | None = None
 
     @property
     def gpus(self) -> tuple[tuple[str, int], ...]:

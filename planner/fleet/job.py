@@ -21,10 +21,11 @@ from .infeasible import unservable
 from .offers import assemble, name_of, undominated
 from .planning import best_found, plan_assembled
 from .problem import FleetProblem
-from .split import NOTES, simulated_split, split_candidates
+from .split import PLACED, ValueOf, simulated_split, split_candidates
 from .what_if import WhatIf, changed
 
 FEW_CLASSES = 12
+SPLIT_TURNS = 3
 MILLISECOND = 1e-3
 MEANS = "throughputs are those at which mean latencies meet the targets; percentiles were not simulated"
 
@@ -38,6 +39,7 @@ class _Ready:
     problem: FleetProblem
     sources: tuple[Input, ...]
     notes: tuple[str, ...]
+    outside: float | None
 
 
 def plan_fleet(job: FleetJob, sources: tuple[Input, ...] = (), what_if: Sequence[WhatIf] = ()) -> FleetPlan:
@@ -48,7 +50,7 @@ def plan_fleet(job: FleetJob, sources: tuple[Input, ...] = (), what_if: Sequence
     InputError for what is not known or contradicts itself.
     """
     ready = _ready(job, sources)
-    plan = plan_assembled(job, ready.problem, ready.sources, ready.notes)
+    plan = plan_assembled(job, ready.problem, ready.sources, ready.notes, outside=ready.outside)
     assert plan.rental is not None
     worth = plan.rental.shadow_prices + _milliseconds(ready, plan.rental.replicas)
     rental = msgspec.structs.replace(plan.rental, shadow_prices=worth)
@@ -80,19 +82,38 @@ def _ready(job: FleetJob, sources: tuple[Input, ...]) -> _Ready:
 
     columns.refine(value_of)
     columns.one_each()
-    if job.disaggregated:
-        columns.made += split_candidates(columns)
+    split_notes, outside = _split(job, columns, value_of)
     notes = tuple(columns.notes)
     if columns.layouts_all:
         notes += (
             f"{columns.layouts_made} of {columns.layouts_all} layouts were looked into; by the cost model's means "
             "the others cannot be part of a better fleet",
         )
-    if job.disaggregated:
-        notes += NOTES
+    notes += split_notes
     made, note = _simulated(job, columns)
     problem = assemble(job, classes, undominated(job, made))
-    return _Ready(job, columns, problem, sources + records, notes + note)
+    return _Ready(job, columns, problem, sources + records, notes + note, outside)
+
+
+def _split(job: FleetJob, columns: Columns, value_of: ValueOf) -> tuple[tuple[str, ...], float | None]:
+    """Add prefill and decode pools where asked: notes, and the best value of a fleet with those left out.
+
+    They make requests cheaper, and so whole layouts may matter that did not; those are then made too.
+    """
+    if not job.disaggregated:
+        return (), None
+    whole = list(columns.made)
+    for _ in range(SPLIT_TURNS):
+        kept, outside, note = split_candidates(columns, value_of)
+        columns.made = whole + kept
+        made = columns.layouts_made
+        columns.refine(value_of)
+        if columns.layouts_made == made:
+            break
+        whole = [each for each in columns.made if len(each.pools) == 1]
+        columns.made = list(whole)
+    columns.made = whole + kept
+    return (PLACED, note), outside
 
 
 def _models(job: FleetJob) -> tuple[dict[str, ModelGraph], tuple[Input, ...]]:

@@ -89,6 +89,7 @@ def _replica(candidate: Candidate) -> Replica:
         format=candidate.format,
         engine=candidate.engine,
         pools=candidate.pools,
+        transfer=candidate.transfer,
         requests_per_s=tuple(candidate.rates.tolist()),
         source=candidate.source,
     )

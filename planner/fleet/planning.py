@@ -23,6 +23,7 @@ from .single import alternatives, single_types
 from .solving import CHANCE, chance, insure, solve_fleet
 
 PROVEN_GAP = 1e-9
+PROOF_GAP = 1e-4
 
 
 def plan_problem(problem: FleetProblem, inputs: tuple[Input, ...] = (), seed: int = 0) -> FleetPlan:
@@ -33,9 +34,17 @@ def plan_problem(problem: FleetProblem, inputs: tuple[Input, ...] = (), seed: in
 
 
 def plan_assembled(
-    job: FleetJob, problem: FleetProblem, inputs: tuple[Input, ...] = (), notes: tuple[str, ...] = ()
+    job: FleetJob,
+    problem: FleetProblem,
+    inputs: tuple[Input, ...] = (),
+    notes: tuple[str, ...] = (),
+    outside: float | None = None,
 ) -> FleetPlan:
-    """The plan of a job whose problem is assembled; the job is kept in it. Raises Infeasible naming what binds."""
+    """The plan of a job whose problem is assembled; the job is kept in it.
+
+    `outside` is the best value that a fleet with replicas left out of the problem may have; the proof goes no further.
+    Raises Infeasible naming what binds.
+    """
     demands, dropped = _demands(job, problem)
     insurance = None
     counted = problem
@@ -57,6 +66,8 @@ def plan_assembled(
         found, kept = _kept(job, counted, demands, found)
     if kept and insurance is not None and job.error is not None:
         insurance = msgspec.structs.replace(insurance, overload=chance(counted, found, demands, job.error))
+    if outside is not None:
+        found = _reaching(found, outside, largest=demands.largest)
     rental = msgspec.structs.replace(rental_of(counted, found, demands), insurance=insurance)
     if job.hours:
         busiest = replace(demands, hours=(max(demands.hours),), before=None)
@@ -68,6 +79,13 @@ def plan_assembled(
         rental = msgspec.structs.replace(rental, change=change_of(counted, found, demands, dropped, anew, kept))
     notes += _notes(job, dropped)
     return _plan(counted, found, demands, rental, ((*inputs, job_input(job)), notes, job.seed))
+
+
+def _reaching(found: Found, outside: float, *, largest: bool) -> Found:
+    """The same fleet with a bound that holds for fleets outside the problem too."""
+    bound = max(found.bound, outside) if largest else min(found.bound, outside)
+    open_ = relative_gap(found.value, bound) > PROOF_GAP
+    return replace(found, bound=bound, status=Status.FEASIBLE if open_ else found.status)
 
 
 def best_found(job: FleetJob, problem: FleetProblem) -> Found:

@@ -48,6 +48,13 @@ class ReplicaPool(_Record, frozen=True, kw_only=True):
     degrees: Layout | None = None
 
 
+class CacheTransfer(_Record, frozen=True, kw_only=True):
+    """How caches go from the prefill to the decode pool of a replica: bytes of a token, and what all its links pass."""
+
+    bytes_per_token: float
+    bytes_per_s: float
+
+
 class Replica(_Record, frozen=True, kw_only=True):
     """One copy of a model on GPUs of one type, or a pair of pools of two types.
 
@@ -66,6 +73,7 @@ class Replica(_Record, frozen=True, kw_only=True):
     format: str = ""
     engine: str = ""
     pools: tuple[ReplicaPool, ...] = ()
+    transfer: CacheTransfer | None = None
     source: str = ""
 
 

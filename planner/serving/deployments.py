@@ -16,6 +16,8 @@ from .workers import Setting, WorkerType
 # Share of its TDP a device draws while it waits, and while steps run: vLLM and TensorRT-LLM on H100 draw 70 to 90 % of
 # TDP in prefill and 50 to 70 % in decode (Splitwise, ISCA 2024, figure 8); an idle one near 12 %.
 IDLE_POWER, BUSY_POWER = 0.15, 0.7
+HAND_OVER_START_S = 1e-3
+"""What starting a transfer takes before its first byte."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,16 @@ class HandOver:
     exposed_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What joins a prefill worker to a decode worker."""
+
+    bytes_per_s: float
+    latency_s: float
+
+
 def hand_over(setting: Setting, topology: Topology, prefill: WorkerType, decode: WorkerType) -> HandOver:
     """The transfer of one prompt: between domains if the cluster has several, over as many links as both ends have."""
-    size = kv_bytes_per_token(setting.model, dtype_bytes=setting.quantization.cache_bytes)
     links = min(prefill.devices, decode.devices)
     first = int((topology.device_accelerator == prefill.kind.index).argmax())
     others = topology.device_accelerator == decode.kind.index
@@ -100,7 +109,14 @@ def hand_over(setting: Setting, topology: Topology, prefill: WorkerType, decode:
     target = int(far.argmax()) if far.any() else int(near.argmax()) if near.any() else first
     rate = float(topology.bandwidth_bytes_per_s(first, target)) * links if target != first else 1e15
     latency = float(topology.latency_s(first, target)) if target != first else 0.0
-    seconds = latency + size * setting.lengths.isl / rate
+    return handed_over(setting, prefill, Link(rate, latency))
+
+
+def handed_over(setting: Setting, prefill: WorkerType, link: Link) -> HandOver:
+    """The transfer of one prompt over a link, its layers on their way while the next ones are computed."""
+    size = kv_bytes_per_token(setting.model, dtype_bytes=setting.quantization.cache_bytes)
+    rate = link.bytes_per_s
+    seconds = link.latency_s + size * setting.lengths.isl / rate
     layers = max(setting.model.num_layers, 1)
     hidden = batched_prefill_seconds(prefill.cost, prefill.schedule, setting.lengths) * (1 - 1 / layers)
     return HandOver(size, rate, seconds, max(seconds / layers, seconds - hidden))
@@ -123,7 +139,7 @@ def deployment(proposal: Proposal, setting: Setting, topology: Topology) -> Depl
     if proposal.split and not proposal.shared:
         over = hand_over(setting, topology, _first(proposal.pools, "prefill"), _first(proposal.pools, "decode"))
         token = over.exposed_s / max(setting.lengths.isl, 1.0)
-        start = 1e-3
+        start = HAND_OVER_START_S
     return Deployment(
         aggregated=tuple(parts["aggregated"]),
         prefill=tuple(parts["prefill"]),

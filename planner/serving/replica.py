@@ -18,6 +18,7 @@ from ..errors import Infeasible, InputError, input_errors
 from ..workload.serving import LengthBin, Load, ServingJob
 from ..workload.serving_layout import Layout
 from .capacity import capacity
+from .deployments import HAND_OVER_START_S, Link, handed_over
 from .planning import only
 from .pools import Phase
 from .problem import Problem, problem_of
@@ -30,10 +31,12 @@ PHASES: tuple[Phase, ...] = ("aggregated", "prefill", "decode")
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Requests of about one prompt and one output length."""
+    """Requests of about one prompt and one output length; `link` is what takes their caches from a prefill worker to a
+    decode worker, None where that costs nothing."""
 
     isl: int
     osl: int
+    link: Link | None = None
 
 
 def replica_throughput(
@@ -84,7 +87,9 @@ def replica_rates(
     if worker is None:
         return rates
     for place, bucket in enumerate(buckets):
-        rates[place] = _rate(*_for_bucket(problem, worker, shapes, bucket), phase, exact)
+        own, copy = _for_bucket(problem, worker, shapes, bucket)
+        handing = bucket.link is not None and phase == "prefill"
+        rates[place] = _handing_rate(own, copy, bucket, exact) if handing else _rate(own, copy, phase, exact)
     return rates
 
 
@@ -104,6 +109,22 @@ def _for_bucket(
     schedule = schedule_of(setting.engine, memory.cache_tokens, worker.layout.attn_dp)
     job = _held(problem.job, worker.layout, bucket)
     return replace(problem, setting=setting, job=job), replace(worker, memory=memory, schedule=schedule)
+
+
+def _handing_rate(problem: Problem, worker: WorkerType, bucket: Bucket, exact: bool) -> float:
+    """What a prefill worker carries whose first tokens wait for the caches behind them, and no more than its link."""
+    assert bucket.link is not None
+    over = handed_over(problem.setting, worker, bucket.link)
+    targets = problem.job.targets
+    if targets.ttft_s is not None:
+        left = targets.ttft_s - over.exposed_s - HAND_OVER_START_S
+        if left <= 0:
+            return 0.0
+        job = msgspec.structs.replace(problem.job, targets=msgspec.structs.replace(targets, ttft_s=left))
+        problem = replace(problem, job=job)
+    sent = over.bytes_per_token * bucket.isl
+    most = bucket.link.bytes_per_s / sent if sent else np.inf
+    return min(_rate(problem, worker, "prefill", exact), most)
 
 
 def _rate(problem: Problem, worker: WorkerType, phase: Phase, exact: bool) -> float:

@@ -8,10 +8,13 @@ from statistics import NormalDist
 
 import msgspec
 
+from shardwright.models import kv_bytes_per_token
+
 from ..errors import InputError
-from ..inputs import JOB
+from ..inputs import JOB, restored_model
 from ..plan.fleet import CARRIED, CHANGED, COST, FleetPlan, Insurance, Rental, Replica
 from ..workload.fleet import FleetJob, Running, ServedModel, ThroughputError
+from ..workload.serving_layout import quantization
 from .common import TOLERANCE, close
 from .fleet_losses import lost_problems
 from .fleet_offers import Place, limit_problems, matched, name_of
@@ -33,7 +36,7 @@ def kept_job(plan: FleetPlan) -> FleetJob | None:
 
 def job_problems(plan: FleetPlan, rental: Rental, job: FleetJob, hours: Sequence[Sequence[int]]) -> list[str]:
     """One sentence for everything that is not as the job has it; `hours` are the counts of every hour."""
-    found = [*_asked(plan, rental, job), *_workload(rental, job), *_kinds(rental, job)]
+    found = [*_asked(plan, rental, job), *_workload(rental, job), *_kinds(plan, rental, job)]
     rows, unknown = matched(job, rental)
     found += unknown
     known = [each for each in rows if each is not None]
@@ -123,7 +126,7 @@ def _workload(rental: Rental, job: FleetJob) -> Iterator[str]:
             yield f"classes[{at}].rate_per_s is {told.rate_per_s:.6g} but {rate * rental.carried:.6g} by the job"
 
 
-def _kinds(rental: Rental, job: FleetJob) -> Iterator[str]:
+def _kinds(plan: FleetPlan, rental: Rental, job: FleetJob) -> Iterator[str]:
     """Kinds of replica are those of a measured table, or layouts of a model on the GPUs that their degrees need."""
     served = {each.model: each for each in job.models}
     for at, replica in enumerate(rental.replicas):
@@ -158,6 +161,7 @@ def _kinds(rental: Rental, job: FleetJob) -> Iterator[str]:
                 yield f"{where}: a measured replica has the name of its layout and GPU, and no format or engine"
         else:
             yield from _made(where, replica, served[replica.model])
+            yield from _handed_over(where, plan, rental, replica)
 
 
 def _gpus(replica: Replica) -> str:
@@ -197,6 +201,21 @@ def _made(where: str, replica: Replica, served: ServedModel) -> Iterator[str]:
         )
     if (replica.layout, replica.name) != (layout, name):
         yield f"{where}: its pools are {name!r} but it is called {replica.name!r}, layout {replica.layout!r}"
+
+
+def _handed_over(where: str, plan: FleetPlan, rental: Rental, replica: Replica) -> Iterator[str]:
+    """Caches of split replicas are of the model's size, and no more of them leave than the links pass."""
+    told = replica.transfer
+    if told is None or len(replica.pools) == 1:
+        if (told is None) != (len(replica.pools) == 1):
+            yield f"{where}: a split replica, and no other, must say how caches go from pool to pool"
+        return
+    size = kv_bytes_per_token(restored_model(plan, replica.model), dtype_bytes=quantization(replica.format).cache_bytes)
+    if not close(told.bytes_per_token, size):
+        yield f"{where}.transfer.bytes_per_token is {told.bytes_per_token:.6g} but {size:.6g} by the model"
+    for most, each in zip(replica.requests_per_s, rental.classes, strict=True):
+        if most * size * (each.isl or 1) > told.bytes_per_s * (1 + TOLERANCE):
+            yield f"{where}: caches of requests {each.name} are more than the links pass"
 
 
 def _alone(plan: FleetPlan, rental: Rental, job: FleetJob) -> Iterator[str]:

@@ -79,7 +79,8 @@ class Offer(_Record, frozen=True, kw_only=True):
 
     They come in instances of `instance_gpus`, rented whole. A spot GPU is taken away `interruptions_per_hour` times an
     hour and back after `recovery_s`. `watts` is the draw of one GPU with its share of the host; null takes the
-    catalog's figure.
+    catalog's figure. `network_bytes_per_s` is one GPU's share of what its instance sends to others; null takes the
+    NICs of the catalog's node of that type.
     """
 
     gpu: str
@@ -91,6 +92,7 @@ class Offer(_Record, frozen=True, kw_only=True):
     interruptions_per_hour: float = 0.0
     recovery_s: float = 300.0
     watts: float | None = None
+    network_bytes_per_s: float | None = None
 
     def __post_init__(self) -> None:
         _not_negative(f"offers: usd_per_hour of {self.gpu}", self.usd_per_hour)
@@ -102,6 +104,8 @@ class Offer(_Record, frozen=True, kw_only=True):
             _not_negative(f"offers: {name} of {self.gpu}", getattr(self, name))
         if self.watts is not None:
             _positive(f"offers: watts of {self.gpu}", self.watts)
+        if self.network_bytes_per_s is not None:
+            _positive(f"offers: network_bytes_per_s of {self.gpu}", self.network_bytes_per_s)
 
     @property
     def available(self) -> float:

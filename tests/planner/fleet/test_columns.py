@@ -14,8 +14,8 @@ from shardwright.planner.fleet.columns import Columns, serving_job
 from shardwright.planner.fleet.job import plan_fleet
 from shardwright.planner.fleet.machines import ideal, machine_topology
 from shardwright.planner.fleet.offers import assemble
-from shardwright.planner.fleet.planning import plan_assembled
-from shardwright.planner.fleet.split import split_candidates
+from shardwright.planner.fleet.planning import best_found, plan_assembled
+from shardwright.planner.fleet.split import _candidate, _Space, _Split
 from shardwright.planner.fleet.what_if import parse_what_if
 from shardwright.planner.serving.replica import Bucket, replica_rates
 from shardwright.planner.serving.space import layouts
@@ -153,23 +153,84 @@ def test_fewer_bits_are_chosen_where_they_pay():
     assert np.isfinite(made.optimality.bound)
 
 
+def every_split(task: FleetJob) -> _Space:
+    """The split replicas of every layout."""
+    return _Space(all_columns(task))
+
+
 def test_split_replicas_are_used_where_they_pay_and_hold():
     task = job(disaggregated=True)
     made, whole = plan_fleet(task), plan_fleet(job())
     assert made.optimality.value <= whole.optimality.value + 1e-9
     assert validate_plan(made) == []
-    columns = all_columns(task)
-    split = split_candidates(columns)
-    assert {tuple(pool.phase for pool in each.pools) for each in split} == {("prefill", "decode")}
-    assert any(len({gpu for gpu, _ in each.gpus}) == 2 for each in split)
-    for each in split:
-        prefill, decode = each.pools
+    splits = every_split(task).splits
+    assert any(len({worker.gpu for worker in each.workers}) == 2 for each in splits)
+    for each in splits[:: len(splits) // 4]:
         lone = [
             replica_rates(
-                load_model("llama-3.1-8b"), machine_topology(pool.gpu)[0], pool.degrees,
-                [Bucket(isl, osl) for isl, osl in SIZES], serving_job(task.models[0], "bf16", 0), phase=pool.phase,
+                load_model("llama-3.1-8b"), machine_topology(worker.gpu)[0], worker.degrees,
+                [Bucket(isl, osl) for isl, osl in SIZES], serving_job(task.models[0], "bf16", 0), phase=phase,
             )
-            for pool in (prefill, decode)
+            for worker, phase in zip(each.workers, ("prefill", "decode"), strict=True)
         ]  # fmt: skip
-        assert (each.rates <= np.minimum(prefill.workers * lone[0], decode.workers * lone[1]) + 1e-9).all()
-        break
+        few, many = each.counts
+        assert (each.rates <= np.minimum(few * lone[0], many * lone[1]) + 1e-9).all()
+
+
+@pytest.mark.parametrize("objective", ["cost", "throughput"])
+def test_split_replicas_left_out_could_not_have_been_better(objective):
+    """At these targets and prices whole copies lose: prompts are long and tokens must come fast."""
+    served = {
+        "model": "llama-3.1-8b",
+        "rate_per_s": 40.0,
+        "lengths": [{"isl": 4000, "osl": 100}, {"isl": 800, "osl": 300}],
+        "targets": {"ttft_s": 1.0, "tpot_s": 0.012},
+    }
+    offers = [{"gpu": "h100", "usd_per_hour": 3.0}, {"gpu": "a100-80gb", "usd_per_hour": 1.7}]
+    extra = {"objective": "throughput", "budget_usd_per_hour": 20.0} if objective == "throughput" else {}
+    task = job(models=[served], offers=offers, disaggregated=True, **extra)
+    lazy, space = plan_fleet(task), every_split(task)
+    candidates = space.columns.made + [_candidate(each) for each in space.splits[::40]]
+    every = best_found(task, assemble(task, space.columns.classes, candidates))
+    reached = every.multiple if objective == "throughput" else every.value
+    assert any(len(each.pools) == 2 for each in lazy.rental.replicas)
+    better = reached - lazy.optimality.value
+    assert (better if objective == "throughput" else -better) <= 1e-4 * lazy.optimality.value
+    assert validate_plan(lazy) == []
+
+
+def test_a_proof_goes_no_further_than_the_replicas_left_out():
+    task = job()
+    columns = all_columns(task)
+    problem = assemble(task, columns.classes, columns.made)
+    whole = plan_assembled(task, problem)
+    short = plan_assembled(task, problem, outside=whole.optimality.value * 0.9)
+    assert short.optimality.value == whole.optimality.value
+    assert short.optimality.bound == pytest.approx(whole.optimality.value * 0.9)
+    assert short.optimality.status == "feasible"
+    assert validate_plan(short) == []
+
+
+def test_caches_take_their_time_and_room_between_the_pools():
+    def carried(network: float) -> _Space:
+        offers = [
+            {"gpu": gpu, "usd_per_hour": usd, "network_bytes_per_s": network}
+            for gpu, usd in (("a10g", 1.01), ("a100-80gb", 3.67))
+        ]
+        return every_split(job(offers=offers, disaggregated=True))
+
+    fast, slow, crawling = carried(1e12), carried(5e8), carried(1e6)
+    free = every_split(job(disaggregated=True))
+    assert any("Gb/s" in note for note in free.columns.notes)
+
+    def kind(each: _Split) -> tuple[object, ...]:
+        return (*((worker.gpu, worker.degrees) for worker in each.workers), each.counts)
+
+    by_kind = {kind(each): each.rates for each in fast.splits}
+    assert slow.splits
+    for each in slow.splits:
+        assert (each.rates <= by_kind[kind(each)] + 1e-9).all()
+        bytes_per_s = each.rates * each.transfer.bytes_per_token * [isl for isl, _ in SIZES]
+        assert (bytes_per_s <= each.transfer.bytes_per_s * (1 + 1e-9)).all()
+    assert any((each.rates < by_kind[kind(each)] * 0.9).any() for each in slow.splits)
+    assert crawling.rates[:, 2].max(initial=0.0) == 0.0  # 393 MB of a prompt would come seconds too late
