@@ -16,7 +16,15 @@ from .cells import Row, UnusableError, count, required, text
 GBIT = 1e9 / 8
 _LATENCY_S = {"ib": 3e-6, "roce": 4e-6, "efa": 8e-6, "ethernet": 15e-6, "slingshot": 4e-6}
 _REFERENCE_GBIT = {"Volta": 50, "Turing": 12.5, "Ampere": 200, "Ada": 100, "Hopper": 400, "Blackwell": 400}
-_REFERENCE_GBIT |= {"Blackwell Ultra": 800, "CDNA2": 100, "CDNA3": 400, "CDNA4": 400, "TPU": 25, "Trainium": 50}
+_REFERENCE_GBIT |= {
+    "Blackwell Ultra": 800,
+    "Rubin": 1600,
+    "CDNA2": 100,
+    "CDNA3": 400,
+    "CDNA4": 400,
+    "TPU": 25,
+    "Trainium": 50,
+}
 _NVL_NODES = 18
 
 

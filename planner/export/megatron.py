@@ -1,4 +1,4 @@
-"""Megatron-LM: the arguments of `pretrain_gpt.py`, one set for every rank."""
+"""Megatron-LM: the arguments of `pretrain_gpt.py` or `pretrain_hybrid.py`, one set for every rank."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from ..errors import InputError
 from .base import Context, Export
 from .folder import plan_file, readme, start_scripts
 from .hosts import Host, hosts, pipeline_before_data, refuse_techniques, training_plan
-from .megatron_model import Arguments, model_arguments
+from .megatron_attention import refuse_split
+from .megatron_hybrid import is_hybrid
+from .megatron_layer import Arguments
+from .megatron_model import model_arguments
 from .megatron_numbers import precision_arguments
+from .megatron_positions import position_notes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,6 +34,7 @@ _MODULES = {
     "mlp": "mlp",
     "experts": "moe",
 }
+SCRIPTS = {False: "pretrain_gpt.py", True: "pretrain_hybrid.py"}
 _SHARDING = {2: "optim_grads", 3: "optim_grads_params"}
 _NOTES = (
     "data and checkpoints are yours to add (--data-path, --save, --lr …); the tokenizer stands as NullTokenizer of the "
@@ -38,7 +43,7 @@ _NOTES = (
 
 
 class Megatron:
-    """Megatron-LM's GPT training script."""
+    """Megatron-LM's training scripts: `pretrain_gpt.py`, and `pretrain_hybrid.py` for models with Mamba layers."""
 
     name = "megatron"
     kinds = ("training",)
@@ -54,15 +59,17 @@ class Megatron:
         mixture = "experts" in _operator_names(context)
         ordered, order_arguments = _ordered(context, mixture)
         numbers = precision_arguments(strategy, job)
+        stages, hybrid = plan.virtual_stages(), is_hybrid(model)
+        refuse_split(model, facts, strategy, stages)
         arguments = [
-            *model_arguments(model, facts, job.sequence_length),
-            *parallel_arguments(strategy, plan.virtual_stages(), mixture),
+            *model_arguments(model, facts, job.sequence_length, stages),
+            *parallel_arguments(strategy, stages, mixture, hybrid),
             *order_arguments,
             *batch_arguments(strategy, job),
             *memory_arguments(strategy, mixture),
             *numbers,
         ]
-        notes = (*_NOTES, *_masks(facts, job))
+        notes = (*_NOTES, *_masks(facts, job), *position_notes(model, facts))
         text = "".join(" ".join(shlex.quote(word) for word in argument) + "\n" for argument in arguments)
         steps = (
             "Copy this folder to every host.",
@@ -72,7 +79,7 @@ class Megatron:
         files = {
             "megatron_arguments.txt": text,
             "hosts.txt": "".join(json.dumps(host.name) + "\n" for host in ordered),
-            **start_scripts(context, ordered, [("pretrain_gpt.py",), *arguments], connections(strategy)),
+            **start_scripts(context, ordered, [(SCRIPTS[hybrid],), *arguments], connections(strategy)),
             **plan_file(context),
             "README.md": readme("Start with Megatron-LM", steps, ordered, notes),
         }
@@ -80,9 +87,9 @@ class Megatron:
 
 
 def parallel_arguments(
-    strategy: Strategy, virtual_stages: Iterable[tuple[int, str]], mixture: bool = False
+    strategy: Strategy, virtual_stages: Iterable[tuple[int, str]], mixture: bool = False, hybrid: bool = False
 ) -> Arguments:
-    """Degrees, and the pipeline layout where stages are uneven.
+    """Degrees, and the pipeline layout where stages are uneven; the pattern of a hybrid has its stages in it.
 
     `virtual_stages` gives, in chain order, each virtual stage's number of layers and what else it holds: E embedding,
     m MTP modules, L loss. Raises InputError for a schedule that Megatron-LM does not have.
@@ -93,9 +100,9 @@ def parallel_arguments(
         found += [("--sequence-parallel",)]
     found += [("--pipeline-model-parallel-size", str(strategy.pp))]
     stages = list(virtual_stages)
-    if needs_layout(strategy, stages):
+    if needs_layout(strategy, stages) and not hybrid:
         found += [("--pipeline-model-parallel-layout", layout(stages))]
-    elif strategy.vpp > 1:
+    elif strategy.vpp > 1 and not hybrid:
         found += [("--num-virtual-stages-per-pipeline-rank", str(strategy.vpp))]
     found += [("--context-parallel-size", str(strategy.cp))]
     if strategy.cp > 1:

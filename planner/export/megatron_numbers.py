@@ -10,7 +10,7 @@ from .hosts import refuse_unusual
 if TYPE_CHECKING:
     from ..strategy import Strategy
     from ..workload.training import TrainingJob
-    from .megatron_model import Arguments
+    from .megatron_layer import Arguments
 
 _PRODUCTS: dict[str, Arguments] = {
     "fp32": [],

@@ -62,8 +62,12 @@ def _stages(plan: TrainingPlan, model: ModelGraph) -> Iterator[str]:
         return
     if {stage.pipeline_rank for stage in stages} != set(range(strategy.pp)):
         yield "stages does not give every pipeline rank something to do"
-    if any(stage.layers < 0 for stage in stages) or any(not (stage.layers or stage.holds) for stage in stages):
+    busy = {stage.pipeline_rank for stage in stages if stage.layers or stage.holds}
+    idle = any(not (stage.layers or stage.holds) for stage in stages)
+    if any(stage.layers < 0 for stage in stages) or (idle and strategy.schedule != "interleaved"):
         yield "stages has an empty stage"
+    elif len(busy) != strategy.pp:
+        yield "stages leaves a pipeline rank without anything to do"
     if stages[0].first_layer != 0 or any(a.first_layer + a.layers != b.first_layer for a, b in pairwise(stages)):
         yield "stages drops or repeats a layer between two stages"
     last = stages[-1].first_layer + stages[-1].layers

@@ -120,14 +120,14 @@ def _layers_fit(t: StrategyTable, f: Facts) -> Mask:
     chunks = t.virtual_stages
     even = (t.layout != EVEN) | (f.layers % chunks == 0)
     enough = (t.layout != BALANCED) | (f.layers + 2 >= chunks)
-    sums = np.array([sum(each) for each in t.custom_layouts] or [f.layers])
-    custom = t.layout >= CUSTOM
-    full = np.array([min(each[1:-1], default=1) > 0 for each in t.custom_layouts] or [True])
-    ends = np.array([min(each[0], each[-1]) > 0 for each in t.custom_layouts] or [True])
-    index = np.where(custom, t.layout - CUSTOM, 0)
-    right = (sums[index] == f.layers) & full[index] & (ends[index] | (t.vocab_parallel == 0))
-    result: Mask = even & enough & (~custom | right)
-    return result
+    right = np.ones(len(t), bool)
+    for row in np.flatnonzero(t.layout >= CUSTOM):
+        layers = t.custom_layouts[t.layout[row] - CUSTOM]
+        # Interleaved, a virtual stage may be empty where its rank has another; the ends hold more than layers.
+        ranks = t.pp[row] if t.schedule[row] == SCHEDULES.index("interleaved") else len(layers)
+        busy = all(any(layers[rank::ranks]) for rank in range(1, ranks - 1))
+        right[row] = sum(layers) == f.layers and busy and (min(layers[0], layers[-1]) > 0 or not t.vocab_parallel[row])
+    return np.asarray(even & enough & right)
 
 
 def _schedule(t: StrategyTable, name: Schedule) -> Mask:
@@ -245,7 +245,7 @@ RULES: tuple[Rule, ...] = (
         _layers_fit,
         lambda s, f: (
             f"the {f.layers} layers must be divided over {s.virtual_stages} virtual stages without an empty one "
-            "(only the first and the last, which hold the embedding and the head, may have no layer)"
+            "(but the first and the last, which hold embedding and head, and interleaved ones whose rank has another)"
         ),
     ),
     Rule(

@@ -5,7 +5,8 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.published_plans import compare, layout, legal, strategy_of, table
+from benchmarks.published_plans import compare, table
+from benchmarks.published_recipes import NO_MODEL, devices_for, family, imported, layout, legal, strategy_of
 from tests.reference import shared_file
 
 RECIPE = {
@@ -52,10 +53,27 @@ def test_both_plans_are_predicted_and_the_difference_is_named():
     assert made.recipe in table([made])
 
 
+def test_expert_ranks_that_no_stage_holds_ask_for_more_devices():
+    recipe = RECIPE | {"recipe": "qwen3_30b_a3b_pretrain_8gpu_h100_bf16_config", "pp": 2, "cp": 1, "ep": 8}
+    assert devices_for(RECIPE) == 8
+    assert devices_for(recipe) == 16
+    assert legal(recipe).endswith("; on 16 devices it is")
+    made = compare(recipe)
+    assert "pp 2 × ep 8 × etp 1 = 16 does not divide the 8 devices named; compared on 16" in made.theirs
+
+
 def test_the_published_plans_are_legal_here():
+    """All but those that contradict themselves: more expert ranks than a stage of the devices named."""
     entries = json.loads(shared_file("launchers/nvidia_perf_recipe_plans.json").read_text())["recipes"]
     counts = Counter(legal(entry).split(":")[0].split(",")[0] or "legal" for entry in entries)
-    assert counts["legal"] >= 240
-    assert counts["legal"] + counts["degrees legal"] >= 265
-    contradicting = [legal(entry) for entry in entries if legal(entry).startswith("not legal")]
-    assert all("ep × etp" in sentence for sentence in contradicting)
+    assert counts == {"legal": 261, "degrees legal": 4, "not legal": 10}
+    contradicting = [entry for entry in entries if legal(entry).startswith("not legal")]
+    for entry in contradicting:
+        assert int(entry["num_gpus"]) % (int(entry["pp"]) * int(entry["ep"]))
+        assert "ep × etp" in legal(entry)
+        assert imported(entry).devices > int(entry["num_gpus"])
+    assert Counter(family(entry["recipe"]) for entry in entries if family(entry["recipe"]) in NO_MODEL) == {
+        "wan_14b": 2,
+        "deepseek_v4_flash": 1,
+        "deepseek_v4_pro": 1,
+    }

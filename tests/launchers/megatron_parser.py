@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import copy
+import functools
 import importlib.machinery
 import sys
 import types
@@ -78,6 +81,14 @@ class _Gpu:
     major, minor, total_memory, multi_processor_count, name = 9, 0, 80 << 30, 132, "target"
 
 
+@functools.cache
+def _parser() -> argparse.ArgumentParser:
+    """Megatron's own parser of its thousand arguments, made once: it takes longer to make than to use."""
+    from megatron.training import arguments
+
+    return arguments.add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False))
+
+
 def parse(arguments: list[str], world_size: int, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Megatron's parsed, validated arguments with the transformer configuration they make.
 
@@ -100,10 +111,46 @@ def parse(arguments: list[str], world_size: int, monkeypatch: pytest.MonkeyPatch
         warnings.simplefilter("ignore")  # Megatron's own, about kernels that are absent here
         from megatron.training import arguments as megatron
 
-        parsed = megatron.parse_args()
+        whole = _parser()
+        monkeypatch.setattr(megatron, "add_megatron_arguments", lambda _: whole)
+        parsed = copy.deepcopy(megatron.parse_args())  # checks change lists, which may be the parser's own defaults
         megatron.validate_args(parsed, {})
         parsed.transformer = megatron.core_transformer_config_from_args(parsed)
     return parsed
+
+
+def with_transformer_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Megatron believe in the target's Transformer Engine, which fp8, fp4 and learned softmaxes ask for."""
+    without_triton()
+    from megatron.core.transformer import transformer_config
+    from megatron.training import arguments
+
+    for module in (transformer_config, arguments):
+        monkeypatch.setattr(module, "is_te_min_version", lambda *_, **__: True)
+
+
+def initialize(parsed: Any, world_size: int) -> None:
+    """Make all of Megatron's groups of that many ranks, over a process group that sends nothing.
+
+    Raises what Megatron raises when the degrees do not divide the ranks.
+    """
+    import torch.distributed as distributed
+    from megatron.core import parallel_state
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
+    try:
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=parsed.tensor_model_parallel_size,
+            pipeline_model_parallel_size=parsed.pipeline_model_parallel_size,
+            context_parallel_size=parsed.context_parallel_size,
+            expert_model_parallel_size=parsed.expert_model_parallel_size,
+            expert_tensor_parallel_size=parsed.expert_tensor_parallel_size,
+            create_gloo_process_groups=False,
+        )
+    finally:
+        parallel_state.destroy_model_parallel()
+        distributed.destroy_process_group()
 
 
 def rank_groups(parsed: Any) -> dict[str, list[list[int]]]:

@@ -49,10 +49,13 @@ PUBLISHED = {
     "mt-nlg-530b": (529.6, None),  # arXiv 2104.04473, table 1
     "nemotron-3-nano-30b-a3b": (31.6, 3.2),
     "nemotron-3-super-120b-a12b": (120.7, 12),
+    "nemotron-3-ultra-550b-a55b": (550, 55),  # arXiv 2606.15007
     "nemotron-4-340b": (341, None),
     "qwen2-57b-a14b": (57.4, 14),
     "qwen3-235b-a22b": (235, 22),  # arXiv 2505.09388
     "qwen3-30b-a3b": (30.5, 3),
+    "qwen3.5-35b-a3b": (34.7, 3),
+    "qwen3.5-397b-a17b": (396.3, 17),
     "whisper-large-v3": (1.54, None),
 }
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from shardwright.models import catalog_entry, list_models
-from shardwright.models.launch import LaunchFacts, launch_facts
+from shardwright.models.launch import DeltaRule, LaunchFacts, RotaryScaling, StateSpace, launch_facts
 
 
 def test_the_facts_of_a_router():
@@ -21,7 +21,35 @@ def test_the_facts_of_a_router():
         router_groups_per_token=4,
         router_scale=2.5,
         router_bias_correction=True,
+        rotary_scaling=RotaryScaling(
+            kind="yarn",
+            factor=40.0,
+            original_positions=4096,
+            beta_fast=32.0,
+            beta_slow=1.0,
+            magnitude=1.0,
+            magnitude_all=1.0,
+        ),
     )
+
+
+def test_the_facts_of_recurrent_layers_are_whole_or_absent():
+    config = catalog_entry("nemotron-h-8b").config
+    assert launch_facts(config).state_space == StateSpace(heads=128, head_dim=64, state=128, groups=8, kernel=4)
+    assert launch_facts({**config, "ssm_state_size": "128"}).state_space is None
+    found = launch_facts(catalog_entry("qwen3.5-35b-a3b").config).delta_rule
+    assert found == DeltaRule(key_heads=16, value_heads=32, key_dim=128, value_dim=128, kernel=4)
+
+
+@pytest.mark.parametrize("scaling", [None, [], "yarn", {"type": 3}, {"rope_type": "default"}, {"type": "mrope"}])
+def test_positions_that_are_not_stretched_have_no_scaling(scaling):
+    assert launch_facts({"rope_scaling": scaling}).rotary_scaling is None
+
+
+def test_what_only_the_code_of_a_family_says_is_told_too():
+    assert launch_facts(catalog_entry("gpt-oss-20b").config).gate_clamp == 7.0
+    nemotron = launch_facts(catalog_entry("nemotron-3-nano-30b-a3b").config)
+    assert (nemotron.router_scores, nemotron.router_bias_correction) == ("sigmoid", True)
 
 
 def test_a_whole_number_is_a_number():
