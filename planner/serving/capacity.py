@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy as np
 from ..workload.serving import Load, Targets
 from .pools import Phase
 from .problem import Problem
-from .simulation import Deployment, Outcome, Pool, simulate
+from .simulation import Deployment, Outcome, Pool, simulate_within
 from .steady import steady_state
 from .workers import WorkerType, most_decode_rate, most_prefill_rate, most_rate
 
@@ -25,32 +27,38 @@ def capacity(problem: Problem, worker: WorkerType, phase: Phase, expected: float
     A prefill worker must meet TTFT, a decode worker TPOT. Without a target on waiting, a rate counts as carried while
     the requests of its second half wait no longer than twice those of its first.
     """
+    return max((low for low, _ in narrowing(problem, worker, phase, expected)), default=0.0)
+
+
+def narrowing(problem: Problem, worker: WorkerType, phase: Phase, expected: float) -> Iterator[tuple[float, float]]:
+    """The search for a worker's capacity, a run at a time: the highest rate it was seen to carry and the lowest it was
+    seen not to (infinite before the first), until they are 3 % apart."""
     most = most_of(problem, worker, phase)
     if expected <= 0 or most <= 0:
-        return 0.0
+        return
     targets = phase_targets(problem.job.targets, phase)
-    low, high = 0.0, 0.0
+    low, high = 0.0, math.inf
     rate = min(expected, most)
     for _ in range(12):
         if _carries(problem, worker, phase, targets, rate):
             low = rate
-            if high or rate >= most:
+            yield low, high
+            if high < math.inf or rate >= most:
                 break
             rate = min(rate * 1.12, most)
         else:
             high = rate
+            yield low, high
             if low:
                 break
             rate *= 0.8
-    if not low:
-        return 0.0
-    while high and high / low > 1 + PRECISION:
+    while low and high < math.inf and high / low > 1 + PRECISION:
         middle = (low * high) ** 0.5
         if _carries(problem, worker, phase, targets, middle):
             low = middle
         else:
             high = middle
-    return low
+        yield low, high
 
 
 def most_of(problem: Problem, worker: WorkerType, phase: Phase) -> float:
@@ -86,25 +94,19 @@ def replace_targets(targets: Targets, **changes: float | None) -> Targets:
     return Targets(percentile=targets.percentile, **values)
 
 
-def run_alone(problem: Problem, worker: WorkerType, phase: Phase, rate: float) -> Outcome:
-    """One worker of one phase under Poisson arrivals."""
+def _carries(problem: Problem, worker: WorkerType, phase: Phase, targets: Targets, rate: float) -> bool:
+    """Whether one worker of one phase meets the targets under Poisson arrivals, its queue not growing."""
     load = problem.job.load
     sampled = Load(
         lengths=load.lengths, rate_per_s=rate, spread=load.spread, cached=load.cached, seed=problem.job.seed
     ).sample(long_enough(problem, worker, rate, REQUESTS))
     pool = Pool(worker.table, worker.schedule, 1)
     problem.simulated += 1
-    if phase == "aggregated":
-        return simulate(Deployment(aggregated=(pool,)), sampled)
     if phase == "prefill":
         sampled = replace(sampled, output_tokens=sampled.output_tokens * 0 + 1)
-        return simulate(Deployment(aggregated=(pool,)), sampled)
-    return simulate(Deployment(decode=(pool,)), sampled)
-
-
-def _carries(problem: Problem, worker: WorkerType, phase: Phase, targets: Targets, rate: float) -> bool:
-    outcome = run_alone(problem, worker, phase, rate)
-    return outcome.meets(targets) and steady(outcome)
+    alone = Deployment(decode=(pool,)) if phase == "decode" else Deployment(aggregated=(pool,))
+    outcome = simulate_within(alone, sampled, targets)
+    return outcome is not None and steady(outcome)
 
 
 def steady(outcome: Outcome) -> bool:

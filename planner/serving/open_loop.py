@@ -7,19 +7,19 @@ with rates that no schedule can exceed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..errors import Infeasible
 from ..workload.serving import Load
-from .capacity import capacity, long_enough, steady
+from .capacity import long_enough, narrowing, steady
 from .deployments import PoolOf, Proposal, deployment, joules_per_token
 from .pools import Counts, Option, Phase, fewest, most_rate
 from .problem import Problem
 from .simulation import Outcome, simulate
-from .steady import Lengths, steady_state
+from .steady import Steady, spaced, steady_state
 from .workers import (
     WorkerType,
     bound_steps,
@@ -39,13 +39,29 @@ REQUESTS = 1200
 
 @dataclass
 class Choice:
-    """A worker in one phase, its rates, and whether the rate is simulated."""
+    """A worker in one phase, its rates, and whether the rate is simulated.
+
+    Until it is `certain`, `rate` is what the closed form expects, or a rate that the worker was seen not to carry.
+    """
 
     worker: WorkerType
     phase: Phase
     rate: float
     most: float
     certain: bool = False
+    carried: float = 0.0
+    runs: Iterator[tuple[float, float]] | None = None
+
+    def sharpen(self, problem: Problem) -> None:
+        """Simulate the worker until its rate is certain, or known to be lower than it was thought to be."""
+        if self.runs is None:
+            self.runs = narrowing(problem, self.worker, self.phase, self.rate)
+        for carried, missed in self.runs:
+            self.carried = carried
+            if missed < self.rate:
+                self.rate = missed
+                return
+        self.rate, self.certain = self.carried, True
 
     def option(self, most: bool = False) -> Option:
         """The choice as the integer program sees it."""
@@ -111,8 +127,7 @@ def solve(problem: Problem, choices: Sequence[Choice], rate: float | None) -> tu
         if not unsure:
             return counts, pool
         for choice in unsure:
-            choice.rate = min(capacity(problem, choice.worker, choice.phase, choice.rate), choice.most)
-            choice.certain = True
+            choice.sharpen(problem)
     return None
 
 
@@ -242,10 +257,12 @@ def _by_load(problem: Problem, rate: float) -> Found:
         capacity_ = expected_rate(worker, lengths, problem.job.targets)
         if not most or capacity_ * most < rate:
             continue
+        grid = np.unique(np.rint(spaced(max(worker.schedule.max_sequences, 2), 40)))
+        found = steady_state(worker.cost, worker.schedule, lengths, grid)
         least = max(1, int(np.ceil(rate / capacity_)))
         numbers = {most, least} if problem.job.goal == "latency" else set(np.linspace(least, most, 6).astype(int))
         for number in sorted(numbers):
-            value, low = _expectation(problem, worker, int(number), rate, lengths)
+            value, low = _expectation(problem, worker, int(number), rate, found)
             proposal = Proposal((PoolOf(worker, "aggregated", int(number), capacity_),), value, low)
             ranked.append((value, low, proposal))
     ranked.sort(key=lambda each: (each[0], each[2].devices, each[2].label()))
@@ -289,12 +306,9 @@ def value_of(problem: Problem, proposal: Proposal, outcome: Outcome) -> float:
     return float(proposal.devices) if goal == "gpus" else outcome.output_tokens_per_s
 
 
-def _expectation(
-    problem: Problem, worker: WorkerType, number: int, rate: float, lengths: Lengths
-) -> tuple[float, float]:
+def _expectation(problem: Problem, worker: WorkerType, number: int, rate: float, found: Steady) -> tuple[float, float]:
     """What the closed form expects of the objective, and what it cannot fall below."""
-    grid = np.unique(np.rint(np.geomspace(1, max(worker.schedule.max_sequences, 2), 40)))
-    found = steady_state(worker.cost, worker.schedule, lengths, grid)
+    lengths = problem.setting.lengths
     held = np.maximum.accumulate(found.requests_per_s)
     each = rate / number
     e2e = float(np.interp(each, held, found.e2e_s(lengths.osl)))
@@ -316,7 +330,7 @@ def _others(
     for choice in sorted(mine, key=lambda each: -each.rate / each.worker.devices)[:5]:
         number = problem.supply[problem.kinds.index(choice.worker.kind)] // choice.worker.devices
         per_device = choice.rate / choice.worker.devices
-        sure = "simulated" if choice.certain else "expected"
+        sure = "simulated" if choice.certain else "expected" if choice.runs is None else "not reached in simulation"
         why = f"{per_device:.3g} requests/s and device {sure}; fewer than the winner's mix"
         lost.append((f"{number} × {choice.worker.label()}", choice.rate * number, why))
     return tuple(lost)

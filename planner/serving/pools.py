@@ -85,14 +85,23 @@ class _Knapsack:
         """Highest rate with at most so many devices, and the option last taken (-1: one device less)."""
         best = np.zeros(self.supply + 1)
         taken = np.full(self.supply + 1, -1, dtype=np.int64)
-        mine = [(place, each) for place, each in enumerate(self.options) if each.phase == phase and each.rate > 0]
+        fastest: dict[int, int] = {}  # the best option of every number of devices: no other is ever taken
+        for place, option in enumerate(self.options):
+            if option.phase == phase and option.rate > 0 and option.devices <= self.supply:
+                before = fastest.get(option.devices)
+                if before is None or option.rate > self.options[before].rate:
+                    fastest[option.devices] = place
+        sizes = np.array(sorted(fastest), dtype=np.int64)
+        places = np.array([fastest[size] for size in sizes.tolist()], dtype=np.int64)
+        rates = np.array([self.options[place].rate for place in places.tolist()])
         for devices in range(1, self.supply + 1):
             best[devices] = best[devices - 1]
-            for place, option in mine:
-                if option.devices <= devices:
-                    rate = best[devices - option.devices] + option.rate
-                    if rate > best[devices] * (1 + 1e-12):
-                        best[devices], taken[devices] = rate, place
+            fitting = int(np.searchsorted(sizes, devices, side="right"))
+            if fitting:
+                totals = best[devices - sizes[:fitting]] + rates[:fitting]
+                chosen = int(totals.argmax())
+                if totals[chosen] > best[devices] * (1 + 1e-12):
+                    best[devices], taken[devices] = totals[chosen], places[chosen]
         return best, taken
 
     def counts(self, devices: int) -> Counts:

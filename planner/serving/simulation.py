@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from ..workload.serving import Load, Targets, Trace
 from .schedule import Schedule, StepTable
 from .worker import Requests, Worker
+
+_ARRIVAL, _HANDED = -1, -2  # kinds of events; the others carry the stamp of a worker's plan
+_NEVER = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,16 @@ def simulate(deployment: Deployment, trace: Trace, concurrency: int | None = Non
     A request goes to the worker with the fewest requests in hand, of the pool whose turn it is where pools have
     weights. In a closed loop a request is sent when another one ends.
     """
-    return _Run(deployment, trace, concurrency).outcome()
+    run = _Run(deployment, trace, concurrency)
+    run.advance()
+    return run.outcome()
+
+
+def simulate_within(deployment: Deployment, trace: Trace, targets: Targets) -> Outcome | None:
+    """The same at the trace's arrival times; None, as soon as it is certain, where a target is missed."""
+    run = _Run(deployment, trace, None)
+    found = run.outcome() if run.advance(_Misses(run, targets)) else None
+    return found if found is not None and found.meets(targets) else None
 
 
 def simulate_load(deployment: Deployment, load: Load, requests: int | None = None) -> Outcome:
@@ -125,27 +138,58 @@ class _Turns:
         return self.ranges[chosen]
 
 
+class _Misses:
+    """Counts requests that miss a target until no percentile of the whole run can meet it any more.
+
+    A percentile p of n values lies between the two around place (n − 1) p, so that it exceeds the target once as many
+    values do as are not below the lower of them.
+    """
+
+    def __init__(self, run: _Run, targets: Targets) -> None:
+        self.run, self.limits = run, targets.limits()
+        self.request_s = (run.front + run.back)[0].table.cost.request_s
+        several = sum(each > 1 for each in run.requests.output)
+        counted = {name: several if name == "tpot" else len(run.arrival) for name in self.limits}
+        self.left = {name: n - math.floor((n - 1) * targets.percentile / 100) for name, n in counted.items() if n}
+
+    def lost(self, request: int) -> bool:
+        """Whether the run is lost with this request, which has ended."""
+        requests = self.run.requests
+        arrival, first, finish = self.run.arrival[request], requests.first[request], requests.finish[request]
+        for name, limit in self.limits.items():
+            if name == "ttft":
+                value = first - arrival + self.request_s
+            elif name == "e2e":
+                value = finish - arrival + self.request_s
+            else:
+                steps = self.run.trace_output[request] - 1
+                value = (finish - first) / steps if steps else 0.0
+            if value > limit:
+                self.left[name] -= 1
+                if self.left[name] <= 0:
+                    return True
+        return False
+
+
 class _Run:
     def __init__(self, deployment: Deployment, trace: Trace, concurrency: int | None) -> None:
         self.deployment, self.trace = deployment, trace
-        self.requests = Requests(
-            trace.prompt_tokens.tolist(), trace.output_tokens.tolist(), trace.cached_tokens.tolist()
-        )
+        self.trace_output: list[int] = trace.output_tokens.tolist()
+        self.requests = Requests(trace.prompt_tokens.tolist(), self.trace_output, trace.cached_tokens.tolist())
         self.front = self._workers(deployment.aggregated, True, True) + self._workers(deployment.prefill, True, False)
         self.turns = _Turns((*deployment.aggregated, *deployment.prefill))
         self.back_turns = _Turns(deployment.decode)
         self.back = self._workers(deployment.decode, False, True)
+        self.workers = self.front + self.back
         self.events: list[tuple[float, int, int, int]] = []  # (time, order, kind or stamp, who)
         self.order = count()
-        self.arrival = trace.arrival_s.tolist()
-        self.ready: list[float] = [0.0] * len(trace)
+        self.arrival: list[float] = trace.arrival_s.tolist()
         self.next = 0
         self.closed = concurrency is not None
-        start = len(trace) if concurrency is None else min(concurrency, len(trace))
-        if self.closed:
+        if concurrency is not None:
             self.arrival = [0.0] * len(trace)
-        for _ in range(start if self.closed else 1):
-            self._send(self.arrival[self.next])
+            for _ in range(min(concurrency, len(trace))):
+                self._send(0.0)
 
     def _workers(self, pools: Sequence[Pool], prefills: bool, decodes: bool) -> list[Worker]:
         return [
@@ -155,42 +199,50 @@ class _Run:
         ]
 
     def _send(self, now: float) -> None:
-        """Put the next request of the trace among the events, and all of an open load that arrive with it."""
-        while self.next < len(self.arrival) and (self.closed or self.arrival[self.next] <= now):
+        """Put the next request of a closed loop among the events."""
+        if self.next < len(self.arrival):
             self.arrival[self.next] = now
-            heappush(self.events, (now, next(self.order), -1, self.next))
+            heappush(self.events, (now, next(self.order), _ARRIVAL, self.next))
             self.next += 1
-            if self.closed:
-                return
 
-    def outcome(self) -> Outcome:
-        workers = self.front + self.back
-        events = self.events
-        while events:
+    def advance(self, misses: _Misses | None = None) -> bool:
+        """Run to the end, or until too many requests have missed a target: whether it came to its end.
+
+        Requests of an open loop arrive before anything else that happens at the same time.
+        """
+        workers, events, arrival = self.workers, self.events, self.arrival
+        number = 0 if self.closed else len(arrival)
+        while True:
+            if self.next < number and (not events or arrival[self.next] <= events[0][0]):
+                self.next += 1
+                self._enter(self.next - 1, arrival[self.next - 1])
+                continue
+            if not events:
+                return True
             now, _, stamp, who = heappop(events)
-            if stamp == -1:
-                if not self.closed and self.next < len(self.arrival):
-                    self._send(self.arrival[self.next])
-                if self.front:
-                    self._arrive(who, now, self.front)
-                else:
-                    self.requests.first[who] = now
-                    self._arrive(who, now, self.back)
-            elif stamp == -2:
-                self._arrive(who, now, self.back, offset=len(self.front))
-            elif workers[who].stamp == stamp:
-                self._finish(workers[who], who, now)
-        return self._collect()
+            if stamp == _ARRIVAL:
+                self._enter(who, now)
+            elif stamp == _HANDED:
+                self._arrive(who, now, self.back, self.back_turns, len(self.front))
+            elif workers[who].stamp == stamp and self._finish(workers[who], who, now, misses):
+                return False
 
-    def _arrive(self, request: int, now: float, workers: list[Worker], offset: int = 0) -> None:
-        turns = self.turns if workers is self.front else self.back_turns
-        among = turns.next(len(workers))
-        place = among[0] if len(among) == 1 else min(among, key=lambda each: workers[each].load)
+    def _enter(self, request: int, now: float) -> None:
+        if self.front:
+            self._arrive(request, now, self.front, self.turns)
+        else:
+            self.requests.first[request] = now
+            self._arrive(request, now, self.back, self.back_turns)
+
+    def _arrive(self, request: int, now: float, workers: list[Worker], turns: _Turns, offset: int = 0) -> None:
+        place = 0
+        if len(workers) > 1:
+            place = min(turns.next(len(workers)), key=lambda each: workers[each].load)
         worker = workers[place]
         worker.waiting.append(request)
         worker.load += 1
         before = worker.end
-        end = worker.wake(now) if before == float("inf") else worker.interrupt(now)
+        end = worker.wake(now) if before == _NEVER else worker.interrupt(now)
         if end != before:
             self._push(worker, offset + place)
 
@@ -198,26 +250,30 @@ class _Run:
         worker.stamp = next(self.order)
         heappush(self.events, (worker.end, worker.stamp, worker.stamp, who))
 
-    def _finish(self, worker: Worker, who: int, now: float) -> None:
+    def _finish(self, worker: Worker, who: int, now: float, misses: _Misses | None) -> bool:
+        """Carry out what a worker has done and let it go on; whether the run is lost with that."""
+        requests = self.requests
         for request in worker.commit():
-            if worker.decodes or self.requests.output[request] <= 1:
+            if worker.decodes or requests.output[request] <= 1:
                 if self.closed:
                     self._send(now)
+                if misses is not None and misses.lost(request):
+                    return True
             else:
-                delay = (
-                    self.deployment.transfer_start_s + self.deployment.transfer_token_s * self.requests.prompt[request]
-                )
-                ready = self.requests.first[request] + delay
-                self.requests.first[request] = ready
-                heappush(self.events, (ready, next(self.order), -2, request))
-        if worker.plan(now) != float("inf"):
+                start, token = self.deployment.transfer_start_s, self.deployment.transfer_token_s
+                ready = requests.first[request] + (start + token * requests.prompt[request])
+                requests.first[request] = ready
+                heappush(self.events, (ready, next(self.order), _HANDED, request))
+        if worker.plan(now) != _NEVER:
             self._push(worker, who)
+        return False
 
-    def _collect(self) -> Outcome:
+    def outcome(self) -> Outcome:
+        """Latencies and rates of a run that came to its end."""
         trace = self.trace
         arrival = np.array(self.arrival)
         first, finish = np.array(self.requests.first), np.array(self.requests.finish)
-        workers = self.front + self.back
+        workers = self.workers
         request_s = workers[0].table.cost.request_s
         with np.errstate(divide="ignore", invalid="ignore"):
             tpot = np.where(trace.output_tokens > 1, (finish - first) / (trace.output_tokens - 1), np.nan)

@@ -12,6 +12,7 @@ prompts, over the rounds it runs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,14 @@ class Steady:
         return self.ttft_s + self.tpot_s * max(osl - 1, 0)
 
 
+@lru_cache(maxsize=256)
+def spaced(most: float, points: int) -> Array:
+    """Numbers from 1 to the most, each by the same factor above the one before; not to be written to."""
+    found = np.geomspace(1, most, points)
+    found.setflags(write=False)
+    return found
+
+
 def prefill_seconds(cost: StepCost, schedule: Schedule, lengths: Lengths, beside: Array | float = 0.0) -> Array:
     """What one prompt adds to the steps that carry it, `beside` that many decodes."""
     beside = np.asarray(beside, dtype=float)
@@ -67,11 +76,12 @@ def prefill_seconds(cost: StepCost, schedule: Schedule, lengths: Lengths, beside
     return np.asarray(chunks * (loaded - plain) + cost.pair_seconds(np.float64(tokens), np.float64(pairs)), dtype=float)
 
 
-def lone_prefill_seconds(cost: StepCost, schedule: Schedule, lengths: Lengths) -> float:
-    """The same of a prompt with nothing beside it."""
-    key = ("lone", schedule, lengths)
+def lone_prefill_seconds(cost: StepCost, schedule: Schedule, lengths: Lengths, beside: int = 0) -> float:
+    """The same of one prompt with nothing or one decode beside it."""
+    key = (beside, schedule, lengths)
     if key not in cost.known:
-        cost.known[key] = float(prefill_seconds(cost, schedule, lengths))
+        found = prefill_seconds(cost, schedule, lengths, np.array([0.0, 1.0]))
+        cost.known.update({(at, schedule, lengths): float(found[at]) for at in (0, 1)})
     return cost.known[key]
 
 
@@ -140,6 +150,6 @@ def open_states(cost: StepCost, schedule: Schedule, lengths: Lengths) -> tuple[S
     simulation.
     """
     most = max(2.0, min(schedule.max_sequences, schedule.cache_tokens / max(lengths.isl + lengths.osl, 1.0)))
-    grid = np.geomspace(1, most, 64)
+    grid = spaced(most, 64)
     found = steady_state(cost, schedule, lengths, grid)
     return found, np.maximum.accumulate((grid - 1) / found.e2e_s(lengths.osl))

@@ -26,7 +26,7 @@ from .steady import (
     batched_prefill_seconds,
     lone_prefill_seconds,
     open_states,
-    prefill_seconds,
+    spaced,
 )
 
 
@@ -114,7 +114,7 @@ class Workers:
 def hand_grid(worker: WorkerType) -> np.ndarray:
     """Numbers of requests in hand worth looking at, densest where they are few."""
     top = max(2.0, min(worker.schedule.max_sequences, worker.schedule.cache_tokens, 4096))
-    return np.unique(np.rint(np.geomspace(1, top, 40)))
+    return np.unique(np.rint(spaced(top, 40)))
 
 
 def within(steady: Steady, targets: Targets, osl: float) -> np.ndarray:
@@ -194,7 +194,7 @@ def most_prefill_rate(worker: WorkerType, lengths: Lengths) -> float:
 def bound_grid(worker: WorkerType, most: float = 65536, points: int = 2400) -> Array:
     """Mean numbers of requests in hand, so dense that bounds between them, which hold at none lower, stay near."""
     top = max(2.0, min(worker.schedule.max_sequences, worker.schedule.cache_tokens, most))
-    return np.geomspace(1, top, points)
+    return spaced(top, points)
 
 
 def rates_between(grid: Array, seconds: Array) -> Array:
@@ -209,7 +209,7 @@ def bound_steps(worker: WorkerType, lengths: Lengths) -> tuple[Array, Array]:
 
 
 def _least_prefill_seconds(worker: WorkerType, lengths: Lengths) -> float:
-    beside_one = float(prefill_seconds(worker.cost, worker.schedule, lengths, 1.0))
+    beside_one = lone_prefill_seconds(worker.cost, worker.schedule, lengths, beside=1)
     return min(batched_prefill_seconds(worker.cost, worker.schedule, lengths), beside_one)
 
 
@@ -232,14 +232,16 @@ def _most(grid: Array, turn: Array, targets: Targets, tokens: float) -> float:
 
 
 def hull_below(place: Array, height: Array, at: float) -> float:
-    """A value that the lower convex hull of points is not below at a place: the best of some lines under all of them.
+    """The lower convex hull of points at a place between the first and the last of them, where it falls (else its end).
 
-    Lines take their slopes from the points on both sides of the place, near and far.
+    A line through a point on either side is lowered onto the points below it until there are none.
     """
-    last = int(np.searchsorted(place, at, side="right")) - 1
-    slopes = [0.0]
-    for reach in (1, 8, 64, 512):
-        low, high = max(last - reach, 0), min(last + reach, len(place) - 1)
-        if place[high] > place[low]:
-            slopes.append(min(float((height[high] - height[low]) / (place[high] - place[low])), 0.0))
-    return max(float((height - slope * (place - at)).min()) for slope in slopes)
+    left, right = 0, len(place) - 1
+    while True:
+        slope = min(float((height[right] - height[left]) / max(place[right] - place[left], 1e-300)), 0.0)
+        above = height - slope * (place - at)
+        lowest = int(above.argmin())
+        line = float(height[left] - slope * (place[left] - at))
+        if above[lowest] >= line * (1 - 1e-9) or slope == 0.0:
+            return float(above[lowest])
+        left, right = (lowest, right) if place[lowest] <= at else (left, lowest)

@@ -12,7 +12,7 @@ from shardwright.planner.costs.serving.coefficients import engine, kernels
 from shardwright.planner.costs.serving.communication import fabric
 from shardwright.planner.costs.serving.step import Machine, step_cost
 from shardwright.planner.serving.schedule import Schedule, StepTable, schedule_of
-from shardwright.planner.serving.simulation import Deployment, Pool, simulate, simulate_load
+from shardwright.planner.serving.simulation import Deployment, Pool, simulate, simulate_load, simulate_within
 from shardwright.planner.serving.steady import Lengths, open_states
 from shardwright.planner.workload.serving import Load, Targets, Trace
 from shardwright.planner.workload.serving_layout import Layout, Speculation, quantization
@@ -159,6 +159,24 @@ def test_targets_hold_at_their_percentile():
     assert found.meets(Targets(ttft_s=limit * 1.001, percentile=90))
     assert not found.meets(Targets(ttft_s=limit * 0.999, percentile=90))
     assert found.goodput_per_s(Targets(ttft_s=limit * 0.999)) < found.requests_per_s
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(
+    requests=REQUESTS,
+    split=st.booleans(),
+    percentile=st.sampled_from([1, 50, 90, 99]),
+    limits=st.dictionaries(st.sampled_from(["ttft_s", "tpot_s", "e2e_s"]), st.floats(1e-3, 0.3), min_size=1),
+)
+def test_giving_up_early_never_changes_the_verdict(requests, split, percentile, limits):
+    given_ = trace(*(list(column) for column in zip(*sorted(requests), strict=True)))
+    where = alone()
+    if split:
+        where = Deployment(prefill=(Pool(TABLE, ROOMY, 1),), decode=(Pool(TABLE, ROOMY, 1),), transfer_start_s=0.01)
+    targets = Targets(percentile=percentile, **limits)
+    whole, within = simulate(where, given_), simulate_within(where, given_, targets)
+    assert (within is not None) == whole.meets(targets)
+    assert within is None or within.e2e_s.tolist() == whole.e2e_s.tolist()
 
 
 def test_the_work_of_a_simulation_grows_with_requests_and_not_with_tokens(monkeypatch):
