@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..costs.footprint import state_floor
 from ..costs.step import TrainingCosts
 from ..strategy import SCHEDULES
+from ..workload.strategy_table import BALANCED
 from .objectives import Measures
 from .space import Nodes, Space
 
@@ -26,7 +27,7 @@ def node_floors(space: Space, nodes: Nodes, costs: TrainingCosts) -> Measures:
     exposed reductions and stalls only add. Memory: the fullest rank holds at least the mean of the states.
     """
     spread = (nodes.pp > 1) & space.choices.may_spread()
-    table = nodes.table(vocab_parallel=spread.astype(np.int64))
+    table = nodes.table(BALANCED, vocab_parallel=spread.astype(np.int64))
     rows = costs.rows(table)
     both = rows.gathered(rows.costs.forward_s + rows.costs.backward_s)
     total = rows.over_all(rows.stages.total, both)
