@@ -21,7 +21,7 @@ from .network import MappedNetwork, Network, groups_of
 from .offload import Tiers, tiers_of
 from .pipeline import PipelineLoad, PipelineTime, pipeline_time
 from .ranks import domain_size, fastest_device
-from .rows import DUALPIPE, SELECTIVE, Rows
+from .rows import DUALPIPE, SELECTIVE, Rows, recomputes_by_stage
 from .sharding import ShardingTime, StageLoad, local_parameters, sharding_time
 from .stages import Chain, Pipelines, chain
 
@@ -90,8 +90,7 @@ class TrainingCosts:
         costs = block_costs(self.model, self.chain.blocks, keys, self.device, self.network)
         microbatches = self.microbatches(table)
         stages, pipeline = self.pipelines.of(table, microbatches, every_stage)
-        again_s, saved = self._selective(table, key, costs)
-        return Rows(table, microbatches, keys, key, costs, stages, pipeline, again_s, saved)
+        return Rows(table, microbatches, keys, key, costs, stages, pipeline, *self._recomputed(table, key, costs))
 
     def evaluate(self, table: StrategyTable) -> StepCosts:
         """Step time and memory of every row; the rows must be legal."""
@@ -150,7 +149,7 @@ class TrainingCosts:
         forward_s = rows.gathered(costs.forward_s)
         forward = rows.by_stage(stages.count, forward_s)
         backward = rows.by_stage(stages.count, rows.gathered(costs.backward_s) + rows.again_s)
-        backward = backward + rows.by_stage(stages.again, forward_s)
+        backward = backward + rows.by_stage(stages.again, rows.redone_s)
         if not self.chain.ranks.alike:
             slowness = stages.slowness[rows.pipeline]
             forward, backward = forward * slowness, backward * slowness
@@ -177,7 +176,7 @@ class TrainingCosts:
         share = np.where(table.schedule == DUALPIPE, 0.5, 1.0)
         both = rows.gathered(costs.forward_s + costs.backward_s) + rows.again_s
         weight_s = rows.by_stage(stages.count, rows.gathered(costs.weight_s)) * stages.slowness[rows.pipeline]
-        again_s = rows.over_all(stages.slow_again, rows.gathered(costs.forward_s))
+        again_s = rows.over_all(stages.slow_again, rows.redone_s)
         hop, hops = self.hops(table)
         framework = self.device.coefficients.framework
         overlap = np.where(table.vpp > 1, framework.interleaved_pp_overlap, framework.pp_overlap)
@@ -217,12 +216,16 @@ class TrainingCosts:
             result = result + 2 * self.network.seconds(op, size, groups)
         return result
 
-    def _selective(self, table: StrategyTable, key: Ints, costs: BlockCosts) -> tuple[Floats, Floats]:
+    def _recomputed(self, table: StrategyTable, key: Ints, costs: BlockCosts) -> tuple[Floats, Floats, Floats, Floats]:
+        """`again_s`, `saved_bytes`, `redone_s` and `kept_bytes` of `Rows`."""
         again: Floats = np.zeros((len(table), len(self.chain.blocks)))
-        saved = costs.saved_bytes[key]
+        saved, redone, kept = costs.saved_bytes[key], costs.forward_s[key], costs.input_bytes[key]
         chosen = table.recompute == SELECTIVE
+        by_stage = recomputes_by_stage(table)
         for bits in np.unique(table.recompute_modules[chosen]):
             mask = chosen & (table.recompute_modules == bits)
             part = selective_costs(self.chain.blocks, self.device, costs.operators, int(bits))
-            again[mask], saved[mask] = part.again_s[key[mask]], part.saved_bytes[key[mask]]
-        return again, saved
+            whole, some = mask & ~by_stage, mask & by_stage
+            again[whole], saved[whole] = part.again_s[key[whole]], part.saved_bytes[key[whole]]
+            redone[some], kept[some] = part.again_s[key[some]], part.saved_bytes[key[some]]
+        return again, saved, redone, kept

@@ -19,8 +19,8 @@ Floats = NDArray[np.float64]
 ROUNDING = 1 - 1e-9
 
 
-def node_floors(space: Space, nodes: Nodes, costs: TrainingCosts) -> Measures:
-    """What no leaf of a node goes below.
+def node_floors(space: Space, nodes: Nodes, costs: TrainingCosts, *, interleaved: bool = True) -> Measures:
+    """What no leaf of a node goes below, or with `interleaved` false none without virtual stages.
 
     Time: the slowest rank takes at least the mean of all ranks, weighted by speed, so m micro-batches take m · Σ / pp,
     and the fill at least (Σ - Σ / pp) / vpp with the largest vpp allowed (none for zero-bubble schedules); recompute,
@@ -37,7 +37,8 @@ def node_floors(space: Space, nodes: Nodes, costs: TrainingCosts) -> Measures:
     microbatches = rows.microbatches
     _, hops = costs.hops(table)
     framework = costs.device.coefficients.framework
-    fill = np.maximum(total - share, 0.0) / _largest_vpp(space, nodes, microbatches) + 2 * hops
+    vpp = _largest_vpp(space, nodes, microbatches) if interleaved else 1.0
+    fill = np.maximum(total - share, 0.0) / vpp + 2 * hops
     bubble_free = {"zb-h1", "zb-v", "dualpipe"} & set(space.scope.constraints.schedule)
     if bubble_free:
         fill = np.zeros(len(nodes))
