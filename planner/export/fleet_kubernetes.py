@@ -39,6 +39,7 @@ class FleetKubernetes:
         for unit in named:
             words = engine_words(context, unit.replica, self.name, PORT)
             objects += [self._deployment(unit, words), _service(unit)]
+            notes += unit.clock_note
             if words is None:
                 notes.append(f"the arguments of {unit.replica.name}: a measured table says nothing of its degrees")
         rules = [
@@ -59,10 +60,10 @@ class FleetKubernetes:
         return Export(text, files, tuple(dict.fromkeys(notes)))
 
     def _deployment(self, unit: Unit, words: list[str] | None) -> dict[str, Any]:
-        resource = RESOURCES.get(accelerator_vendor(unit.replica.gpu).lower())
+        resource = RESOURCES.get(accelerator_vendor(unit.gpu).lower())
         if resource is None:
-            raise InputError(f"export: {self.name} has no device resource for {unit.replica.gpu}")
-        select = {ACCELERATOR_LABEL: self._label(unit.replica.gpu)}
+            raise InputError(f"export: {self.name} has no device resource for {unit.gpu}")
+        select = {ACCELERATOR_LABEL: self._label(unit.gpu)}
         if unit.rented.region:
             select[REGION_LABEL] = self._label(unit.rented.region)
         if unit.rented.tier != "on-demand":

@@ -15,8 +15,9 @@ from ..errors import Infeasible, LimitReached
 from ..plan.base import Alternative, Input
 from ..plan.fleet import FleetPlan, Replica, ShadowPrice
 from ..workload.fleet import FleetJob, ServedModel
-from .candidates import Candidate, canonical, covered_by_tables, measured_candidates, request_classes
+from .candidates import Candidate, covered_by_tables, measured_candidates, offered_types, request_classes
 from .columns import Columns, check_context
+from .explain import unit_of
 from .infeasible import unservable
 from .offers import assemble, name_of, undominated
 from .planning import best_found, plan_assembled
@@ -63,7 +64,7 @@ def _ready(job: FleetJob, sources: tuple[Input, ...]) -> _Ready:
     classes = request_classes(job)
     columns = Columns(job, classes, models, measured_candidates(job, classes))
     columns.serve_all()
-    gpus = list(dict.fromkeys(canonical(offer.gpu) for offer in job.offers))
+    gpus = offered_types(job)
     with np.errstate(divide="ignore"):
         served = 1 / columns.prices()
     reason = unservable(classes, served, gpus)
@@ -119,7 +120,7 @@ def _split(job: FleetJob, columns: Columns, value_of: ValueOf) -> tuple[tuple[st
 def _models(job: FleetJob) -> tuple[dict[str, ModelGraph], tuple[Input, ...]]:
     """The model graphs that the cost model needs, checked against the requests."""
     tables = covered_by_tables(job)
-    gpus = {canonical(offer.gpu) for offer in job.offers}
+    gpus = offered_types(job)
     models, records = {}, []
     for served in job.models:
         if all((served.model, gpu) in tables for gpu in gpus):
@@ -184,14 +185,17 @@ def _milliseconds(ready: _Ready, rented: Sequence[Replica]) -> tuple[ShadowPrice
             what = f"1 ms more of {name.upper()}" + (f" for {served.model}" if len(job.models) > 1 else "")
             out.append(
                 ShadowPrice(
-                    what=what, unit="$/h", worth=saved, how="relaxation of the replicas rented, by the cost model"
+                    what=what,
+                    unit=unit_of(ready.problem),
+                    worth=saved,
+                    how="relaxation of the replicas rented, by the cost model",
                 )
             )
     return tuple(out)
 
 
 def _relaxed_cost(ready: _Ready, rented: Sequence[Replica], served: ServedModel) -> np.ndarray:
-    """Dollars per request, an hour long, of every class of a model on the cheapest of the replicas rented."""
+    """What a request of every class of a model adds to the objective, an hour long, on the cheapest replica rented."""
     columns = ready.columns
     mine = [at for at, each in enumerate(columns.classes) if each.model == served.model]
     best = np.full(len(columns.classes), np.inf)
@@ -203,7 +207,7 @@ def _relaxed_cost(ready: _Ready, rented: Sequence[Replica], served: ServedModel)
         for price in ready.problem.prices:
             if ready.problem.replicas[price.replica].name == replica.name:
                 with np.errstate(divide="ignore"):
-                    best = np.minimum(best, price.usd_per_hour / price.capacity / made.rates)
+                    best = np.minimum(best, price.cost / price.capacity / made.rates)
     return np.where(np.isin(np.arange(len(best)), mine), best, 0.0)
 
 
