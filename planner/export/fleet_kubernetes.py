@@ -14,7 +14,9 @@ from .vllm import VERSION
 
 IMAGE = f"vllm/vllm-openai:v{VERSION}"
 HEADER = "x-request-class"
-RULES = BACKENDS = 16  # the most an HTTPRoute and a rule of it may hold (gateway.networking.k8s.io/v1)
+# The most rules an HTTPRoute may hold, and services a rule: `MaxItems=16` of HTTPRouteSpec.Rules and of
+# HTTPRouteRule.BackendRefs (apis/v1/httproute_types.go of kubernetes-sigs/gateway-api).
+RULES = BACKENDS = 16
 TIER_LABEL = "shardwright.dev/tier"
 REGION_LABEL = "topology.kubernetes.io/region"
 _NOTES = (
