@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..plan.fleet import FleetPlan, Rental, Rented, Replica
-from ..workload.fleet import at_clock
+from ..workload.clocks import at_clock
 from .base import Context
 from .folder import object_name
 from .serving_model import published_weights

@@ -11,7 +11,8 @@ from shardwright.solvers.binpacking.problem import Floats
 from ..errors import InputError
 from ..inputs import catalog_gpu
 from ..plan.fleet import CacheTransfer, ReplicaPool, RequestClass
-from ..workload.fleet import FleetJob, at_clock, clocked
+from ..workload.clocks import at_clock, clocked
+from ..workload.fleet import FleetJob
 
 
 @dataclass(frozen=True, slots=True)

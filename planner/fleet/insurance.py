@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import NormalDist
 
-from ..workload.fleet import ThroughputError, at_any_clock
+from ..workload.clocks import at_any_clock
+from ..workload.fleet import ThroughputError
 
 
 def countable(error: ThroughputError, chance: float) -> float:

@@ -20,7 +20,8 @@ from ..costs.serving.shapes import replica_shapes
 from ..costs.serving.step import TOKEN_GRID, Machine, StepCost, step_cost
 from ..errors import input_errors
 from ..plan.fleet import RequestClass
-from ..workload.fleet import ServedModel, at_clock
+from ..workload.clocks import at_clock
+from ..workload.fleet import ServedModel
 from ..workload.serving_layout import Layout, quantization
 
 BOX_DEVICES = 8

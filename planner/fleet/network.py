@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..serving.deployments import Link
-from ..workload.fleet import FleetJob, at_clock
+from ..workload.clocks import at_clock
+from ..workload.fleet import FleetJob
 from .candidates import canonical
 from .machines import BOX_DEVICES, machine_topology
 

@@ -14,7 +14,8 @@ from shardwright.solvers.binpacking.problem import Floats
 from ..errors import InputError
 from ..inputs import catalog_gpu
 from ..plan.fleet import Replica, RequestClass
-from ..workload.fleet import FleetJob, Offer, Quota, at_clock
+from ..workload.clocks import at_clock
+from ..workload.fleet import FleetJob, Offer, Quota
 from .candidates import Candidate, canonical
 from .problem import Cap, FleetProblem, Price
 

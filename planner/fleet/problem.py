@@ -11,7 +11,7 @@ import numpy as np
 from shardwright.solvers.binpacking.problem import Floats
 
 from ..plan.fleet import Replica, RequestClass
-from ..workload.fleet import at_any_clock
+from ..workload.clocks import at_any_clock
 
 
 @dataclass(frozen=True, slots=True)

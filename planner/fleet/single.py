@@ -7,7 +7,7 @@ import numpy as np
 from ..errors import Infeasible, LimitReached
 from ..plan.base import Alternative
 from ..plan.fleet import CARRIED, DRAWN, SingleType
-from ..workload.fleet import at_any_clock
+from ..workload.clocks import at_any_clock
 from .covering import Demands
 from .problem import FleetProblem
 from .solving import solve_fleet

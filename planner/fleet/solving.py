@@ -11,7 +11,8 @@ from shardwright.solvers.binpacking.problem import Floats
 from shardwright.solvers.binpacking.rounding import fit
 
 from ..errors import Infeasible, LimitReached
-from ..workload.fleet import ThroughputError, at_any_clock
+from ..workload.clocks import at_any_clock
+from ..workload.fleet import ThroughputError
 from .covering import Demands, solve_covering
 from .found import Found
 from .insurance import countable, each_chance, overload

@@ -56,6 +56,23 @@ class CacheTransfer(_Record, frozen=True, kw_only=True):
     bytes_per_s: float
 
 
+class Latencies(_Record, frozen=True, kw_only=True):
+    """What requests see of one replica in a simulation of its share of the load, as mixed and as routed, in the hour
+    where it is fullest.
+
+    Latencies are those at the targets' `percentile`; `met` says whether every target holds there and waiting does not
+    grow.
+    """
+
+    requests_per_s: float
+    requests: int
+    percentile: float
+    ttft_s: float
+    tpot_s: float
+    e2e_s: float
+    met: bool
+
+
 class Replica(_Record, frozen=True, kw_only=True):
     """One copy of a model on GPUs of one type, or a pair of pools of two types.
 
@@ -76,6 +93,7 @@ class Replica(_Record, frozen=True, kw_only=True):
     engine: str = ""
     pools: tuple[ReplicaPool, ...] = ()
     transfer: CacheTransfer | None = None
+    latencies: Latencies | None = None
     source: str = ""
 
 

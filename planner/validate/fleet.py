@@ -9,7 +9,7 @@ from statistics import NormalDist
 from ..inputs import changed_documents
 from ..plan.base import PlanBase
 from ..plan.fleet import DRAWN, Contingency, FleetPlan, Insurance, Rental
-from ..workload.fleet import at_any_clock
+from ..workload.clocks import at_any_clock
 from .common import TOLERANCE, close, optimality_problems
 from .fleet_claims import claim_problems
 from .fleet_job import job_problems, kept_job

@@ -13,14 +13,15 @@ from shardwright.models import kv_bytes_per_token
 from ..errors import InputError
 from ..inputs import JOB, restored_model
 from ..plan.fleet import CARRIED, CHANGED, COST, DRAWN, FleetPlan, Insurance, Rental, Replica
-from ..workload.fleet import FleetJob, Running, ServedModel, ThroughputError, at_any_clock, at_clock, clocked
+from ..workload.clocks import at_any_clock, at_clock, clocked
+from ..workload.fleet import FleetJob, Running, ServedModel, ThroughputError
 from ..workload.serving_layout import quantization
 from .common import TOLERANCE, close
+from .fleet_latencies import MODELLED, latency_problems
 from .fleet_losses import lost_problems
 from .fleet_offers import Place, limit_problems, matched, name_of, watts_of
 
 MEASURED = "measured table"
-MODELLED = ("cost model", "simulation")
 
 
 def kept_job(plan: FleetPlan) -> FleetJob | None:
@@ -44,6 +45,7 @@ def job_problems(plan: FleetPlan, rental: Rental, job: FleetJob, hours: Sequence
         return found
     found += limit_problems(job, rental, known, hours)
     found += lost_problems(job, rental)
+    found += latency_problems(rental, job)
     found += _alone(plan, rental, job)
     before = [_before(job, rental, known, at) for at in range(len(known))]
     return [*found, *_schedule(plan, rental, job, known, before), *_change(rental, job, known, before)]

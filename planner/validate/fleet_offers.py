@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from ..inputs import catalog_gpu
 from ..plan.fleet import Limit, Rental, Rented, Replica, ReplicaPool
-from ..workload.fleet import FleetJob, Offer, Quota, at_clock
+from ..workload.clocks import at_clock
+from ..workload.fleet import FleetJob, Offer, Quota
 from .common import close
 
 SECONDS_PER_HOUR = 3600.0

@@ -12,7 +12,8 @@ from shardwright.planner.fleet.columns import serving_job
 from shardwright.planner.fleet.machines import ideal, machine_topology
 from shardwright.planner.serving.replica import Bucket, replica_rates
 from shardwright.planner.validate import validate_plan
-from shardwright.planner.workload.fleet import Clock, FleetJob, Offer, power_share
+from shardwright.planner.workload.clocks import power_share
+from shardwright.planner.workload.fleet import Clock, FleetJob, Offer
 from shardwright.planner.workload.serving import Targets
 from shardwright.planner.workload.serving_layout import Layout
 from tests.planner.fleet.edits import survivors
