@@ -103,17 +103,7 @@ class TrainingCosts:
         slowest = np.argmax(forward + backward, axis=1)
         pipeline_load = self._load(rows, forward, forward + backward, slowest)
         time = pipeline_time(table, rows.microbatches, pipeline_load)
-        each = np.arange(len(table))
-        dense = rows.by_stage(rows.stages.count, rows.dense_parameters())
-        expert = rows.by_stage(rows.stages.count, rows.gathered(rows.costs.expert_parameters))
-        heaviest = np.argmax(dense + expert, axis=1)
-        load = StageLoad(
-            dense_parameters=dense[each, heaviest],
-            expert_parameters=expert[each, heaviest],
-            layers=rows.stages.count[rows.pipeline, heaviest].sum(axis=1),
-            forward_s=forward[each, slowest],
-            backward_s=backward[each, slowest],
-        )
+        load = self.stage_load(rows, forward, backward)
         sharding = sharding_time(table, load, rows.microbatches, self.network, self.device, self.states)
         local = local_parameters(table, load.dense_parameters, load.expert_parameters)
         optimizer_s = self.tiers.optimizer_s(table.offload_optimizer, local, self.states, sharding.optimizer_s)
@@ -132,6 +122,21 @@ class TrainingCosts:
             footprint=footprint,
             slowest=slowest,
             fullest=np.argmax(held, axis=1),
+        )
+
+    def stage_load(self, rows: Rows, forward: Floats, backward: Floats) -> StageLoad:
+        """What data parallelism moves for the heaviest stage, and the seconds of the slowest that it hides under."""
+        each = np.arange(len(rows.table))
+        slowest = np.argmax(forward + backward, axis=1)
+        dense = rows.by_stage(rows.stages.count, rows.dense_parameters())
+        expert = rows.by_stage(rows.stages.count, rows.gathered(rows.costs.expert_parameters))
+        heaviest = np.argmax(dense + expert, axis=1)
+        return StageLoad(
+            dense_parameters=dense[each, heaviest],
+            expert_parameters=expert[each, heaviest],
+            layers=rows.stages.count[rows.pipeline, heaviest].sum(axis=1),
+            forward_s=forward[each, slowest],
+            backward_s=backward[each, slowest],
         )
 
     def undivided(self, rows: Rows, step: StepCosts) -> tuple[Floats, Floats]:

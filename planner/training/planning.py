@@ -23,7 +23,7 @@ from .alternatives import ALTERNATIVES
 from .choices import Scope
 from .context import Context
 from .infeasible import infeasible
-from .links import ORDERED, best_placed, ideal_context, own_order, placed, uneven_links
+from .links import ORDERED, best_placed, bounding_context, own_order, placed, uneven_links
 from .objectives import objective_values, sense, shown
 from .readback import read_back
 from .robustness import CONSIDERED
@@ -68,7 +68,7 @@ def _with_fitted(
     """The candidates with those of fitted stages that beat them, and the bound that holds with those too."""
     uneven = uneven_links(context.topology)
     costs = own_order(context) if uneven else context.costs
-    bounding = ideal_context(context).costs if uneven else costs
+    bounding = bounding_context(context).costs if uneven else costs
     best = candidates[0].value if candidates else math.inf
     made = fitted(space, found.nodes, costs, context.goal, best, bounding)
     better = made.candidates[:ORDERED]
@@ -88,7 +88,7 @@ def _candidates(context: Context, space: Space, stop: Stop | None) -> tuple[Sear
     if not uneven_links(context.topology):
         found = search(space, context.costs, context.goal, keep=keep, stop=stop)
         return found, [Candidate(each.point.table, context.costs, each.value) for each in found.outcome.best]
-    ideal = ideal_context(context)
+    ideal = bounding_context(context)
     found = search(space, ideal.costs, ideal.goal, keep=keep, stop=stop)
     views = [own_order(context)]
     if context.topology.has_measured_network:
