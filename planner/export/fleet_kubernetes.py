@@ -31,7 +31,7 @@ class FleetKubernetes:
 
     name = "fleet-kubernetes"
     kinds = ("fleet",)
-    validated_with = "apps/v1, v1 and gateway.networking.k8s.io/v1 (their documented fields)"
+    validated_with = "apps/v1 and v1 of Kubernetes 1.37, gateway.networking.k8s.io/v1"
 
     def __call__(self, context: Context) -> Export:
         """`fleet.yaml` and `routing.json`. Raises InputError for what the objects cannot say."""

@@ -28,7 +28,7 @@ class FleetSkyPilot:
 
     name = "fleet-skypilot"
     kinds = ("fleet",)
-    validated_with = "written for skypilot 0.14.1; not yet parsed by it"
+    validated_with = "skypilot 0.14.1"
 
     def __call__(self, context: Context) -> Export:
         """The services and `routing.json`. Raises InputError for what a service cannot say."""
