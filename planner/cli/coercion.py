@@ -7,19 +7,20 @@ from typing import Any
 
 import typer
 
-_WANTED: dict[type, str] = {int: "a whole number", float: "a number", str: "a text"}
+_WANTED: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", bool: "yes or no"}
 _LISTS: dict[Any, type] = {list[int]: int, list[float]: float, list[str]: str}
 
 
 def read_plainly(command: Any) -> None:
-    """Let every option of a command and of its subcommands that is a text, a number or a list of them read itself.
+    """Let every option of a command and of its subcommands that is a flag, a text, a number or a list of them read
+    itself.
 
     Since 0.26 typer loads pydantic for the first option of all, which takes longer than most commands. Other versions
     do not look at what is set here.
     """
     for child in getattr(command, "commands", {}).values():
         read_plainly(child)
-    for option in command.params:
+    for option in [*command.params, command.get_help_option(typer.Context(command))]:
         kind: Any = getattr(getattr(option, "type_descriptor", None), "annotation", None)
         if kind is not None and (kind in _WANTED or kind in _LISTS):
             option._runtime_param = _Plain(_LISTS.get(kind) or kind, kind in _LISTS)
@@ -43,5 +44,5 @@ class _Plain:
         try:
             return self.kind(value)
         except ValueError:
-            wanted = _WANTED[self.kind]  # type: ignore[index]  # a Callable that is one of the three types
+            wanted = _WANTED[self.kind]  # type: ignore[index]  # a Callable that is one of the types above
             raise typer.BadParameter(f"{value!r} is not {wanted}.", ctx=ctx, param=param) from None

@@ -32,9 +32,9 @@ NAMES = tuple(name for name, _ in (*COMMANDS, *GROUPS))
 
 def _version(show: bool) -> None:
     if show:
-        from importlib.metadata import version
+        from ..version import VERSION
 
-        print(f"shardwright {version('shardwright')}")  # noqa: T201
+        print(f"shardwright {VERSION}")  # noqa: T201
         raise typer.Exit
 
 
@@ -101,7 +101,7 @@ def run(arguments: list[str]) -> int:
         if hasattr(error, "format_message"):
             message = error.format_message()
             if message.startswith("Usage:"):  # no argument was given: this is the help
-                print(message, file=sys.stderr)  # noqa: T201
+                print(message)  # noqa: T201
                 return 2
             return _fail(message, 2)
         if os.environ.get("SHARDWRIGHT_DEBUG"):

@@ -17,7 +17,7 @@ from .slots import Flow, SlotPlacement, copies, follow
 NOISE = 1 << 17
 MOST_LOOKED_AT = 32
 MEETINGS = 8
-LEAST = 13_000
+LEAST = 15_000
 REROUTED = 10
 SURE = 1e-9
 CAP = 3.0
