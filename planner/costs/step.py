@@ -58,7 +58,7 @@ class TrainingCosts:
     def __init__(self, model: ModelGraph, topology: Topology, job: TrainingJob) -> None:
         self.model = model
         self.job = job
-        self.device, ranks = fastest_device(topology, job)
+        self.device, ranks = fastest_device(topology, job, model.dropout)
         self.states: StateBytes = state_bytes(job, self.device)
         self.network: Network = Network(Collectives(topology), domain_size(topology))
         self.tiers: Tiers = tiers_of(topology, job)
