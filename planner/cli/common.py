@@ -21,9 +21,9 @@ _SIZE_BYTES = {
 _COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, name: str = "duration") -> float:
     """Seconds from `500ms`, `2s`, `1.5h`. Raises InputError; a bare number has no unit and is refused."""
-    return _quantity(text, _DURATION_S, "duration", "500ms, 2s or 1.5h")
+    return _quantity(text, _DURATION_S, name, "500ms, 2s or 1.5h")
 
 
 def parse_size(text: str) -> float:

@@ -182,7 +182,7 @@ def serving_job(load: Load, targets: dict[str, str | None], **fields: Any) -> Se
     from .common import parse_duration
 
     held = {name: integers(fields.pop(name, None), f"--{name.replace('_', '-')}") for name in DEGREES}
-    limits: dict[str, Any] = {f"{name}_s": parse_duration(text) for name, text in targets.items() if text is not None}
+    limits = {f"{name}_s": parse_duration(text, f"--{name}") for name, text in targets.items() if text is not None}
     percentile = fields.pop("percentile")
     draft, acceptance = fields.pop("draft_tokens", None), fields.pop("acceptance", None)
     given = {name: value for name, value in fields.items() if value is not None}
@@ -221,4 +221,7 @@ def _lengths(options: LoadOptions) -> tuple[LengthBin, ...]:
         return bins
     if options.isl is None or options.osl is None:
         raise InputError("--isl and --osl are missing: give both, or --lengths, or --trace")
+    for name, value in (("--isl", options.isl), ("--osl", options.osl)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1 but got {value}")
     return (LengthBin(isl=options.isl, osl=options.osl),)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import NormalDist
 
-from ..workload.clocks import at_any_clock
 from ..workload.fleet import ThroughputError
 
 
@@ -32,7 +31,7 @@ def overload(error: ThroughputError, utilizations: Iterable[tuple[str, float]]) 
     """The fleet's chance of overload, from (GPU types joined by `+`, utilization) pairs."""
     fullest: dict[str, float] = {}
     for gpus, busy in utilizations:
-        for gpu in at_any_clock(gpus).split("+"):
+        for gpu in gpus.split("+"):
             fullest[gpu] = max(fullest.get(gpu, 0.0), busy)
     calm = 1.0
     for busy in fullest.values():

@@ -17,7 +17,7 @@ from .workers import WorkerType, most_decode_rate, most_prefill_rate, most_rate
 
 REQUESTS = 400
 MOST_REQUESTS = 8000
-TURNS = 6.0
+TURNS, LEAST_SECONDS = 6.0, 10.0
 PRECISION = 0.03
 
 
@@ -71,12 +71,12 @@ def most_of(problem: Problem, worker: WorkerType, phase: Phase) -> float:
     return most_rate(worker, lengths, targets)
 
 
-def long_enough(problem: Problem, worker: WorkerType, rate: float, least: int) -> int:
-    """Requests of a run that lasts several times as long as one of them, so that what is in hand settles."""
-    osl = problem.setting.lengths.osl
-    alone = steady_state(worker.cost, worker.schedule, problem.setting.lengths, np.ones(1))
-    seconds = float(alone.e2e_s(osl)[0])
-    return int(min(max(least, TURNS * rate * seconds), MOST_REQUESTS))
+def probe_length(problem: Problem, worker: WorkerType, rate: float) -> int:
+    """Requests of a run that lasts several times as long as one of them alone and some seconds, so that queues show."""
+    lengths = problem.setting.lengths
+    alone = steady_state(worker.cost, worker.schedule, lengths, np.ones(1))
+    seconds = max(TURNS * float(alone.e2e_s(lengths.osl)[0]), LEAST_SECONDS)
+    return int(min(max(REQUESTS, rate * seconds), MOST_REQUESTS))
 
 
 def phase_targets(targets: Targets, phase: Phase) -> Targets:
@@ -99,7 +99,7 @@ def _carries(problem: Problem, worker: WorkerType, phase: Phase, targets: Target
     load = problem.job.load
     sampled = Load(
         lengths=load.lengths, rate_per_s=rate, spread=load.spread, cached=load.cached, seed=problem.job.seed
-    ).sample(long_enough(problem, worker, rate, REQUESTS))
+    ).sample(probe_length(problem, worker, rate))
     pool = Pool(worker.table, worker.schedule, 1)
     problem.simulated += 1
     if phase == "prefill":

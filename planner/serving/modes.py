@@ -19,12 +19,12 @@ import numpy as np
 from ..costs.serving.step import TOKEN_GRID, StepCost
 from ..errors import Infeasible
 from ..workload.serving_layout import Layout
-from .capacity import steady
 from .closed_loop import run as run_closed
 from .deployments import PoolOf, Proposal
 from .open_loop import Found, nearest_target, value_of
-from .open_loop import run as run_open
 from .problem import Problem
+from .runs import lasting
+from .runs import run as run_open
 from .simulation import Outcome
 from .workers import WorkerType, decode_rate, most_decode_rate, most_prefill_rate, prefill_rate
 
@@ -70,7 +70,7 @@ def _run(problem: Problem, proposal: Proposal) -> tuple[Outcome, float] | None:
     rate = max(proposal.expected, least) if problem.job.goal == "throughput" and problem.trace is None else least
     while rate >= least:
         outcome = run_open(problem, proposal, rate)
-        if outcome.meets(targets) and (problem.trace is not None or steady(outcome)):
+        if outcome.meets(targets) and lasting(problem, outcome):
             rising = problem.job.goal == "throughput"
             return outcome, rate if rising else value_of(problem, proposal, outcome)
         rate = least if rate > least > rate * FALL else rate * FALL

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import Infeasible
-from ..workload.serving import Load
-from .capacity import long_enough, narrowing, steady
-from .deployments import PoolOf, Proposal, deployment, joules_per_token
+from .capacity import narrowing
+from .deployments import PoolOf, Proposal, joules_per_token
 from .pools import Counts, Option, Phase, fewest, most_rate
 from .problem import Problem
-from .simulation import Outcome, simulate
+from .runs import attempt, run
+from .simulation import Outcome
 from .steady import Steady, spaced, steady_state
 from .workers import (
     WorkerType,
@@ -34,7 +34,6 @@ from .workers import most_rate as most_worker_rate
 KEPT = 24
 TRIES = 8
 RESCUES = 20
-REQUESTS = 1200
 
 
 @dataclass
@@ -177,22 +176,6 @@ def proposal_of(counts: Counts, pool: Sequence[Choice]) -> Proposal:
     return Proposal(tuple(sorted(used, key=lambda each: order[each.phase])), expected=counts.rate)
 
 
-def run(problem: Problem, proposal: Proposal, rate: float, requests: int = REQUESTS) -> Outcome:
-    """A deployment under the job's load at a rate, or under its trace."""
-    problem.simulated += 1
-    joined = deployment(proposal, problem.setting, problem.topology)
-    if problem.trace is not None:
-        return simulate(joined, problem.trace)
-    load = problem.job.load
-    workers = sum(pool.workers for pool in proposal.pools)
-    slowest = next(pool.worker for pool in proposal.pools if pool.phase != "prefill")
-    number = long_enough(problem, slowest, rate, max(requests, 150 * workers))
-    sampled = Load(
-        lengths=load.lengths, rate_per_s=rate, spread=load.spread, cached=load.cached, seed=problem.job.seed
-    ).sample(number)
-    return simulate(joined, sampled)
-
-
 def _most(problem: Problem, choices: list[Choice]) -> Found:
     """The highest rate: the program's counts, run together at falling rates until the targets hold.
 
@@ -206,8 +189,8 @@ def _most(problem: Problem, choices: list[Choice]) -> Found:
     proposal = proposal_of(counts, pool)
     rate = counts.rate
     for tries in range(TRIES + RESCUES):
-        outcome = run(problem, proposal, rate)
-        if outcome.meets(problem.job.targets) and steady(outcome):
+        outcome = attempt(problem, proposal, rate)
+        if outcome is not None:
             others = _others(problem, choices, counts, pool)
             return Found(proposal, outcome, rate, max(bound, rate), len(choices), _useful(choices), others)
         rate *= 0.96 if tries < TRIES else 0.8
@@ -225,8 +208,8 @@ def _fewest(problem: Problem, choices: list[Choice], rate: float) -> Found:
             break
         best, pool = found
         proposal = proposal_of(best, pool)
-        outcome = run(problem, proposal, rate)
-        if outcome.meets(problem.job.targets) and (problem.trace is not None or steady(outcome)):
+        outcome = attempt(problem, proposal, rate)
+        if outcome is not None:
             value = best.cost if problem.job.goal == "cost" else float(best.devices)
             others = _others(problem, choices, best, pool)
             return Found(proposal, outcome, value, min(bound, value), len(choices), _useful(choices), others)
@@ -239,12 +222,12 @@ def _fewest(problem: Problem, choices: list[Choice], rate: float) -> Found:
         raise Infeasible(_too_fast(problem, reachable, rate))
     if most[0].rate > rate:
         proposal = proposal_of(*most)
-        outcome = run(problem, proposal, rate)
-        if outcome.meets(problem.job.targets) and (problem.trace is not None or steady(outcome)):
+        outcome = attempt(problem, proposal, rate)
+        if outcome is not None:
             value = most[0].cost if problem.job.goal == "cost" else float(most[0].devices)
             return Found(proposal, outcome, value, min(bound, value), len(choices), _useful(choices))
         if problem.trace is not None:
-            raise Infeasible(_bursts(problem, outcome))
+            raise Infeasible(_bursts(problem, run(problem, proposal, rate)))
     raise Infeasible(_too_fast(problem, most[0].rate / 1.08, rate))
 
 

@@ -22,12 +22,12 @@ from .closed_loop import search_concurrency
 from .deployments import PoolOf, Proposal
 from .modes import search_mode
 from .open_loop import Choice, Found, search_rate, value_of
-from .open_loop import run as run_open
 from .placement import Placement, place
 from .pools import Option, Phase, fewest
 from .problem import Problem, problem_of
 from .readback import plan_of
 from .resilience import node_loss
+from .runs import run as run_open
 
 TRACE_BINS = 256
 HOUR_REQUESTS = 300

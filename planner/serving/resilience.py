@@ -8,9 +8,9 @@ from dataclasses import replace
 from ..plan.serving import NodeLoss
 from .closed_loop import run as run_closed
 from .deployments import PoolOf, Proposal
-from .open_loop import run as run_open
 from .placement import Placement
 from .problem import Problem
+from .runs import run as run_open
 
 TRIED = 3
 

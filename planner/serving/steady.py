@@ -95,11 +95,14 @@ def batched_prefill_seconds(cost: StepCost, schedule: Schedule, lengths: Lengths
 
 def _batched(cost: StepCost, schedule: Schedule, lengths: Lengths) -> float:
     tokens = max(lengths.isl - lengths.cached, 1.0)
-    together = max(1.0, np.floor(schedule.token_budget / tokens))
+    pairs, budget = tokens * (lengths.cached + tokens / 2), schedule.token_budget
+    together = max(1.0, np.floor(budget / tokens))
     if together == 1.0:
-        lone = lone_prefill_seconds(cost, schedule, lengths)
-        return lone / min(cost.groups * cost.pp, max(1.0, schedule.token_budget / tokens * cost.pp))
-    pairs = tokens * (lengths.cached + tokens / 2)
+        lone = lone_prefill_seconds(cost, schedule, lengths) / min(cost.groups, max(1.0, budget / tokens))
+        if schedule.whole_prompts or cost.groups > 1:
+            return lone
+        full = float(cost.linear_seconds(0.0, float(budget), float(np.ceil(budget / tokens)))) * tokens / budget
+        return min(lone, full + float(cost.pair_seconds(tokens, pairs)))
     seconds = cost.linear_seconds(np.float64(0), np.float64(tokens * together), np.float64(together))
     busiest = np.ceil(together / cost.groups)
     return float((seconds + busiest * cost.pair_seconds(np.float64(tokens), np.float64(pairs))) / together)

@@ -169,7 +169,7 @@ def most_rate(
     `steps` is what `bound_steps` gives, where it is known.
     """
     grid, step = steps or bound_steps(worker, lengths)
-    prefill = _least_prefill_seconds(worker, lengths) / worker.cost.groups
+    prefill = _least_prefill_seconds(worker, lengths)
     tokens = max(lengths.osl - 1, 0)
     return _most(grid, step * tokens + grid * prefill, targets, tokens)
 
@@ -188,7 +188,7 @@ def most_decode_rate(
 
 def most_prefill_rate(worker: WorkerType, lengths: Lengths) -> float:
     """The same for prefill alone."""
-    return worker.cost.groups / _least_prefill_seconds(worker, lengths)
+    return 1 / _least_prefill_seconds(worker, lengths)
 
 
 def bound_grid(worker: WorkerType, most: float = 65536, points: int = 2400) -> Array:
@@ -209,8 +209,16 @@ def bound_steps(worker: WorkerType, lengths: Lengths) -> tuple[Array, Array]:
 
 
 def _least_prefill_seconds(worker: WorkerType, lengths: Lengths) -> float:
-    beside_one = lone_prefill_seconds(worker.cost, worker.schedule, lengths, beside=1)
-    return min(batched_prefill_seconds(worker.cost, worker.schedule, lengths), beside_one)
+    """Less than any prompt adds to the steps of an engine that fills its budgets: beside a decode, which hides part of
+    it, and even over the attention groups, as one prompt in each of them or as budgets that pieces of prompts fill."""
+    cost, budget = worker.cost, worker.schedule.token_budget
+    tokens = max(lengths.isl - lengths.cached, 1.0)
+    pieces = np.array([1.0, cost.groups, max(cost.groups, budget / tokens)])
+    full = cost.linear_seconds(np.ones(3), np.full(3, float(budget)), pieces) - cost.linear_seconds(1.0, 0.0, 0.0)
+    pairs = tokens * (lengths.cached + tokens / 2)
+    filled = float(full.min()) * tokens / budget + float(cost.pair_seconds(tokens, pairs)) / cost.groups
+    beside_one = lone_prefill_seconds(cost, worker.schedule, lengths, beside=1) / cost.groups
+    return min(filled, beside_one)
 
 
 def _most(grid: Array, turn: Array, targets: Targets, tokens: float) -> float:

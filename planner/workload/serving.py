@@ -101,6 +101,7 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"load.{name} must be at least 0 and less than 1 but got {getattr(self, name)}")
         _whole("load.rounds", self.rounds, 1000)
+        _seed("load.seed", self.seed)
 
     @property
     def mean_isl(self) -> float:
@@ -184,6 +185,7 @@ class ServingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             msgspec.structs.force_setattr(self, "expert_imbalance", float(self.expert_imbalance))
             if not 1 <= self.expert_imbalance <= 1000:
                 raise InputError(f"job.expert_imbalance must be from 1 to 1000 but got {self.expert_imbalance}")
+        _seed("job.seed", self.seed)
         if self.most_devices is not None and self.most_devices < 1:
             raise InputError(f"job.most_devices must be at least 1 but got {self.most_devices}")
 
@@ -237,3 +239,8 @@ class Trace:
 def _whole(name: str, value: int, most: int) -> None:
     if not 1 <= value <= most:
         raise InputError(f"{name} must be a whole number from 1 to {most} but got {value}")
+
+
+def _seed(name: str, value: int) -> None:
+    if not 0 <= value < 2**63:
+        raise InputError(f"{name} must be a whole number from 0 to 2^63 - 1 but got {value}")

@@ -32,6 +32,8 @@ def read_trace(path: str | Path) -> Trace:
     """
     text = read_text(path, "trace", MAX_TRACE_BYTES)
     where = f"trace {path}"
+    if not text.strip():
+        raise InputError(f"{where}: is empty, holds no request")
     first = text.lstrip()[:1]
     rows = list(_json_lines(text, where) if first == "{" else _azure(text, where))
     if not rows:

@@ -112,10 +112,9 @@ class _Tally:
 
 def replica_shapes(model: ModelGraph, layout: Layout, quantization: Quantization) -> ReplicaShapes:
     """The share of one rank; what does not divide is rounded up (see `check_layout` for what engines accept)."""
+    _check_generates(model)
     tally = _Tally()
     for run in model.runs:
-        if run.stack == "encoder":
-            raise InputError(f"model {model.name}: encoder-decoder models are not served by this planner")
         if run.block.role == "layer":
             _layer(tally, run.block, run.repeat, layout, quantization)
         elif run.block.role in ("embedding", "head"):
@@ -143,6 +142,14 @@ def replica_shapes(model: ModelGraph, layout: Layout, quantization: Quantization
         vocab=model.vocab_size,
     )
     return in_stages(whole, layout.pp)
+
+
+def _check_generates(model: ModelGraph) -> None:
+    stacks = {run.stack for run in model.runs}
+    if stacks == {"encoder"}:
+        raise InputError(f"model {model.name}: encoder-only models generate no tokens; serve a decoder-only model")
+    if "encoder" in stacks:
+        raise InputError(f"model {model.name}: encoder-decoder models are not served by this planner, decoders are")
 
 
 def in_stages(shapes: ReplicaShapes, pp: int) -> ReplicaShapes:

@@ -80,7 +80,9 @@ def test_a_tampered_serving_plan_does_not_hold(tmp_path, monkeypatch, capsys):
     [
         (["--rate", "4", "--tpot", "1us"], 3, "nearest attainable"),
         (["--rate", "-4"], 2, "rate"),
-        (["--rate", "4", "--ttft", "1"], 2, "500ms"),
+        (["--rate", "4", "--ttft", "1"], 2, "--ttft '1' must be a positive number with a unit, such as 500ms"),
+        (["--rate", "4", "--isl", "-5"], 2, "--isl must be at least 1 but got -5"),
+        (["--rate", "4", "--seed", "-1"], 2, "seed must be a whole number from 0"),
         (["--rate", "4", "--objective", "luck"], 2, "luck"),
         (["--rate", "4", "--quantization", "fp7"], 2, "fp7"),
         (["--trace", "none.csv"], 2, "none.csv"),
@@ -91,6 +93,12 @@ def test_wrong_or_unattainable_requests_are_one_line(capsys, arguments, code, wo
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1
     assert word in error
+
+
+@pytest.mark.parametrize(("name", "word"), [("bert-base", "encoder-only"), ("t5-3b", "encoder-decoder")])
+def test_models_that_do_not_only_decode_are_refused_by_what_they_are(capsys, name, word):
+    assert run(["serve", name, "--cluster", "hgx-h100", "--isl", "100", "--osl", "10", "--rate", "1"]) == 2
+    assert word in capsys.readouterr().err
 
 
 ESTIMATE = ["estimate", "llama-3.1-8b", "--cluster", "dgx-h100:1", "--isl", "500", "--osl", "50", "--rate", "4"]

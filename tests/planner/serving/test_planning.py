@@ -6,9 +6,12 @@ from shardwright import planner
 from shardwright.models import TransformerShape, model, transformer
 from shardwright.planner.errors import Infeasible, InputError
 from shardwright.planner.plan.io import dump, parse
+from shardwright.planner.serving.deployments import PoolOf, Proposal, deployment
 from shardwright.planner.serving.modes import shared_factors
 from shardwright.planner.serving.planning import estimate_serving, load_of_trace, plan_serving
+from shardwright.planner.serving.problem import problem_of
 from shardwright.planner.serving.replica import Bucket, replica_rates, replica_throughput
+from shardwright.planner.serving.simulation import simulate
 from shardwright.planner.workload.serving import Load, ServingJob, Targets, Trace
 from shardwright.planner.workload.serving_layout import Layout, LayoutConstraints, Speculation
 from shardwright.topologies import cluster, parse_topology
@@ -92,6 +95,19 @@ def test_targets_that_cannot_be_met_name_the_nearest():
     assert "\n" not in str(caught.value)
     with pytest.raises(Infeasible, match=r"nearest attainable is tpot"):
         plan_serving(SMALL, ONE_NODE, job(LOOP, Targets(tpot_s=1e-4)))
+
+
+@pytest.mark.parametrize(("isl", "osl"), [(500, 100), (2000, 300)])
+def test_the_highest_rate_found_lasts_much_longer_than_the_run_it_was_found_in(isl, osl):
+    targets = Targets(ttft_s=1.0, tpot_s=0.05, percentile=90)
+    work = ServingJob(load=Load(isl=isl, osl=osl, rate_per_s=1.0), targets=targets, objective="throughput")
+    plan = plan_serving(SMALL, ONE_NODE, work)
+    load = Load(isl=isl, osl=osl, rate_per_s=0.97 * plan.optimality.value, seed=5)
+    problem = problem_of(SMALL, ONE_NODE, work, None)
+    kinds = {each.layout: each for each in problem.types}
+    pools = tuple(PoolOf(kinds[pool.layout], pool.phase, pool.workers, pool.requests_per_s) for pool in plan.pools)
+    whole = deployment(Proposal(pools), problem.setting, ONE_NODE)
+    assert simulate(whole, load.sample(4 * plan.prediction.requests)).meets(targets)
 
 
 def test_no_loop_is_called_infeasible_that_some_layout_serves():

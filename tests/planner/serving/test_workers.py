@@ -1,5 +1,6 @@
 """Rates that no schedule of a worker's steps exceeds, at every number of requests in hand."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,9 +8,10 @@ from hypothesis import strategies as st
 from shardwright.planner.serving.capacity import capacity, most_of
 from shardwright.planner.serving.open_loop import Choice
 from shardwright.planner.serving.problem import problem_of
-from shardwright.planner.serving.steady import Lengths
-from shardwright.planner.serving.workers import most_decode_rate, most_rate
-from shardwright.planner.workload.serving import Load, ServingJob, Targets
+from shardwright.planner.serving.simulation import Deployment, Pool, simulate
+from shardwright.planner.serving.steady import Lengths, batched_prefill_seconds
+from shardwright.planner.serving.workers import most_decode_rate, most_prefill_rate, most_rate
+from shardwright.planner.workload.serving import Load, ServingJob, Targets, Trace
 from tests.planner.serving.test_planning import ONE_NODE, SMALL
 
 LOAD = Load(isl=1000, osl=100, rate_per_s=1.0)
@@ -64,3 +66,15 @@ def test_starving_some_requests_for_others_does_not_beat_the_bound_at_any_percen
     carried = 1 / ((share * inside + (1 - share) * step(beyond) / beyond) * (lengths.osl - 1))
     found = most_decode_rate(worker, lengths, Targets(tpot_s=target, percentile=100 * share))
     assert carried <= found * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("isl", [300, 1000, 5000, 8000, 12_000])
+def test_a_saturated_prefill_worker_is_within_its_bound_and_near_its_closed_form(isl):
+    """All prompts at once, on pipelines of several depths: what the formula takes a full budget to cost."""
+    lengths = Lengths(isl, 1)
+    for worker in problem_of(SMALL, ONE_NODE, ServingJob(load=Load(isl=isl, osl=1, rate_per_s=1.0)), None).types:
+        prompts = np.full(200, isl)
+        run = Trace(np.zeros(200), prompts, np.ones_like(prompts), np.zeros_like(prompts))
+        rate = 200 / simulate(Deployment(aggregated=(Pool(worker.table, worker.schedule, 1),)), run).duration_s
+        assert rate <= most_prefill_rate(worker, lengths) * (1 + 1e-9)
+        assert batched_prefill_seconds(worker.cost, worker.schedule, lengths) == pytest.approx(1 / rate, rel=0.15)
