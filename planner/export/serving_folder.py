@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from .base import Context
-from .folder import cell
-from .serving_workers import ROUTER_PORT, Part, Worker, see_devices
+from ..plan.serving import PoolPlan
+from .base import Context, Export
+from .folder import cell, plan_file, yaml_text
+from .serving_model import loading_format, plan_notes, weights
+from .serving_workers import ROUTER_PORT, Part, Worker, pool_names, see_devices, serving_plan, split_pools
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,63 @@ class Command:
     words: Sequence[Sequence[str]]
     lines: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine that is started part by part of a worker, with a router of its own in front of several workers.
+
+    `options` are a pool's, `command` starts a part (told whether it is the only worker), `route` the router (told
+    whether pools are split), and `notes` are what the user must arrange.
+    """
+
+    title: str
+    router: str
+    options: Callable[[Context, PoolPlan, str], dict[str, Any]]
+    command: Callable[[Context, Worker, int, bool], Command]
+    route: Callable[[tuple[Worker, ...], bool], Command]
+    notes: Callable[[Context, str], tuple[str, ...]]
+
+
+def engine_export(context: Context, launcher: str, engine: Engine, found: tuple[Worker, ...]) -> Export:
+    """A configuration a pool, a script a part, host and router, and a README. Raises InputError as `options` does."""
+    plan, alone = serving_plan(context), len(found) == 1
+    files = {
+        f"{name}.yaml": yaml_text(engine.options(context, pool, launcher))
+        for name, pool in zip(pool_names(plan), plan.pools, strict=True)
+    }
+    for worker in found:
+        for index in range(len(worker.parts)):
+            command = engine.command(context, worker, index, alone)
+            files[part_name(worker, index)] = part_script(context, worker, index, command)
+    scripts, rows = host_scripts(found)
+    files |= scripts
+    steps = [
+        f"Copy this folder to every host of the table; {engine.title} and the weights must be there.",
+        "Run each host's script there, in any order: parts of one worker wait for each other.",
+    ]
+    if not alone:
+        files["router.sh"] = router_script(engine.route(found, split_pools(plan)))
+        steps += [f"When all workers serve, run `sh router.sh` where the workers' names resolve ({engine.router})."]
+    steps += [f"Send requests to port {ROUTER_PORT}{' of the router' if not alone else ' of order 0'}."]
+    notes = engine.notes(context, launcher)
+    files["README.md"] = serving_readme(f"Start with {engine.title}", steps, rows, notes)
+    return serving_export(context, files, notes)
+
+
+def serving_export(context: Context, files: dict[str, str], notes: tuple[str, ...]) -> Export:
+    """A folder whose configurations are its text, with the plan."""
+    text = "---\n".join(files[name] for name in files if name.endswith(".yaml"))
+    return Export(text=text, files={**files, **plan_file(context)}, cannot_express=notes)
+
+
+def user_notes(context: Context, launcher: str, formats: Mapping[str, str], version: str) -> tuple[str, ...]:
+    """What the user of vLLM or SGLang must arrange beside the files."""
+    plan = serving_plan(context)
+    notes = [*weights(context, launcher).notes, *loading_format(context, launcher, formats)[1]]
+    if split_pools(plan):
+        notes.append("NIXL (the nixl package) must be installed where prefill and decode workers run")
+    return (*notes, *plan_notes(plan, version))
 
 
 def part_name(worker: Worker, index: int) -> str:

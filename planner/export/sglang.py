@@ -8,28 +8,9 @@ from typing import Any
 from ..errors import InputError
 from ..plan.serving import PoolPlan
 from .base import Context, Export
-from .folder import plan_file, yaml_text
-from .serving_folder import (
-    Command,
-    host_scripts,
-    http_url,
-    part_name,
-    part_script,
-    router_script,
-    serving_port,
-    serving_readme,
-)
-from .serving_model import draft_tokens, loading_format, plan_notes, stage_layers, weights
-from .serving_workers import (
-    ANY_ADDRESS,
-    ROUTER_PORT,
-    Worker,
-    pool_names,
-    refuse,
-    serving_plan,
-    split_pools,
-    workers,
-)
+from .serving_folder import Command, Engine, engine_export, http_url, serving_port, user_notes
+from .serving_model import draft_tokens, loading_format, stage_layers, weights
+from .serving_workers import ANY_ADDRESS, ROUTER_PORT, Worker, refuse, serving_plan, workers
 
 VERSION = "0.5.23"
 ONLINE_FORMATS = {"fp8": "fp8"}
@@ -46,35 +27,12 @@ class Sglang:
 
     def __call__(self, context: Context) -> Export:
         """The folder. Raises InputError for what SGLang cannot run, naming it."""
-        plan = serving_plan(context)
-        refuse(plan, self.name, ("sglang",))
+        refuse(serving_plan(context), self.name, ("sglang",))
         found = workers(context, self.name)
-        alone = len(found) == 1
-        files: dict[str, str] = {}
-        for name, pool in zip(pool_names(plan), plan.pools, strict=True):
-            files[f"{name}.yaml"] = yaml_text(sglang_options(context, pool, self.name))
         for worker in found:
             _check_nodes(worker)
-            for index in range(len(worker.parts)):
-                command = _command(context, worker, index, alone)
-                files[part_name(worker, index)] = part_script(context, worker, index, command)
-        scripts, rows = host_scripts(found)
-        files |= scripts
-        steps = [
-            "Copy this folder to every host of the table; SGLang and the weights must be there.",
-            "Run each host's script there, in any order: parts of one worker wait for each other.",
-        ]
-        if not alone:
-            files["router.sh"] = router_script(_router(found, split_pools(plan)))
-            steps += ["When all workers serve, run `sh router.sh` where the workers' names resolve (sglang-router)."]
-        steps += [f"Send requests to port {ROUTER_PORT}{' of the router' if not alone else ' of order 0'}."]
-        notes = sglang_notes(context, self.name)
-        files["README.md"] = serving_readme("Start with SGLang", steps, rows, notes)
-        return Export(
-            text="---\n".join(files[name] for name in files if name.endswith(".yaml")),
-            files={**files, **plan_file(context)},
-            cannot_express=notes,
-        )
+        engine = Engine("SGLang", "sglang-router", sglang_options, _command, _router, sglang_notes)
+        return engine_export(context, self.name, engine, found)
 
 
 def sglang_options(context: Context, pool: PoolPlan, launcher: str) -> dict[str, Any]:
@@ -139,11 +97,7 @@ def static_fraction(pool: PoolPlan) -> float:
 
 def sglang_notes(context: Context, launcher: str) -> tuple[str, ...]:
     """What the user must arrange beside the files."""
-    plan = serving_plan(context)
-    notes = [*weights(context, launcher).notes, *loading_format(context, launcher, ONLINE_FORMATS)[1]]
-    if split_pools(plan):
-        notes.append("NIXL (the nixl package) must be installed where prefill and decode workers run")
-    return (*notes, *plan_notes(plan, VERSION))
+    return user_notes(context, launcher, ONLINE_FORMATS, VERSION)
 
 
 def _check_nodes(worker: Worker) -> None:

@@ -10,9 +10,18 @@ from typing import Any
 from ..errors import InputError
 from ..plan.serving import PoolPlan
 from .base import Context, Export
-from .folder import plan_file, yaml_text
+from .folder import yaml_text
 from .hosts import plain_name
-from .serving_folder import Command, host_scripts, part_name, part_script, router_script, serving_port, serving_readme
+from .serving_folder import (
+    Command,
+    host_scripts,
+    part_name,
+    part_script,
+    router_script,
+    serving_export,
+    serving_port,
+    serving_readme,
+)
 from .serving_model import draft_tokens, loading_format, plan_notes, stage_layers, weights
 from .serving_workers import (
     ANY_ADDRESS,
@@ -66,11 +75,7 @@ class TensorRtLlm:
         steps += [f"Send requests to {_where(alone, split_pools(plan))}."]
         notes = trtllm_notes(context, self.name, alone)
         files["README.md"] = serving_readme("Start with TensorRT-LLM", steps, rows, notes)
-        return Export(
-            text="---\n".join(files[name] for name in files if name.endswith(".yaml")),
-            files={**files, **plan_file(context)},
-            cannot_express=notes,
-        )
+        return serving_export(context, files, notes)
 
 
 def trtllm_options(context: Context, pool: PoolPlan, launcher: str) -> dict[str, Any]:

@@ -7,29 +7,9 @@ from typing import Any
 from ..errors import InputError
 from ..plan.serving import PoolPlan
 from .base import Context, Export
-from .folder import plan_file, yaml_text
-from .serving_folder import (
-    Command,
-    host_scripts,
-    http_url,
-    part_name,
-    part_script,
-    router_script,
-    serving_port,
-    serving_readme,
-)
-from .serving_model import draft_tokens, loading_format, plan_notes, stage_layers, weights
-from .serving_workers import (
-    ANY_ADDRESS,
-    ROUTER_PORT,
-    Worker,
-    pool_names,
-    refuse,
-    replica_order,
-    serving_plan,
-    split_pools,
-    workers,
-)
+from .serving_folder import Command, Engine, engine_export, http_url, serving_port, user_notes
+from .serving_model import draft_tokens, loading_format, stage_layers, weights
+from .serving_workers import ANY_ADDRESS, ROUTER_PORT, Worker, refuse, replica_order, serving_plan, workers
 
 VERSION = "0.32.0"
 ONLINE_FORMATS = {"fp8": "fp8"}
@@ -49,34 +29,10 @@ class Vllm:
 
     def __call__(self, context: Context) -> Export:
         """The folder. Raises InputError for what vLLM cannot run, naming it."""
-        plan = serving_plan(context)
-        refuse(plan, self.name, ("vllm",))
+        refuse(serving_plan(context), self.name, ("vllm",))
         found = workers(context, self.name, replica_order)
-        files: dict[str, str] = {}
-        for name, pool in zip(pool_names(plan), plan.pools, strict=True):
-            files[f"{name}.yaml"] = yaml_text(vllm_options(context, pool, self.name))
-        alone = len(found) == 1
-        for worker in found:
-            for index in range(len(worker.parts)):
-                command = _command(context, worker, index, alone)
-                files[part_name(worker, index)] = part_script(context, worker, index, command)
-        scripts, rows = host_scripts(found)
-        files |= scripts
-        steps = [
-            "Copy this folder to every host of the table; vLLM and the weights must be there.",
-            "Run each host's script there, in any order: parts of one worker wait for each other.",
-        ]
-        if not alone:
-            files["router.sh"] = router_script(_router(found, split_pools(plan)))
-            steps += ["When all workers serve, run `sh router.sh` where the workers' names resolve (vllm-router)."]
-        steps += [f"Send requests to port {ROUTER_PORT}{' of the router' if not alone else ' of order 0'}."]
-        notes = vllm_notes(context, self.name)
-        files["README.md"] = serving_readme("Start with vLLM", steps, rows, notes)
-        return Export(
-            text="---\n".join(files[name] for name in files if name.endswith(".yaml")),
-            files={**files, **plan_file(context)},
-            cannot_express=notes,
-        )
+        engine = Engine("vLLM", "vllm-router", vllm_options, _command, _router, vllm_notes)
+        return engine_export(context, self.name, engine, found)
 
 
 def vllm_options(context: Context, pool: PoolPlan, launcher: str) -> dict[str, Any]:
@@ -142,11 +98,7 @@ def vllm_flags(options: dict[str, Any]) -> list[str]:
 
 def vllm_notes(context: Context, launcher: str) -> tuple[str, ...]:
     """What the user must arrange beside the files."""
-    plan = serving_plan(context)
-    notes = [*weights(context, launcher).notes, *loading_format(context, launcher, ONLINE_FORMATS)[1]]
-    if split_pools(plan):
-        notes.append("NIXL (the nixl package) must be installed where prefill and decode workers run")
-    return (*notes, *plan_notes(plan, VERSION))
+    return user_notes(context, launcher, ONLINE_FORMATS, VERSION)
 
 
 def _command(context: Context, worker: Worker, index: int, alone: bool) -> Command:
