@@ -2,7 +2,7 @@
 
     python -m benchmarks.accuracy memory [FILE.csv ...] [--json]
 
-Without files: every file of ../shared/measured that has such rows. Memory called allocated (torch's
+Without files: the reference measurements, where they lie beside the repository. Memory called allocated (torch's
 max_memory_allocated) is compared without the caching allocator's slack and the device context; memory called reserved
 or peak, or what a monitor reports, with them; published analytic bars with states and activations only.
 """
@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measurements.others import other_runs
-from benchmarks.measurements.runs import Memory, Run, Skipped, read_rows, runs_of
+from benchmarks.measurements.cells import TableError, text
+from benchmarks.measurements.others import runs_in
+from benchmarks.measurements.runs import Memory, Run, Skipped
 from benchmarks.metrics import errors
 from benchmarks.prediction import evaluations
 from shardwright.planner.costs.footprint import CATEGORIES
@@ -81,11 +82,7 @@ def load(files: Iterable[Path]) -> tuple[list[Run], Counter[str]]:
     runs: list[Run] = []
     skipped: Counter[str] = Counter()
     for path in files:
-        found = other_runs(path)
-        if found is None:
-            rows = [row for row in read_rows(path) if (row.get("memory_GB_per_gpu") or "").strip()]
-            found = runs_of(rows, timed=False)
-        for each in found:
+        for each in runs_in(path, lambda row: bool(text(row, "memory_GB_per_gpu")), timed=False):
             if isinstance(each, Skipped):
                 skipped[each.reason] += 1
             elif each.memory is not None:
@@ -114,14 +111,19 @@ def report(found: Sequence[Outcome]) -> dict[str, dict[str, float | int | None]]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The subcommand; exit code 2 with one line when a file cannot be read."""
+    """The subcommand; exit code 2 with one line when a file cannot be read or is another table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy memory", description=__doc__)
-    parser.add_argument("files", type=Path, nargs="*", help="CSV files; default: those of ../shared/measured")
+    parser.add_argument(
+        "files", type=Path, nargs="*", help="CSV files; default: the reference measurements beside the repository"
+    )
     parser.add_argument("--json", action="store_true", help="print only JSON")
     options = parser.parse_args(arguments)
     files = options.files or [MEASURED / name for name in FILES if (MEASURED / name).exists()]
     try:
         runs, skipped = load(files)
+    except TableError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2

@@ -14,13 +14,13 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.measurements.cells import Row, text
-from benchmarks.measurements.others import other_runs
-from benchmarks.measurements.runs import Run, Skipped, read_rows, runs_of
+from benchmarks.measurements.cells import Row, TableError, text
+from benchmarks.measurements.others import runs_in
+from benchmarks.measurements.runs import Run, Skipped
 from benchmarks.metrics import Trial, errors, ranking
 from benchmarks.prediction import predict
 
@@ -119,14 +119,14 @@ def _percent(value: float | int | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
 
 
-def filtered(rows: Iterable[Row], wanted: Sequence[str]) -> list[Row]:
-    """The rows whose column contains the text, for every `COLUMN=TEXT`."""
+def matching(wanted: Sequence[str]) -> Callable[[Row], bool]:
+    """Whether a row's column contains the text, for every `COLUMN=TEXT`."""
     pairs = [each.partition("=")[::2] for each in wanted]
-    return [row for row in rows if all(what in text(row, column) for column, what in pairs)]
+    return lambda row: all(what in text(row, column) for column, what in pairs)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The subcommand; exit code 2 with one line when the file cannot be read."""
+    """The subcommand; exit code 2 with one line when the file cannot be read or is another table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy training", description=__doc__)
     parser.add_argument("file", type=Path, help="a CSV with the columns of training.csv")
     parser.add_argument("--json", action="store_true", help="print only JSON")
@@ -134,9 +134,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--where", action="append", default=[], metavar="COLUMN=TEXT", help="keep matching rows only")
     options = parser.parse_args(arguments)
     try:
-        read = other_runs(options.file)
-        if read is None:
-            read = runs_of(filtered(read_rows(options.file), options.where))
+        read = runs_in(options.file, matching(options.where))
+    except TableError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"error: {options.file}: {error.strerror}", file=sys.stderr)
         return 2

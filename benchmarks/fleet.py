@@ -2,9 +2,9 @@
 
     python -m benchmarks.fleet [--json]
 
-The published case (`../shared/fleet/melange_arena.json` beside the repository) runs where it is. Tables for speed are
-generated: throughputs of a roofline in both lengths, each GPU type with its own speeds, and a random distribution of
-sizes. CPU seconds are of the program alone, imports left out.
+The published case runs where its reference file lies beside the repository. Tables for speed are generated: throughputs
+of a roofline in both lengths, each GPU type with its own speeds, and a random distribution of sizes. CPU seconds are of
+the program alone, imports left out.
 """
 
 from __future__ import annotations

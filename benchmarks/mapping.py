@@ -2,9 +2,9 @@
 
     python -m benchmarks.mapping [--json]
 
-With the two mpiGraph snapshots of a real 16-node cluster beside the repository (`../shared/topologies/pipette`), nodes
-play a pp × d grid: a micro-batch's activations go down every column and back, and the slowest link of every row's ring
-carries the gradient reduction. `--json` prints those cases alone. Generated clusters of 16 to 512 nodes (four link
+With the two mpiGraph snapshots of a real 16-node cluster that Pipette published, where they lie beside the repository,
+nodes play a pp × d grid: a micro-batch's activations go down every column and back, and the slowest link of every row's
+ring carries the gradient reduction. `--json` prints those cases alone. Generated clusters of 16 to 512 nodes (four link
 classes, 5 % noise, 2 % slow links) always run.
 """
 

@@ -13,6 +13,10 @@ class UnusableError(Exception):
     """A row that cannot be predicted; the message is the reason that is counted."""
 
 
+class TableError(Exception):
+    """A file that is no table of measurements known here; the message says what it lacks."""
+
+
 def text(row: Row, column: str) -> str:
     """A cell without surrounding blanks; an absent column reads as empty."""
     value = row.get(column)

@@ -20,7 +20,7 @@ from shardwright.topologies import TopologyError
 
 from .cells import Row, UnusableError, positive, required, text
 from .clusters import Cluster
-from .runs import Memory, Run, Skipped, general, read_rows
+from .runs import Memory, Run, Skipped, general, read_rows, runs_of
 from .strategies import layers_between
 
 _DGX_B200 = Cluster("B200-SXM-180GB", 1, 8, 1, 8, 3200, "ib")
@@ -147,6 +147,7 @@ def amp_run(row: Row) -> Run:
     )
 
 
+Runs = list[Run | Skipped]
 READERS: Mapping[str, Callable[[Row], Run]] = {
     "measured_grad_allreduce_s": sailor_run,
     "measured_alloc_gib": simumax_run,
@@ -154,13 +155,27 @@ READERS: Mapping[str, Callable[[Row], Run]] = {
 }
 
 
-def other_runs(path: str | Path) -> list[Run | Skipped] | None:
+NEEDED = ("gpu", "num_gpus", "gbs")
+
+
+def runs_in(path: str | Path, keep: Callable[[Row], bool] = lambda row: True, *, timed: bool = True) -> Runs:
+    """The runs of a file in the columns of training.csv, of which only rows to keep count, or in those of the others.
+
+    Raises TableError when it has the columns of neither.
+    """
+    found = other_runs(path)
+    if found is not None:
+        return found
+    return runs_of([row for row in read_rows(path, NEEDED) if keep(row)], timed=timed)
+
+
+def other_runs(path: str | Path) -> Runs | None:
     """The runs of a file that has one of these tables' columns; None when it has none of them."""
     rows = read_rows(path)
     readers = [reader for column, reader in READERS.items() if rows and column in rows[0]]
     if not readers:
         return None
-    found: list[Run | Skipped] = []
+    found: Runs = []
     for i, row in enumerate(rows):
         try:
             found.append(readers[0](row))

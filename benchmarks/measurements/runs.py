@@ -14,7 +14,7 @@ from shardwright.planner.strategy import Strategy
 from shardwright.planner.workload.training import TrainingJob
 from shardwright.topologies import TopologyError
 
-from .cells import Row, UnusableError, number, positive, required, text
+from .cells import Row, TableError, UnusableError, number, positive, required, text
 from .clusters import Cluster, cluster_of, topology_of
 from .frameworks import generation
 from .shapes import model_of, sequence_of
@@ -58,10 +58,22 @@ class Skipped:
     reason: str
 
 
-def read_rows(path: str | Path) -> list[Row]:
-    """Every row of a CSV file with a header; bytes that are not UTF-8 are replaced."""
+def read_rows(path: str | Path, needed: Iterable[str] = ()) -> list[Row]:
+    """Every row of a CSV file with a header; bytes that are not UTF-8 are replaced.
+
+    Raises TableError when a needed column is missing or the file cannot be read as CSV.
+    """
     with Path(path).open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        return [dict(row) for row in csv.DictReader(file)]
+        try:
+            reader = csv.DictReader(file)
+            columns = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            missing = [name for name in needed if name not in columns]
+            if missing:
+                raise TableError(f"{path}: the header lacks {', '.join(missing)}, so this is no table of measured runs")
+            return [dict(row) for row in reader]
+        except csv.Error as error:
+            raise TableError(f"{path}: not readable as CSV: {error}") from None
 
 
 def runs_of(rows: Iterable[Row], *, timed: bool = True) -> list[Run | Skipped]:

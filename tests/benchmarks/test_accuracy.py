@@ -59,6 +59,34 @@ def test_a_file_that_is_not_there_is_one_line_and_exit_code_2(capsys: pytest.Cap
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["training", "memory"])
+@pytest.mark.parametrize(
+    "content", [b"", b"op,size\nall_reduce,8\n", b"gpu,num_gpus,gbs\n" + b"x" * 200_000 + b",8,8\n"]
+)
+def test_another_table_is_one_line_and_exit_code_2(
+    command: str, content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.csv").write_bytes(content)
+    assert main([command, str(tmp_path / "other.csv")]) == 2
+    printed = capsys.readouterr()
+    assert "other.csv" in printed.err
+    assert (printed.err.count("\n"), printed.out) == (1, "")
+
+
+def test_columns_in_another_order_and_further_ones_change_nothing(
+    measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = list(csv.DictReader(measured.read_text().splitlines()))
+    with (tmp_path / "turned.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [" further ", *reversed(COLUMNS)], restval="x")
+        writer.writeheader()
+        writer.writerows(rows)
+    assert main(["training", str(measured), "--json"]) == 0
+    plain = capsys.readouterr().out
+    assert main(["training", str(tmp_path / "turned.csv"), "--json"]) == 0
+    assert capsys.readouterr().out == plain
+
+
 def test_an_unknown_subcommand_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["divination"]) == 2
     assert "training" in capsys.readouterr().err
