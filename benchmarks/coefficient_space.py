@@ -19,7 +19,7 @@ PRIOR = "prior: best measured matrix products of the accelerator catalog, publis
 _FAMILIES: dict[str, tuple[dict[str, float], float, float, float]] = {
     "default": ({"bf16": 0.65}, 160, 4e6, 0.5),
     "volta": ({"bf16": 0.65}, 64, 1.5e6, 0.4),
-    "turing": ({"bf16": 0.3}, 64, 1e6, 0.3),
+    "turing": ({"bf16": 0.32}, 64, 1e6, 0.3),
     "ampere": ({"bf16": 0.78}, 96, 2.5e6, 0.6),
     "ada": ({"bf16": 0.7, "fp8": 0.6}, 128, 3e6, 0.55),
     "hopper": ({"bf16": 0.7, "fp8": 0.65}, 160, 4e6, 0.6),
@@ -160,6 +160,7 @@ def _kernel_parameters() -> list[Parameter]:
             Parameter(f"kernels:{group}:*:gemm_output_half", output_half, 0.4, high=5e7),
             Parameter(f"kernels:{group}:bf16:attention_forward_fraction", attention, 0.2, high=0.9),
             Parameter(f"kernels:{group}:bf16:vocabulary_factor", 1.15, 0.1, low=0.9, high=1.5),
+            Parameter(f"kernels:{group}:*:device_spread", 0.02, 0.4, high=0.1),
         ]
         if family != "ampere":
             result.append(Parameter(f"kernels:{group}:bf16:grouped_gemm_fraction", 0.9, 0.15, high=1.0))
@@ -198,8 +199,9 @@ def _framework_parameters() -> list[Parameter]:
                 Parameter(f"frameworks:{name}:gemm_output_factor", 3.0 if "2021" in name else 0.7, 0.4, 0.3, 6)
             )
             result.append(Parameter(f"frameworks:{name}:gradient_comm_bytes", 2.0, 0.25, 1.5, 6))
-            stop_s = 2e-4 if name in ("megatron-2021", "megatron-eager") else 5e-5
+            stop_s = 1e-4 if name in ("megatron-2021", "megatron-eager") else 2.5e-5
             result.append(Parameter(f"frameworks:{name}:tp_stop_s", stop_s, 0.5, 1e-6, 3e-3))
+            result.append(Parameter(f"frameworks:{name}:host_wait", 0.01, 0.5, 1e-4, 0.3))
         else:
             result.append(Parameter(f"frameworks:{name}:attention_fraction", _flash(fields), 0.2, 0.3, 1.0))
         if "fsdp" in name or name == "internevo":
@@ -217,6 +219,7 @@ def _framework_parameters() -> list[Parameter]:
     ]
     return [
         *result,
+        Parameter("frameworks:megatron-deepspeed-2023:tp_interference", 0.02, 1.0, 1e-4, 1.0),
         Parameter("frameworks:internevo:bucket_bytes", 160e6, 0.7, 1e6, 2e9),
         Parameter(f"frameworks:{_CORES}:cast_traffic_bytes", 5.0, 0.4, 0.5, 20),
         Parameter(f"frameworks:{_CORES}:tp_overlap", 0.5, 0.6, share=True),

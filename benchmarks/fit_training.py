@@ -95,8 +95,11 @@ class Problem:
         return result
 
     def fitted(self, weights: Floats, start: Sequence[float], settings: Settings) -> Fitted:
-        """The best coefficients for the rows of positive weight."""
-        return fit(PARAMETERS, start, self.measured, weights, self.predict, settings)
+        """The best coefficients for the rows of positive weight, which alone are computed until they are found."""
+        counted = np.flatnonzero(weights > 0)
+        inside = self if len(counted) == len(weights) else Problem([self.runs[i] for i in counted], self.document)
+        found = fit(PARAMETERS, start, inside.measured, weights[counted], inside.predict, settings)
+        return Fitted(found.values, self.predict(found.values, None, None), found.cost)
 
 
 def coefficients_of(document: Document, key: Sequence[str]) -> Coefficients:

@@ -26,6 +26,8 @@ _REFERENCE_GBIT |= {
     "Trainium": 50,
 }
 _NVL_NODES = 18
+# NICs of a node and Gb/s of each where a source's paper says so and its rows do not (vTrain: four HDR ports a node).
+_SOURCES_NICS = {"vTrain": (4, 200.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,16 @@ def cluster_of(row: Row) -> tuple[Cluster, tuple[str, ...]]:
         raise UnusableError("num_gpus is not a multiple of nodes")
     words = text(row, "interconnect")
     node_gbit, kind = network_of(words)
-    if node_gbit is None:
+    nics, stated = next(
+        (each for name, each in _SOURCES_NICS.items() if text(row, "source").startswith(name)), (0, 0.0)
+    )
+    if node_gbit is None and nics:
+        node_gbit = nics * stated
+        if nodes > 1:
+            assumptions.append(
+                f"network not stated: {nics} × {stated:g} Gb/s for each node, as the source's paper says"
+            )
+    elif node_gbit is None:
         nics_gbit = _REFERENCE_GBIT.get(device.architecture, 100)
         node_gbit = nics_gbit * total / nodes
         if nodes > 1 and not rack:
@@ -78,7 +89,7 @@ def cluster_of(row: Row) -> tuple[Cluster, tuple[str, ...]]:
         nodes=nodes,
         devices=total // nodes,
         domain_nodes=domain_nodes,
-        nics=total // nodes,
+        nics=nics or total // nodes,
         node_gbit=node_gbit,
         kind=kind,
         half_chip=half,

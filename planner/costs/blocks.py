@@ -88,10 +88,10 @@ def block_costs(
         cover = _cover(block, times, keys, device)
         moved = block_transfers(block, keys, network, device.coefficients.framework, cover, part.dispatch_s)
         transfers.append(BlockTransfers(*(_spread(getattr(moved, name), part.at) for name in BlockTransfers.__slots__)))
-        forward = _issued(block, _total(times, "forward", keys) + moved.forward, device)
+        forward = _issued(block, keys, _total(times, "forward", keys) + moved.forward, device)
         to_weight = np.zeros(len(keys)) if device.frozen else _total(times, "backward_weight", keys)
         backward = _total(times, "backward_input", keys) + to_weight + moved.backward
-        backward = _issued(block, backward, device, 1 if device.frozen else 2)
+        backward = _issued(block, keys, backward, device, 1 if device.frozen else 2)
         parameters = block_parameters(block, keys)
         values = {
             "compute_forward_s": forward - moved.forward,
@@ -197,9 +197,10 @@ def _total(times: Sequence[OperatorTimes], name: str, keys: BlockKeys) -> Floats
     return total
 
 
-def _issued(block: Block, seconds: Floats, device: Device, passes: int = 1) -> Floats:
+def _issued(block: Block, keys: BlockKeys, seconds: Floats, device: Device, passes: int = 1) -> Floats:
     """Compute and transfers of one block: a device never runs ahead of the host that issues its kernels."""
     framework = device.coefficients.framework
     experts = sum(isinstance(op, Experts) for op in block.operators)
     host = len(block.operators) * framework.host_operator_s + experts * framework.host_experts_s
-    return np.maximum(seconds, passes * host * device.coefficients.kernels.host_slowdown)
+    waited = 1 + framework.host_wait * keys.tp * (keys.tp - 1) / 2
+    return np.maximum(seconds, passes * host * device.coefficients.kernels.host_slowdown * waited)

@@ -10,6 +10,8 @@ from ..plan.base import Term
 from .rows import Rows
 from .step import StepCosts, TrainingCosts
 
+_DELAYED = ", with what a domain's other tp groups delay it by"
+
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
@@ -40,7 +42,7 @@ def breakdown(costs: TrainingCosts, rows: Rows, step: StepCosts) -> tuple[Term, 
             "tp communication",
             times * stage.tp,
             f"{'all-gather and reduce-scatter' if s.sp else 'all-reduce'} over {s.tp} tp ranks around every block, "
-            f"{framework.tp_overlap:.0%} hidden under its products",
+            f"{framework.tp_overlap:.0%} hidden under its products{_DELAYED if framework.tp_interference else ''}",
         ),
         (
             "cp communication",

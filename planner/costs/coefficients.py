@@ -28,7 +28,8 @@ class Kernels(_Record, frozen=True):
     a score's exponential takes as long as `attention_exponent_features` of its products. The batched products of
     unfused attention keep `unaligned_fraction` of their rate when a head's size is no multiple of 8. The
     vocabulary's product, one large one on its own, runs `vocabulary_factor` faster than a layer's. `host_slowdown`
-    is how much longer the hosts that come with the accelerator take to issue work. The power fractions are of the
+    is how much longer the hosts that come with the accelerator take to issue work. `device_spread` is the standard
+    deviation of one device's speed from another's of the same kind. The power fractions are of the
     rated power, while kernels run and while a device waits.
     """
 
@@ -45,6 +46,7 @@ class Kernels(_Record, frozen=True):
     scan_fraction: float = 0.08
     memory_fraction: float = 0.85
     host_slowdown: float = 1.0
+    device_spread: float = 0.02
     busy_power_fraction: float = 0.85
     waiting_power_fraction: float = 0.4
     kernel_s: float = 3e-6
@@ -63,13 +65,16 @@ class Framework(_Record, frozen=True):
     2024; T3, Pati et al. 2024); those that pair micro-batches hide expert dispatch under `pair_overlap` of a block
     (DeepSeek-V3 report, section 3.2.1).
     With `weights_by_broadcast` every rank in turn sends the weights it updated, instead of one all-gather.
-    `tp_stop_s` is lost at every tensor-parallel collective while streams wait for each other.
-    The host takes `host_operator_s` to issue the forward of one operator and `host_experts_s` more to route, permute
-    and dispatch a mixture's tokens, twice that in backward. `attention_fraction` is the rate of this generation's
-    flash attention relative to the accelerator's, `gemm_output_factor` how much more its math library lost on small
-    products. `permute_traffic_bytes` is the device traffic per feature of a routed token to permute, pad and combine,
-    `biased_activation_passes` how many times the traffic of a fused activation that of experts with biases is;
-    `dispatch_by_node` sends a token once to every scale-up domain that needs it.
+    `tp_stop_s` is lost at every tensor-parallel collective for every doubling of its ranks, while streams wait for each
+    other; on several scale-up domains every other tensor-parallel group of its domain delays a block by
+    `tp_interference` of its compute. The host takes `host_operator_s` to issue the forward of one operator and
+    `host_experts_s` more to route, permute and dispatch a mixture's tokens, twice that in backward; with tensor
+    parallelism each waits for the others at every collective, which costs `host_wait` of that for every pair of ranks.
+    `attention_fraction` is the rate of this generation's flash attention relative to the accelerator's,
+    `gemm_output_factor` how much more its math library lost on small products. `permute_traffic_bytes` is the device
+    traffic per feature of a routed token to permute, pad and combine, `biased_activation_passes` how many times the
+    traffic of a fused activation that of experts with biases is; `dispatch_by_node` sends a token once to every
+    scale-up domain that needs it.
     """
 
     attention_kernel: Literal["flash", "unfused"] = "flash"
@@ -78,6 +83,7 @@ class Framework(_Record, frozen=True):
     gemm_output_factor: float = 1.0
     host_operator_s: float = 6e-6
     host_experts_s: float = 0.0
+    host_wait: float = 0.0
     step_s: float = 0.02
     elementwise_fraction: float = 0.7
     score_traffic_bytes: float = 10.0
@@ -88,6 +94,7 @@ class Framework(_Record, frozen=True):
     fused_tp_overlap: float = 0.85
     pair_overlap: float = 0.8
     tp_stop_s: float = 0.0
+    tp_interference: float = 0.0
     cp_overlap: float = 0.8
     ep_overlap: float = 0.0
     grad_overlap: float = 0.8

@@ -78,6 +78,8 @@ def block_transfers(
 ) -> BlockTransfers:
     """Exposed transfers of one block; `dispatch_s` are those of its experts, not yet hidden."""
     tp_forward, tp_backward = _tensor(block, keys, network, framework, cover.weight_s)
+    disturbed = _disturbed(keys, network, framework)
+    tp_forward, tp_backward = tp_forward + disturbed * cover.block_s[0], tp_backward + disturbed * cover.block_s[1]
     cp_forward, cp_backward = _context(block, keys, network, framework, cover.attention_s)
     ep_forward, ep_backward = (_dispatch_shown(dispatch_s, keys, framework, cover, way) for way in (0, 1))
     return BlockTransfers(tp_forward, tp_backward, cp_forward, cp_backward, ep_forward, ep_backward)
@@ -94,6 +96,17 @@ def _dispatch_shown(dispatch_s: Floats, keys: BlockKeys, framework: Framework, c
         ],
     )
     result: Floats = shown + framework.hidden_cost * (dispatch_s - shown)
+    return result
+
+
+def _disturbed(keys: BlockKeys, network: Network, framework: Framework) -> Floats:
+    """By what share of a block's compute the other tensor-parallel groups of its domain delay one, where jobs span
+    several domains: transfers of many groups at once interfere in ways that each alone does not show (Bang et al. 2024,
+    vTrain, on its multi-node errors)."""
+    if network.domains == 1:
+        return np.zeros(len(keys))
+    others = np.maximum(network.domain // keys.tp - 1, 0)
+    result: Floats = np.where(keys.tp > 1, framework.tp_interference * others, 0.0)
     return result
 
 
@@ -120,7 +133,7 @@ def _tensor_parts(
     gathered, reduced = tensor_features(block)
     fused = np.where(keys.tp_overlap == 1, framework.fused_tp_overlap, 0.0)
     exposed = 1 - np.maximum(np.where(keys.sp == 1, framework.tp_overlap, 0.0), fused)
-    stop = np.where(keys.tp > 1, framework.tp_stop_s, 0.0)
+    stop = framework.tp_stop_s * np.log2(keys.tp)
 
     def total(op: str, features: list[int]) -> Floats:
         result: Floats = np.zeros(len(keys))

@@ -7,6 +7,7 @@ run over BlockKeys.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,7 @@ class Device:
     """One accelerator under one job's precision: peaks, bandwidth and fitted efficiencies.
 
     `frozen` says that the job leaves the weights as they are, so that no product for their gradients is computed.
+    `together` devices of the cluster wait for the slowest among them.
     """
 
     peak_flops: float
@@ -46,16 +48,26 @@ class Device:
     low_precision: bool
     element_bytes: float
     frozen: bool = False
+    together: int = 1
 
     def product_s(self, m: Floats, n: Floats, k: Floats, low: bool, fraction: float = 1.0) -> Floats:
         """Seconds of one [m, k] × [k, n] product, without its kernel start; `fraction` scales the efficiency."""
         kernels = self.coefficients.low_precision_kernels if low else self.coefficients.kernels
-        peak = self.low_precision_peak_flops if low else self.peak_flops
         size = 1.0 if low else self.element_bytes
         slowdown = (1 + kernels.gemm_k_half / k) * (1 + self.output_half(kernels) / np.maximum(m * n, 1.0))
-        compute = 2 * m * n * k * slowdown / (peak * kernels.gemm_fraction * fraction)
+        compute = 2 * m * n * k * slowdown / (self.peak(low) * kernels.gemm_fraction * fraction)
         traffic = ((m * k + k * n) * size + m * n * self.element_bytes) / self.effective_memory_bytes_per_s
         return np.maximum(compute, traffic)
+
+    def peak(self, low: bool = False) -> float:
+        """FLOP/s that the slowest of the cluster's devices could reach.
+
+        Devices of one kind clock differently under one power limit, by a few percent (Sinha et al. 2022, "Not All GPUs
+        Are Created Equal"); the slowest of n is about √(2 ln n) standard deviations below their mean.
+        """
+        spread = self.coefficients.kernels.device_spread
+        fastest = self.low_precision_peak_flops if low else self.peak_flops
+        return fastest / (1 + spread * math.sqrt(2 * math.log(self.together)))
 
     def output_half(self, kernels: Kernels) -> float:
         """Outputs at which a product runs at half its rate, with this software generation's math library."""
@@ -153,7 +165,7 @@ def _attention(op: Attention, keys: BlockKeys, device: Device) -> OperatorTimes:
         exponent = kernels.attention_exponent_features
         narrow = (1 + 4 * exponent / per_score) / (1 + exponent / COMMON_HEAD_FEATURES)
         slowdown = narrow * (1 + kernels.attention_half * keys.cp / keys.sequence)
-        rate = device.peak_flops * framework.attention_fraction
+        rate = device.peak() * framework.attention_fraction
         forward = flops * slowdown / (rate * kernels.attention_forward_fraction) + device.kernel_s
         backward = 2.5 * flops * slowdown / (rate * kernels.attention_backward_fraction) + device.kernel_s
         return OperatorTimes(forward, backward, np.zeros(len(keys)), flops)
@@ -177,7 +189,7 @@ def _batched_product_s(op: Attention, keys: BlockKeys, heads: Floats, device: De
     fraction = kernels.gemm_fraction * (1.0 if aligned else kernels.unaligned_fraction)
     for n, k in ((keys.sequence, op.qk_head_dim), (op.v_head_dim, keys.sequence)):
         slowdown = (1 + kernels.gemm_k_half / k) * (1 + device.output_half(kernels) / (outputs * n))
-        total = total + 2 * outputs * n * k * slowdown / (device.peak_flops * fraction)
+        total = total + 2 * outputs * n * k * slowdown / (device.peak() * fraction)
     return total
 
 
@@ -198,7 +210,7 @@ def _elementwise(op: Elementwise, scale: Floats, device: Device) -> OperatorTime
 
 def _scan(op: Scan, keys: BlockKeys, device: Device) -> OperatorTimes:
     flops = keys.tokens * op.scan_flops_per_token / keys.tp
-    rate = device.peak_flops * device.coefficients.kernels.scan_fraction
+    rate = device.peak() * device.coefficients.kernels.scan_fraction
     traffic = device.traffic_s(keys.tokens * op.saved / keys.tp * 2 * device.element_bytes)
     forward = np.maximum(flops / rate, traffic) + device.kernel_s
     return OperatorTimes(forward, 2 * forward, np.zeros_like(forward), flops)
@@ -238,7 +250,7 @@ def _grouped(m: Floats, groups: Floats, n: Floats, k: Floats, device: Device) ->
     """`groups` products in one kernel: the last wave is shared, so the output term sees all of them together."""
     low = device.low_precision
     kernels = device.coefficients.low_precision_kernels if low else device.coefficients.kernels
-    peak = device.low_precision_peak_flops if low else device.peak_flops
+    peak = device.peak(low)
     weights = groups * n * k * (1.0 if low else device.element_bytes)
 
     def seconds(rows: Floats, columns: Floats, inner: Floats) -> Floats:

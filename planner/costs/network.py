@@ -52,6 +52,11 @@ class Network:
     collectives: Collectives
     domain: int
 
+    @property
+    def domains(self) -> int:
+        """Scale-up domains of the cluster."""
+        return self.collectives.topology.n_domains
+
     def seconds(self, op: str, size_bytes: Floats, groups: Groups) -> Floats:
         """Seconds of a collective for every entry; a group of one takes none. Bytes as nccl-tests counts them."""
         alone = (groups.degree <= 1) | (size_bytes <= 0)

@@ -78,6 +78,7 @@ def fastest_device(topology: Topology, job: TrainingJob) -> tuple[Device, Device
         low_precision=chosen.low_precision,
         element_bytes=chosen.element_bytes,
         frozen=chosen.frozen,
+        together=topology.n_devices,
     )
     return device, ranks
 

@@ -65,6 +65,15 @@ def test_an_unstated_network_is_an_assumption() -> None:
     assert assumptions == ("network not stated: 400 Gb/s for each Hopper device",)
 
 
+def test_a_network_that_only_the_sources_paper_states_is_taken_from_there() -> None:
+    words = "NVLink3 NVSwitch; HDR InfiniBand across nodes"
+    several = row(source="vTrain (MICRO 2024) multi-node runs", num_gpus="256", nodes="32", interconnect=words)
+    cluster, assumptions = cluster_of(several)
+    assert (cluster.nics, cluster.node_gbit) == (4, 800)
+    assert len(assumptions) == 1
+    assert cluster_of(several | {"num_gpus": "8", "nodes": "1"})[1] == ()
+
+
 def test_a_single_node_needs_no_network() -> None:
     assert cluster_of(row(num_gpus="8", nodes="1", interconnect=""))[1] == ()
 

@@ -80,11 +80,11 @@ def test_a_latent_layer_gathers_its_small_latents():
 LAYER = next(block for block in model("llama-3.1-8b").blocks if block.role == "layer")
 
 
-def tensor_transfers(framework, sp, weight_s):
-    keys, _ = block_keys(table_of_columns({"tp": [8], "sp": [sp], "mbs": [1]}, 1), 4096)
-    spent = (np.zeros(1), np.zeros(1))
-    cover = Cover(weight_s=np.array([weight_s]), attention_s=spent, shared_s=spent, block_s=spent)
-    moved = block_transfers(LAYER, keys, TWO_NODES, framework, cover, np.zeros(1))
+def tensor_transfers(framework, sp, weight_s, tp=8, block_s=0.0, network=TWO_NODES):
+    keys, _ = block_keys(table_of_columns({"tp": [tp], "sp": [sp], "mbs": [1]}, 1), 4096)
+    spent, block = (np.zeros(1), np.zeros(1)), (np.array([block_s]), np.array([2 * block_s]))
+    cover = Cover(weight_s=np.array([weight_s]), attention_s=spent, shared_s=spent, block_s=block)
+    moved = block_transfers(LAYER, keys, network, framework, cover, np.zeros(1))
     return float(moved.tp_forward[0]), float(moved.tp_backward[0])
 
 
@@ -102,6 +102,20 @@ def test_transfers_divided_along_tokens_need_sp():
     split, whole = Framework(tp_overlap=0.5), Framework()
     assert tensor_transfers(split, 0, 0.0) == tensor_transfers(whole, 0, 0.0)
     assert tensor_transfers(split, 1, 0.0) == pytest.approx([each / 2 for each in tensor_transfers(whole, 1, 0.0)])
+
+
+@pytest.mark.parametrize(("tp", "others"), [(8, 0), (4, 1), (2, 3), (1, 0)])
+def test_tensor_parallel_groups_of_one_domain_delay_each_other_across_domains(tp, others):
+    disturbed, quiet = Framework(tp_interference=0.1), Framework()
+    before, after = (tensor_transfers(each, 0, 0.0, tp, block_s=1.0) for each in (quiet, disturbed))
+    assert np.subtract(after, before) == pytest.approx((0.1 * others, 0.2 * others))
+
+
+def test_tensor_parallel_groups_of_a_single_domain_do_not_delay_each_other():
+    one_node = Network(Collectives(cluster("dgx-h100:1")), 8)
+    disturbed, quiet = Framework(tp_interference=0.1), Framework()
+    before, after = (tensor_transfers(each, 0, 0.0, 2, 1.0, one_node) for each in (quiet, disturbed))
+    assert before == after
 
 
 def test_the_vocabulary_reduces_once_and_gathers_once():

@@ -52,6 +52,21 @@ def test_small_shards_are_less_efficient():
     assert rates[0] > rates[1] > rates[2]
 
 
+def test_the_more_devices_the_slower_the_slowest_computes():
+    op = Linear(name="x", in_features=8192, out_features=8192, split="column")
+    spread = device().coefficients.kernels.device_spread
+    times = [
+        operator_times(op, keys(), dataclasses.replace(device(), together=n)).forward[0] for n in (1, 8, 512, 16384)
+    ]
+    assert times[0] < times[1] < times[2] < times[3] < times[0] * (1 + 4.5 * spread)
+
+
+def test_the_slowest_device_moves_bytes_as_fast_as_any():
+    norm = next(op for op in LAYER.operators if op.name.endswith("norm"))
+    alone, together = (operator_times(norm, keys(), dataclasses.replace(device(), together=n)) for n in (1, 4096))
+    assert alone.forward == together.forward
+
+
 def test_backward_of_a_product_is_two_products():
     times = operator_times(Linear(name="x", in_features=4096, out_features=4096, split="column"), keys(), device())
     assert times.backward_input[0] + times.backward_weight[0] == pytest.approx(2 * times.forward[0], rel=0.05)

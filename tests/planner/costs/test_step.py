@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import copy
+import dataclasses
+
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -44,6 +48,20 @@ def test_no_step_beats_the_compute_bound(degrees, recompute, mbs, zero):
     )
     flops = 3 * JOB.tokens_per_step * forward_flops_per_token(LLAMA, JOB.sequence_length)
     assert float(step.step_s[0]) >= flops / (16 * COSTS.device.peak_flops)
+
+
+def on_slow_hosts(host_wait, tp):
+    """Busy seconds with hosts so slow that only they count."""
+    costs = copy.copy(COSTS)
+    chosen = costs.device.coefficients
+    framework = msgspec.structs.replace(chosen.framework, host_operator_s=1.0, host_wait=host_wait)
+    costs.device = dataclasses.replace(costs.device, coefficients=msgspec.structs.replace(chosen, framework=framework))
+    return float(cost(costs, tp=tp, dp_shard=16 // tp).busy_s[0]) * tp
+
+
+def test_slow_hosts_of_tensor_parallel_ranks_wait_for_each_other():
+    assert on_slow_hosts(0.01, 1) == pytest.approx(on_slow_hosts(0.0, 1))
+    assert on_slow_hosts(0.01, 8) == pytest.approx(on_slow_hosts(0.0, 8) * (1 + 0.01 * 28))
 
 
 def test_more_sharding_never_needs_more_memory():
