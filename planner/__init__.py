@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         load_plan,
         load_topology,
         load_trace,
+        plan_expert_phases,
         plan_experts,
         plan_fleet,
         plan_serving,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .errors import Infeasible, InputError, InvalidPlan, LimitReached, ShardwrightError
     from .experts.request import ExpertRequest
     from .export import export_plan, list_exporters
+    from .plan.expert_phases import ExpertPhasesPlan
     from .plan.experts import ExpertPlan
     from .plan.fleet import FleetPlan
     from .plan.serving import ServingPlan
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Constraints": "strategy",
+    "ExpertPhasesPlan": "plan.expert_phases",
     "ExpertPlan": "plan.experts",
     "ExpertRequest": "experts.request",
     "FleetJob": "workload.fleet",
@@ -67,6 +70,7 @@ _HOMES = {
     "load_plan": "api",
     "load_topology": "api",
     "load_trace": "api",
+    "plan_expert_phases": "api",
     "plan_experts": "api",
     "plan_fleet": "api",
     "plan_serving": "api",
@@ -76,6 +80,7 @@ _HOMES = {
 
 __all__ = [
     "Constraints",
+    "ExpertPhasesPlan",
     "ExpertPlan",
     "ExpertRequest",
     "FleetJob",
@@ -104,6 +109,7 @@ __all__ = [
     "load_plan",
     "load_topology",
     "load_trace",
+    "plan_expert_phases",
     "plan_experts",
     "plan_fleet",
     "plan_serving",

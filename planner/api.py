@@ -10,7 +10,7 @@ from .plan.io import dump as dump_plan
 from .plan.io import load as load_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from shardwright.models import ModelGraph
     from shardwright.solvers import Stop
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .experts.request import ExpertRequest
     from .experts.workloads import Workloads
     from .plan.base import Input
+    from .plan.expert_phases import ExpertPhasesPlan
     from .plan.experts import ExpertPlan
     from .plan.fleet import FleetPlan
     from .plan.frontier import Frontier
@@ -43,6 +44,7 @@ __all__ = [
     "load_plan",
     "load_topology",
     "load_trace",
+    "plan_expert_phases",
     "plan_experts",
     "plan_fleet",
     "plan_serving",
@@ -167,22 +169,49 @@ def plan_experts(
 
     Raises InputError when the routing is refused, lacks what the objective needs, or does not fit the GPUs.
     """
-    from .experts import cluster as clusters
     from .experts.planning import plan_experts as search
     from .experts.request import ExpertRequest
-    from .experts.workloads import Workloads, load_workloads
 
     request = request or ExpertRequest()
-    if not isinstance(routing, Workloads):
-        paths = [routing] if isinstance(routing, str | Path) else list(routing)
-        routing = load_workloads([str(path) for path in paths], None, None, request.held_out)
+    return search(_workloads(routing, request), _expert_cluster(cluster), request)
+
+
+def plan_expert_phases(
+    routing: Mapping[str, str | Path | Sequence[str | Path] | Workloads],
+    cluster: str | int | Topology | ExpertCluster,
+    request: ExpertRequest | None = None,
+) -> ExpertPhasesPlan:
+    """A placement for every phase (prefill, decode) of pools with such GPUs each, from the routing of each phase.
+
+    Raises InputError as `plan_experts` does, and when the phases are not of one model.
+    """
+    from .experts.phases import plan_expert_phases as search
+    from .experts.request import ExpertRequest
+
+    request = request or ExpertRequest()
+    workloads = {phase: _workloads(files, request) for phase, files in routing.items()}
+    return search(workloads, _expert_cluster(cluster), request)
+
+
+def _workloads(routing: str | Path | Sequence[str | Path] | Workloads, request: ExpertRequest) -> Workloads:
+    from .experts.workloads import Workloads, load_workloads
+
+    if isinstance(routing, Workloads):
+        return routing
+    paths = [routing] if isinstance(routing, str | Path) else list(routing)
+    return load_workloads([str(path) for path in paths], None, None, request.held_out)
+
+
+def _expert_cluster(cluster: str | int | Topology | ExpertCluster) -> ExpertCluster:
+    from .experts import cluster as clusters
+
     if isinstance(cluster, int):
-        cluster = clusters.flat_cluster(cluster)
-    elif isinstance(cluster, str):
-        cluster = clusters.cluster_of(*inputs.load_topology(cluster))
-    elif not isinstance(cluster, clusters.ExpertCluster):
-        cluster = clusters.cluster_of(cluster, inputs.topology_input(cluster))
-    return search(routing, cluster, request)
+        return clusters.flat_cluster(cluster)
+    if isinstance(cluster, str):
+        return clusters.cluster_of(*inputs.load_topology(cluster))
+    if isinstance(cluster, clusters.ExpertCluster):
+        return cluster
+    return clusters.cluster_of(cluster, inputs.topology_input(cluster))
 
 
 def _resolved(model: ModelInput, topology: TopologyInput) -> tuple[ModelGraph, Topology, tuple[Input, ...]]:

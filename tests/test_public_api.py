@@ -30,6 +30,7 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_what_the_planner_offers():
     assert planner.__all__ == [
         "Constraints",
+        "ExpertPhasesPlan",
         "ExpertPlan",
         "ExpertRequest",
         "FleetJob",
@@ -58,6 +59,7 @@ def test_what_the_planner_offers():
         "load_plan",
         "load_topology",
         "load_trace",
+        "plan_expert_phases",
         "plan_experts",
         "plan_fleet",
         "plan_serving",

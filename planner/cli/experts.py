@@ -8,7 +8,13 @@ import typer
 
 from .common import writable
 
-_Files = Annotated[list[str], typer.Option("--routing", help="Routing file; repeat it for several workloads.")]
+_Files = Annotated[
+    list[str],
+    typer.Option(
+        "--routing",
+        help="Routing file; repeat it for several workloads. prefill=FILE and decode=FILE: a placement for each phase.",
+    ),
+]
 _Array = Annotated[str | None, typer.Option(help="Array of an .npz file to read.")]
 _Top = Annotated[int | None, typer.Option(help="Keep the first K expert ids of every token.")]
 _Cluster = Annotated[str | None, typer.Option(help="Catalog name such as dgx-h100:8, or a topology file.")]
@@ -69,11 +75,11 @@ def experts(
 
     started = time.perf_counter()
     from ..experts.cluster import cluster_for
-    from ..experts.planning import plan_experts
     from ..experts.request import ExpertRequest
     from ..experts.workloads import load_workloads
+    from ..plan.experts import ExpertPlan
     from .common import emit
-    from .expert_options import limits, replanned
+    from .expert_options import limits, planned, replanned, workloads_by_phase
 
     request = ExpertRequest(
         objective=objective,  # type: ignore[arg-type]  # ExpertRequest refuses what is no objective
@@ -89,16 +95,14 @@ def experts(
         **({} if work is None else {"work": work}),
     )
     place = cluster_for(cluster, measured, gpus, gpus_per_node, link_ratio)
-    workloads = load_workloads(routing, array, top, held_out)
     bounds = limits(current, expert_size, budget, target)
-    if current is None or bounds is None:
-        plan = plan_experts(workloads, place, request)
-    else:
-        plan = replanned(current, workloads, place, request, bounds)
+    workloads = workloads_by_phase(routing, lambda files: load_workloads(files, array, top, held_out))
+    plan = planned(workloads, place, request) if bounds is None else replanned(bounds, workloads, place, request)
 
     def view() -> None:
-        from ..report.experts import print_expert_plan
+        from ..report.experts import print_expert_phases, print_expert_plan
 
-        print_expert_plan(plan, time.perf_counter() - started)
+        elapsed = time.perf_counter() - started
+        print_expert_plan(plan, elapsed) if isinstance(plan, ExpertPlan) else print_expert_phases(plan, elapsed)
 
     emit(plan, json=json, output=output, view=view)

@@ -15,6 +15,9 @@ def export(
     output: Annotated[str | None, typer.Option("--output", "-o", help="Write the launcher's files to this folder.")] = (
         None
     ),
+    phase: Annotated[
+        str | None, typer.Option(help="Only this phase of a plan of several. [default: all, each in its own files]")
+    ] = None,
 ) -> None:
     """Write a plan in a launcher's own form; a plan that does not validate is refused with exit 5."""
     from ..errors import InputError
@@ -27,7 +30,7 @@ def export(
         return
     if plan is None:
         raise InputError(f"export: name the plan file to write for {to}, such as plan.json")
-    made = export_plan(load(plan), to)
+    made = export_plan(load(plan), to, phase)
     if output is None:
         sys.stdout.write(made.text)
     else:

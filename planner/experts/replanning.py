@@ -20,6 +20,8 @@ from shardwright.solvers.placement import (
 )
 
 from ..errors import InputError
+from ..files import sha256_of
+from ..plan.base import Input
 from ..plan.experts import ExpertPlan, Migration
 from .cluster import ExpertCluster, Ints
 from .found import Found
@@ -52,12 +54,18 @@ class Replan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def replan_experts(
-    current: ExpertPlan, workloads: Workloads, cluster: ExpertCluster, request: ExpertRequest, limits: Replan
+    current: ExpertPlan,
+    workloads: Workloads,
+    cluster: ExpertCluster,
+    request: ExpertRequest,
+    limits: Replan,
+    record: Input | None = None,
 ) -> ExpertPlan:
     """The best placement found that the budget lets the current one turn into.
 
     For load alone, copies are replaced or exchanged one step at a time until no layer's ratio exceeds the target; with
-    traffic, the placement is annealed with a price on every moved copy, found by bisection. Raises InputError when the
+    traffic, the placement is annealed with a price on every moved copy, found by bisection. `record` names the current
+    plan's file; without it its content is hashed. Raises InputError when the
     current plan is for other layers, experts or GPUs.
     """
     _check(current, workloads, cluster, request)
@@ -81,7 +89,13 @@ def replan_experts(
     paid = value_of(problem, slot_placement(before)).value
     saved = 1 - value / paid if paid > 0 else 0.0
     move = _migration(held, _held(holders, cluster.gpus), cluster, limits.expert_bytes, saved)
-    return plan_of(workloads, cluster, request, found, slots, move)
+    plan = plan_of(workloads, cluster, request, found, slots, move)
+    return msgspec.structs.replace(plan, inputs=(*plan.inputs, record or _hashed(current)))
+
+
+def _hashed(current: ExpertPlan) -> Input:
+    """The record of a plan in force that comes from no file."""
+    return Input(role="plan", source="memory:plan in force", sha256=sha256_of(msgspec.to_builtins(current)))
 
 
 def _check(current: ExpertPlan, workloads: Workloads, cluster: ExpertCluster, request: ExpertRequest) -> None:

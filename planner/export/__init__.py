@@ -75,8 +75,8 @@ def _refuse_unfit(plan: PlanBase) -> None:
             )
 
 
-def export_plan(plan: PlanBase, to: str) -> Export:
-    """A plan in a launcher's form, checked first.
+def export_plan(plan: PlanBase, to: str, phase: str | None = None) -> Export:
+    """A plan in a launcher's form, checked first; of a plan of phases, `phase` alone (None: each in files of its own).
 
     Raises InvalidPlan when the plan does not validate, does not fit its devices or an input has changed since, and
     InputError when the launcher is unknown or cannot run this plan.
@@ -85,11 +85,20 @@ def export_plan(plan: PlanBase, to: str) -> Export:
 
     chosen = exporter(to)
     kind = type(plan).__struct_config__.tag
-    if kind not in chosen.kinds:
+    phased = kind == "expert_phases" and "experts" in chosen.kinds
+    if phase is not None and not phased:
+        raise InputError(f"phase: only plans of several expert placements have phases but this is of kind {kind}")
+    if kind not in chosen.kinds and not phased:
         raise InputError(f"export: {to} takes {' or '.join(chosen.kinds)} plans but this is one of kind {kind}")
     problems = stale_inputs(plan) + validate_plan(plan)
     if problems:
         raise InvalidPlan(f"plan: {problems[0]}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
+    if phased:
+        from ..plan.expert_phases import ExpertPhasesPlan
+        from .expert_phases import export_phases
+
+        assert isinstance(plan, ExpertPhasesPlan)
+        return export_phases(plan, chosen, phase)
     _refuse_unfit(plan)
     roles = {record.role for record in plan.inputs}
     return chosen(

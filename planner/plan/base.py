@@ -19,7 +19,7 @@ class Input(_Record, frozen=True):
     `source` is a file path or a catalog name; `document` makes the plan checkable without the file.
     """
 
-    role: Literal["model", "topology", "job", "load", "offers", "routing", "measured"]
+    role: Literal["model", "topology", "job", "load", "offers", "routing", "measured", "plan"]
     source: str
     sha256: str
     document: Any = None

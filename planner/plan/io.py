@@ -17,6 +17,7 @@ KINDS = {
     "training": "TrainingPlan",
     "serving": "ServingPlan",
     "experts": "ExpertPlan",
+    "expert_phases": "ExpertPhasesPlan",
     "fleet": "FleetPlan",
 }
 MAX_PLAN_BYTES = 256_000_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
+from ..plan.expert_phases import ExpertPhasesPlan
 from ..plan.experts import ExpertPlan, WorkloadScore
 from .text import console, count, duration, percent, si, table
 
@@ -38,6 +39,20 @@ def print_expert_plan(plan: ExpertPlan, seconds: float | None = None) -> None:
         out.print("Assumed", style="bold", markup=False)
         for line in plan.assumptions:
             out.print(f"- {line}", markup=False)
+
+
+def print_expert_phases(plan: ExpertPhasesPlan, seconds: float | None = None) -> None:
+    """Print the view of every phase, then what they come to together."""
+    out = console()
+    for phase, part in plan.phases.items():
+        out.print(f"Phase {phase}", style="bold", markup=False)
+        print_expert_plan(part)
+        out.print("")
+    took = f", {duration(seconds)}" if seconds is not None else ""
+    best = plan.optimality
+    out.print(f"All phases {best.value:.6g} on average, certified gap {percent(best.gap)}{took}", markup=False)
+    for other in plan.alternatives:
+        out.print(f"Instead    {other.label}: {other.value:.6g} ({other.why})", markup=False)
 
 
 def _row(score: WorkloadScore) -> tuple[str, ...]:

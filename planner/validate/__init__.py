@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 __all__ = ["validate_plan"]
 
-_CHECKS = {"experts": ".experts", "fleet": ".fleet", "training": ".training", "serving": ".serving"}
+_CHECKS = {
+    "experts": ".experts",
+    "expert_phases": ".expert_phases",
+    "fleet": ".fleet",
+    "training": ".training",
+    "serving": ".serving",
+}
 
 
 def validate_plan(plan: PlanBase) -> list[str]:
