@@ -11,6 +11,7 @@ from ..errors import InputError
 from .common import writable
 
 if TYPE_CHECKING:
+    from ..workload.experts import ExpertLoad
     from ..workload.training import TrainingJob
 
 TECHNIQUES = (
@@ -104,7 +105,7 @@ def job_fields(given: Mapping[str, Any]) -> dict[str, Any]:
         "precision": given.get("precision"),
         "optimizer": given.get("optimizer"),
         "framework": given.get("framework"),
-        "expert_imbalance": expert_imbalance(given.get("experts")),
+        "expert_load": expert_load(given.get("experts")),
         "trained": given.get("trained"),
         "token_budget": None if tokens is None else parse_count(tokens),
         "memory_margin": given.get("margin"),
@@ -114,13 +115,13 @@ def job_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def expert_imbalance(path: str | None) -> float | None:
-    """The load of the fullest expert rank over the mean in a plan of experts, if one is named."""
+def expert_load(path: str | None) -> ExpertLoad | None:
+    """The fullest expert rank of a plan of experts and how far its tokens are sent, if one is named."""
     if path is None:
         return None
     from ..costs.experts import read_expert_load
 
-    return read_expert_load(path).imbalance
+    return read_expert_load(path)
 
 
 def constraints(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from ..errors import InputError
+from ..workload.experts import ExpertLoad
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -74,7 +75,7 @@ class Framework(_Record, frozen=True):
     `gemm_output_factor` how much more its math library lost on small products. `permute_traffic_bytes` is the device
     traffic per feature of a routed token to permute, pad and combine, `biased_activation_passes` how many times the
     traffic of a fused activation that of experts with biases is; `dispatch_by_node` sends a token once to every
-    scale-up domain that needs it.
+    scale-up domain that needs it. `placed` is an expert placement, which no file of coefficients holds.
     """
 
     attention_kernel: Literal["flash", "unfused"] = "flash"
@@ -109,6 +110,7 @@ class Framework(_Record, frozen=True):
     permute_traffic_bytes: float = 8.0
     biased_activation_passes: float = 1.0
     dispatch_by_node: bool = False
+    placed: ExpertLoad | None = None
     logits_bytes: float = 10.0
     saved_linear_bytes_fp8: float = 1.0
     weight_copy_bytes_fp8: float = 1.0

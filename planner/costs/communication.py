@@ -9,6 +9,7 @@ import numpy as np
 from shardwright.models import Attention, Block, Elementwise, Embedding, Experts, Linear, Norm
 
 from ..strategy import CONTEXT_COMMS
+from ..workload.experts import ExpertLoad
 from .coefficients import Framework
 from .keys import BlockKeys, Floats
 from .network import Groups, Network, groups_of
@@ -204,8 +205,13 @@ def _hierarchical(
 
 
 def dispatch_seconds(block: Block, keys: BlockKeys, network: Network, framework: Framework) -> Floats:
-    """Dispatch and combine: two all-to-alls over ep each way, and a gather and scatter over etp."""
+    """Dispatch and combine: two all-to-alls over ep each way, and a gather and scatter over etp.
+
+    Where the experts of a placement are on as many ranks, its fullest rank takes and returns the most.
+    """
     total: Floats = np.zeros(len(keys))
+    load = framework.placed
+    fuller = 1.0 if load is None else np.where(keys.ep == load.ranks, load.imbalance, 1.0)
     for op in block.operators:
         if not isinstance(op, Experts):
             continue
@@ -213,9 +219,9 @@ def dispatch_seconds(block: Block, keys: BlockKeys, network: Network, framework:
         sent = keys.own_tokens * op.topk * hidden * 2.0
         ep_groups = groups_of(keys.etp, keys.ep, network.domain)
         if framework.dispatch_by_node:
-            total = total + 2 * _by_domain(sent, op.topk, ep_groups, network)
+            total = total + 2 * _by_domain(sent * fuller, op.topk, ep_groups, network, load)
         else:
-            total = total + 2 * network.seconds("all_to_all", sent, ep_groups)
+            total = total + 2 * network.seconds("all_to_all", sent * fuller, ep_groups)
         etp_groups = groups_of(np.ones(len(keys), np.int64), keys.etp, network.domain)
         whole = sent * keys.etp
         total = total + network.seconds("all_gather", whole, etp_groups)
@@ -223,18 +229,26 @@ def dispatch_seconds(block: Block, keys: BlockKeys, network: Network, framework:
     return total * (1 - framework.ep_overlap)
 
 
-def _by_domain(sent: Floats, topk: int, groups: Groups, network: Network) -> Floats:
+def _by_domain(sent: Floats, topk: int, groups: Groups, network: Network, load: ExpertLoad | None) -> Floats:
     """An all-to-all that crosses to each scale-up domain once per token, then spreads inside it while the next tokens
     cross (DeepSeek-V3 report, section 3.2.2).
 
-    Of d domains, topk experts chosen evenly lie in d (1 - (1 - 1/d)^topk) different ones.
+    Of d domains, topk experts chosen evenly lie in d (1 - (1 - 1/d)^topk) different ones; a placement on as many ranks
+    and domains says in how many its tokens' experts do, and on how many ranks, each of which needs a token once.
     """
     domains = groups.domains.astype(np.float64)
     crossed = domains * (1 - (1 - 1 / domains) ** topk) / topk
+    spread: Floats = np.ones_like(domains)
+    if load is not None:
+        placed = groups.domains * groups.ranks_per_domain == load.ranks
+        if load.reach_nodes is not None:
+            crossed = np.where(placed & (groups.domains == load.nodes), load.reach_nodes / topk, crossed)
+        if load.reach is not None:
+            spread = np.where(placed, load.reach / topk, 1.0)
     one = np.ones_like(groups.domains)
     inner = groups.ranks_per_domain
     across = Groups(groups.stride * inner, one, groups.domains, groups.sharing * inner)
     inside = Groups(groups.stride, inner, one, one)
     return np.maximum(
-        network.seconds("all_to_all", sent * crossed, across), network.seconds("all_to_all", sent, inside)
+        network.seconds("all_to_all", sent * crossed, across), network.seconds("all_to_all", sent * spread, inside)
     )

@@ -89,6 +89,10 @@ def _device(topology: Topology, job: TrainingJob, index: int) -> Device:
     if job.expert_imbalance is not None:
         framework = msgspec.structs.replace(chosen.framework, expert_imbalance=job.expert_imbalance)
         chosen = msgspec.structs.replace(chosen, framework=framework)
+    if job.expert_load is not None:
+        load = job.expert_load
+        framework = msgspec.structs.replace(chosen.framework, expert_imbalance=load.imbalance, placed=load)
+        chosen = msgspec.structs.replace(chosen, framework=framework)
     return device_of(kind, job.precision, chosen, job.trained == "adapters")
 
 

@@ -207,6 +207,10 @@ def assumptions(context: Context, strategy: Strategy) -> tuple[str, ...]:
         notes.append(f"averaging replicas every {strategy.sync_period} steps changes the optimization ({source})")
     if strategy.vocab_parallel:
         notes.append("every pipeline rank holds a share of the vocabulary: no launcher of `export` divides it so")
+    if job.expert_load is not None:
+        load = job.expert_load
+        notes.append(f"the fullest expert rank has {load.imbalance:.4g} times the mean load, as placed")
+        notes.append(f"dispatch is that of the placement where ep is {load.ranks}, and of even routing elsewhere")
     if framework.expert_imbalance == 1.0 and has_experts(context.model):
         notes.append("tokens are spread evenly over the experts")
     return tuple(dict.fromkeys(notes))

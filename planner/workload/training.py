@@ -9,6 +9,7 @@ import msgspec
 
 from ..errors import InputError
 from ..strategy import Constraints
+from .experts import ExpertLoad
 
 Precision = Literal["fp32", "fp16", "bf16", "fp8", "fp4"]
 Objective = Literal["step_s", "tokens_per_s_per_device", "days", "usd", "energy_j", "peak_memory_bytes"]
@@ -55,7 +56,8 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     parameter: fp32 master weights, both Adam moments, and the accumulated gradient. `memory_margin` is the share of
     the device's memory that a plan must leave free. With `trained` adapters (LoRA) the base weights are frozen: no
     weight gradients, no optimizer states and no gradient transfers are counted, and the adapters as nothing.
-    `expert_imbalance` is the load of the fullest expert rank over the mean; None takes the framework's.
+    `expert_imbalance` is the load of the fullest expert rank over the mean; None takes the framework's. `expert_load`
+    says more of an expert placement on as many ranks as `ep`: its fullest rank and how far tokens are sent.
     `objective` is what a plan minimizes among strategies whose step takes at most `time_limit_s`, per step but for the
     days of the whole token budget; tokens per second and device are maximized.
     `usd_per_device_hour` overrides the catalog's price. `explore` names techniques to try beside the usual ones: other
@@ -77,6 +79,7 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     gradient_bytes: int = 4
     token_budget: int | None = None
     expert_imbalance: float | None = None
+    expert_load: ExpertLoad | None = None
     framework: str = "megatron-2024"
     trained: Literal["all", "adapters"] = "all"
     memory_margin: float = 0.05
@@ -103,6 +106,8 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InputError(f"job.{name} must be a positive number but got {value}")
+        if self.expert_imbalance is not None and self.expert_load is not None:
+            raise InputError("job.expert_imbalance and job.expert_load both give the imbalance: leave one out")
         if self.expert_imbalance is not None and not 1 <= self.expert_imbalance <= 1000:
             raise InputError(f"job.expert_imbalance must be from 1 to 1000 but got {self.expert_imbalance}")
         if self.robustness_samples > MOST_ROBUSTNESS_SAMPLES:

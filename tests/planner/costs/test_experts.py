@@ -49,6 +49,34 @@ def test_a_fuller_rank_slows_a_training_step():
     assert steps[1] > 1.05 * steps[0]
 
 
+def training_step(framework: str, load: ExpertLoad | None, ep: int = 16) -> float:
+    job = TrainingJob(gbs=64, sequence_length=4096, framework=framework, expert_load=load)
+    costs = TrainingCosts(model("qwen3-30b-a3b"), cluster("dgx-h100:2"), job)
+    return float(costs.evaluate(table_of([Strategy(dp_shard=16, ep=ep)], 64)).step_s[0])
+
+
+def test_a_training_step_waits_for_the_fullest_rank_to_take_its_tokens():
+    even, skewed = (ExpertLoad(imbalance=1.0, ranks=16), ExpertLoad(imbalance=1.5, ranks=16))
+    assert training_step("megatron-2024", even) == training_step("megatron-2024", None)
+    job = TrainingJob(gbs=64, sequence_length=4096, expert_imbalance=1.5)
+    costs = TrainingCosts(model("qwen3-30b-a3b"), cluster("dgx-h100:2"), job)
+    computed = float(costs.evaluate(table_of([Strategy(dp_shard=16, ep=16)], 64)).step_s[0])
+    assert training_step("megatron-2024", skewed) > 1.01 * computed
+    elsewhere = ExpertLoad(imbalance=1.5, ranks=8)
+    assert training_step("megatron-2024", elsewhere) == pytest.approx(computed)
+
+
+def test_a_training_step_that_dispatches_by_node_is_faster_where_tokens_reach_few_nodes():
+    usual = training_step("megatron-2025", None)
+    near, far = (
+        training_step("megatron-2025", ExpertLoad(imbalance=1.0, ranks=16, nodes=2, reach=2.0, reach_nodes=nodes))
+        for nodes in (1.0, 2.0)
+    )
+    assert near < usual <= far
+    other = ExpertLoad(imbalance=1.0, ranks=32, nodes=4, reach=2.0, reach_nodes=1.0)
+    assert training_step("megatron-2025", other) == usual
+
+
 def test_a_plan_gives_its_load_and_reach_on_tokens_it_was_not_made_with():
     random = np.random.default_rng(0)
     ids = random.integers(0, 16, size=(400, 3, 2))
@@ -58,6 +86,7 @@ def test_a_plan_gives_its_load_and_reach_on_tokens_it_was_not_made_with():
     assert load.ranks == 4
     assert load.imbalance == plan.scores[1].load_ratio > plan.scores[0].load_ratio
     assert load.reach == plan.scores[1].fanout_gpus
+    assert (load.nodes, load.reach_nodes) == (1, plan.scores[1].fanout_nodes)
     counts = workloads_of([routing_from_counts("counts", random.integers(1, 9, (3, 16)))])
     assert expert_load(plan_experts(counts, 4, ExpertRequest(objective="load")), "plan.json").reach is None
 
@@ -69,6 +98,8 @@ def test_a_plan_gives_its_load_and_reach_on_tokens_it_was_not_made_with():
         ({"imbalance": float("nan"), "ranks": 8}, "imbalance must be from 1"),
         ({"imbalance": 1.0, "ranks": 0}, "ranks must be at least 1"),
         ({"imbalance": 1.0, "ranks": 8, "reach": 9.0}, "reach must be from 1 to the 8 ranks"),
+        ({"imbalance": 1.0, "ranks": 8, "nodes": 9}, "nodes must be from 1 to the 8 ranks"),
+        ({"imbalance": 1.0, "ranks": 8, "nodes": 2, "reach_nodes": 3.0}, "reach_nodes must be from 1 to the 2 nodes"),
     ],
 )
 def test_loads_that_mean_nothing_are_refused(fields, words):
