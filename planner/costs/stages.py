@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from shardwright.models import Attention, Block, ModelGraph
 
 from ..strategy import SCHEDULES
-from ..workload.strategy_table import BALANCED, CUSTOM, EVEN, Ints, StrategyTable, row_codes
+from ..workload.strategy_table import ALL_LAYERS, BALANCED, CUSTOM, EVEN, Ints, StrategyTable, row_codes
 from .keys import Floats
 from .ranks import ALIKE, DeviceRanks
 
@@ -188,6 +188,7 @@ class Pipelines:
 
     def __init__(self, model: Chain) -> None:
         self.chain = model
+        self.sums = block_sums(model)
         self._layers: dict[tuple[int, ...], Ints] = {}
         self._stages: dict[tuple[int, ...], _Kept] = {}
 
@@ -214,16 +215,17 @@ class Pipelines:
         With `every` no stage is left out, so stage i is pipeline rank i; the rows must then share one pp.
         """
         full = np.where(table.recompute == 2, table.recompute_layers, 0)
-        gpipe = table.schedule == SCHEDULES.index("gpipe")
-        limit = np.where(gpipe, microbatches, np.minimum(microbatches, 2 * table.pp))
+        limit = np.minimum(microbatches, _most_alive(table))
         columns = (table.pp, table.vpp, table.schedule, table.layout, full, limit, table.vocab_parallel)
         first, inverse = row_codes(columns)
         keys = np.stack([column[first] for column in columns], axis=1).tolist()
         kept = [self._kept(table, int(i), tuple(key), every) for i, key in zip(first, keys, strict=True)]
-        width = max((len(each.slowness) for each in kept), default=1)
+        lengths = np.array([len(each.slowness) for each in kept], np.int64)
+        numbers = np.arange(lengths.max(initial=1))
+        places = (np.cumsum(lengths) - lengths)[:, None] + np.where(numbers < lengths[:, None], numbers, 0)
 
-        def padded(name: str) -> Floats:
-            return np.stack([_repeated(getattr(each, name), width) for each in kept])
+        def padded(name: str) -> Floats:  # the first stage repeated until there are as many as of any other
+            return np.asarray(np.concatenate([getattr(each, name) for each in kept])[places])
 
         stages = Stages(
             **{name: padded(name) for name in ("count", "again", "live", "live_inputs", "slowness", "tightness")},
@@ -239,15 +241,16 @@ class Pipelines:
         pp, vpp, schedule, _, most, limit, spread = key
         full = self.recomputed(table, row, most)
         live = live_microbatches(SCHEDULES[schedule], pp, vpp, limit)
+        layers = self.layers(table, row)
         if spread:
             model, live = without_vocabulary(self.chain), np.minimum(live + 1, limit)
             part = with_vocabulary(
-                self.chain, pipeline_stages(model, self.layers(table, row), SCHEDULES[schedule], live, full)
+                self.chain, pipeline_stages(model, self.sums, layers, SCHEDULES[schedule], live, full)
             )
         else:
-            part = pipeline_stages(self.chain, self.layers(table, row), SCHEDULES[schedule], live, full)
+            part = pipeline_stages(self.chain, self.sums, layers, SCHEDULES[schedule], live, full)
         slowness, tightness = self.chain.ranks.of_stages(pp)
-        keep = np.arange(pp) if every else _heaviest(part, slowness, tightness)
+        keep = np.arange(pp) if every else _heaviest(part, self.chain.ranks.alike, slowness, tightness)
         made = _Kept(
             count=part[0][keep],
             again=part[1][keep],
@@ -258,7 +261,7 @@ class Pipelines:
             total=part[0].sum(axis=0),
             slow_total=slowness @ part[0],
             slow_again=slowness @ part[1],
-            uneven=unevenness(self.chain, self.layers(table, row), pp, slowness) if vpp > 1 else np.zeros(()),
+            uneven=unevenness(self.chain, layers, pp, slowness) if vpp > 1 else np.zeros(()),
         )
         if lasting:
             self._stages[key] = made
@@ -282,25 +285,39 @@ class _Kept:
     TOTALS: ClassVar = ("total", "slow_total", "slow_again", "uneven")
 
 
-def _repeated(values: Floats, width: int) -> Floats:
-    """The values, the first repeated until there are `width`."""
-    short = width - len(values)
-    return np.concatenate([values, values[:1].repeat(short, axis=0)]) if short else values
+def _most_alive(table: StrategyTable) -> Ints:
+    """Micro-batches beyond which a schedule keeps no more of them alive."""
+    result: Ints = np.where(table.schedule == SCHEDULES.index("gpipe"), ALL_LAYERS, 2 * table.pp)
+    alike = (table.schedule == SCHEDULES.index("1f1b")) | (table.schedule == SCHEDULES.index("zb-h1"))
+    result[alike] = (table.pp + table.vocab_parallel)[alike]
+    return result
 
 
-def pipeline_stages(
-    model: Chain, layers: Ints, schedule: str, live: NDArray[np.int64], recomputed: int | Ints
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """`count`, `again`, `live`, `live_inputs` of every rank of one pipeline, each [pp, blocks].
-
-    The first `recomputed` layers of every virtual stage, one number for all or one each, are fully recomputed.
-    """
-    pp = live.shape[1]
+def block_sums(model: Chain) -> tuple[Floats, Floats]:
+    """Of every block, how many of the layers before each layer are one, and how many stand beside those."""
     width = len(model.blocks)
     held = np.zeros((len(model.layers) + 1, width))
     beside = np.zeros((len(model.layers) + 1, width))
     np.cumsum(np.eye(width)[model.layers], axis=0, out=held[1:])
     np.cumsum(model.beside, axis=0, out=beside[1:])
+    return held, beside
+
+
+def pipeline_stages(
+    model: Chain,
+    sums: tuple[Floats, Floats],
+    layers: Ints,
+    schedule: str,
+    live: NDArray[np.int64],
+    recomputed: int | Ints,
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """`count`, `again`, `live`, `live_inputs` of every rank of one pipeline, each [pp, blocks].
+
+    `sums` are the model's `block_sums`. The first `recomputed` layers of every virtual stage, one number for all or one
+    each, are recomputed.
+    """
+    pp = live.shape[1]
+    held, beside = sums
     end = np.cumsum(layers)
     start = end - layers
     middle = np.minimum(start + recomputed, end)
@@ -345,16 +362,22 @@ def unevenness(model: Chain, layers: Ints, pp: int, slowness: Floats) -> Floats:
     return np.asarray(UNEVEN_ROUNDS * (float(rounds.max(axis=1).sum()) / heaviest - 1.0))
 
 
-def _heaviest(part: tuple[Floats, Floats, Floats, Floats], slowness: Floats, tightness: Floats) -> NDArray[np.int64]:
+def _heaviest(
+    part: tuple[Floats, Floats, Floats, Floats], alike: bool, slowness: Floats, tightness: Floats
+) -> NDArray[np.int64]:
     """Ranks that no other rank equals or exceeds in every count, in time or in room; of equal ranks the first."""
     count, again, live, live_inputs = part
-    by_time = np.concatenate([count, again], axis=1) * slowness[:, None]
-    by_room = np.concatenate([count, live, live_inputs, np.ones_like(count[:, :1])], axis=1) * tightness[:, None]
-    features = np.concatenate([by_time, by_room, count], axis=1)
-    at_least = np.all(features[:, None, :] >= features[None, :, :], axis=2)
-    equal = at_least & at_least.T
-    earlier = np.tril(np.ones(equal.shape, bool), -1).T
-    outweighed = np.any((at_least & ~equal) | (equal & earlier), axis=0)
+    if alike:
+        features = np.concatenate(part, axis=1)
+    else:
+        by_time = np.concatenate([count, again], axis=1) * slowness[:, None]
+        by_room = np.concatenate([count, live, live_inputs, np.ones_like(count[:, :1])], axis=1) * tightness[:, None]
+        features = np.concatenate([by_time, by_room, count], axis=1)
+    features = features[:, (features != features[0]).any(axis=0)]
+    at_least = (features[:, None, :] >= features[None, :, :]).all(axis=2)
+    mutual = at_least & at_least.T
+    earlier = np.triu(mutual, 1)
+    outweighed = ((at_least & ~mutual) | earlier).any(axis=0)
     return np.flatnonzero(~outweighed)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from shardwright.topologies import Topology
 
-from ..costs.step import TrainingCosts
+from ..costs.step import StepCosts, TrainingCosts
 from ..errors import InputError
 from ..workload.training import Objective, TrainingJob
 
@@ -30,6 +30,10 @@ class Measures:
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Measures:
         """The rows picked by an index or a mask."""
         return Measures(self.step_s[rows], self.busy_s[rows], self.memory_bytes[rows])
+
+    def put(self, rows: slice, step: StepCosts) -> None:
+        """Write those of some rows."""
+        self.step_s[rows], self.busy_s[rows], self.memory_bytes[rows] = step.step_s, step.busy_s, step.memory_bytes
 
     def joined(self, other: Measures) -> Measures:
         """These and the other's after them."""

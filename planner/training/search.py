@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from shardwright.solvers import Stop
 from shardwright.solvers.enumeration import Enumeration, Leaves, branch_and_bound
 
+from ..costs.rows import Rows
 from ..costs.step import TrainingCosts
 from ..workload.strategy_table import StrategyTable, concatenate
 from ..workload.training import Objective
@@ -87,12 +89,14 @@ class _Expander:
 
     def __call__(self, chosen: NDArray[np.int64], limit: float) -> Leaves[Found]:
         table, origin = self.space.first_leaves(self.nodes, chosen)
-        measures, floors = evaluated_with_floors(self.costs, table)
-        bounds = self.goal.values(floors)
-        further, parent = self.space.further_leaves(table, np.flatnonzero(np.isfinite(bounds) & (bounds <= limit)))
-        if len(further):
+        if self.space.choices.further(2):
+            measures, floors = evaluated_with_floors(self.costs, table)
+            bounds = self.goal.values(floors)
+            further, parent = self.space.further_leaves(table, np.flatnonzero(np.isfinite(bounds) & (bounds <= limit)))
             table, origin = concatenate([table, further]), np.concatenate([origin, origin[parent]])
             measures = measures.joined(evaluated(self.costs, further))
+        else:
+            measures = evaluated(self.costs, table)
 
         def point(i: int) -> Found:
             return Found(table.take(np.array([i])), float(measures.step_s[i]), float(measures.memory_bytes[i]))
@@ -107,17 +111,28 @@ class _Expander:
 
 def evaluated(costs: TrainingCosts, table: StrategyTable) -> Measures:
     """Measures of every row, a bounded number of rows at a time."""
-    return evaluated_with_floors(costs, table)[0]
+    result = _room(len(table))
+    for part, rows in _parts(costs, table):
+        result.put(part, costs.step(rows))
+    return result
 
 
 def evaluated_with_floors(costs: TrainingCosts, table: StrategyTable) -> tuple[Measures, Measures]:
     """Measures of every row, and what those of the rows that divide more of the states do not go below."""
-    result, floors = (Measures(*(np.empty(len(table)) for _ in range(3))) for _ in range(2))
-    for start in range(0, len(table), ROWS_PER_CALL):
-        at = slice(start, start + ROWS_PER_CALL)
-        rows = costs.rows(table.take(np.arange(*at.indices(len(table)))))
-        part = costs.step(rows)
-        result.step_s[at], result.busy_s[at], result.memory_bytes[at] = part.step_s, part.busy_s, part.memory_bytes
-        floors.step_s[at], floors.memory_bytes[at] = costs.undivided(rows, part)
-        floors.busy_s[at] = part.busy_s
+    result, floors = _room(len(table)), _room(len(table))
+    for part, rows in _parts(costs, table):
+        step = costs.step(rows)
+        result.put(part, step)
+        floors.step_s[part], floors.memory_bytes[part] = costs.undivided(rows, step)
+        floors.busy_s[part] = step.busy_s
     return result, floors
+
+
+def _room(count: int) -> Measures:
+    return Measures(*(np.empty(count) for _ in range(3)))
+
+
+def _parts(costs: TrainingCosts, table: StrategyTable) -> Iterator[tuple[slice, Rows]]:
+    for start in range(0, len(table), ROWS_PER_CALL):
+        part = slice(start, min(start + ROWS_PER_CALL, len(table)))
+        yield part, costs.rows(table.take(part))

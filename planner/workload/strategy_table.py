@@ -115,8 +115,8 @@ class StrategyTable:
         values: Ints = getattr(self, name)
         return values
 
-    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> StrategyTable:
-        """The rows picked by an index or a mask."""
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_] | slice) -> StrategyTable:
+        """The rows picked by an index, a mask or a slice."""
         return StrategyTable(
             **{name: self.column(name)[rows] for name in FIELDS},
             custom_layouts=self.custom_layouts,

@@ -9,6 +9,7 @@ from shardwright.models import model
 from shardwright.planner.costs.schedules import chunks_in_flight
 from shardwright.planner.costs.stages import (
     Pipelines,
+    block_sums,
     chain,
     layers_by_layout,
     layouts_of,
@@ -46,7 +47,7 @@ def test_no_block_is_lost_or_doubled(model_chain, pp, vpp, recomputed, lone):
     schedule = "interleaved" if vpp > 1 else lone
     layers = layers_by_layout(model_chain, schedule, pp, vpp, BALANCED)
     live = live_microbatches(schedule, pp, vpp, 64)
-    count, again, _, _ = pipeline_stages(model_chain, layers, schedule, live, recomputed)
+    count, again, _, _ = pipeline_stages(model_chain, block_sums(model_chain), layers, schedule, live, recomputed)
     copies = 2 if schedule == "dualpipe" else 1
     everything = np.bincount(model_chain.layers, minlength=len(model_chain.blocks)).astype(float)
     everything += model_chain.first + model_chain.last
