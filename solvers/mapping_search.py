@@ -28,6 +28,10 @@ class Chains:
         self.problem = problem
         self.floors = floors
         self.lines = [lines_of(problem, term) for term in problem.terms]
+        self.tables = [
+            lines.cost if lines.adds else _excess(lines.cost, floor)
+            for lines, floor in zip(self.lines, floors, strict=True)
+        ]
         self.chain = np.arange(len(orders))
         self.orders = orders.copy()
         self.refresh()
@@ -46,8 +50,9 @@ class Chains:
     def swap_values(self, place: Ints) -> Floats:
         """Smooth value of each chain after swapping `place` with every place, shape [chains, items]."""
         total = np.repeat(self.smooth[:, None], self.orders.shape[1], axis=1)
-        for lines, edges, groups, floor in zip(self.lines, self.edges, self.groups, self.floors, strict=True):
-            total += _swap_deltas(self.orders, lines, edges, (groups, floor), place[:, None])
+        for i, lines in enumerate(self.lines):
+            priced = (self.tables[i], self.edges[i], self.groups[i], self.floors[i])
+            total += _swap_deltas(self.orders, lines, priced, place[:, None])
         total[self.chain, place] = self.smooth
         if self.problem.blocks is not None:
             total[self.problem.blocks[place][:, None] != self.problem.blocks] = np.inf
@@ -76,35 +81,33 @@ def _excess(cost: Floats, floor: float) -> Floats:
     return np.maximum(cost - floor, 0.0)
 
 
-def _swap_deltas(orders: Ints, lines: Lines, edges: Floats, priced: tuple[Floats, float], p: Ints) -> Floats:
+def _swap_deltas(orders: Ints, lines: Lines, priced: tuple[Floats, Floats, Floats, float], p: Ints) -> Floats:
     """One term's change of excess by swapping place p [chains, 1] with every place q, shape [chains, items].
 
     Four edges change: out of and into p, out of and into q; where p and q are neighbours two of them are the same.
+    `priced` are the costs of edges, or what they exceed the floor by where edges do not add up; those of every chain's
+    edges and groups; and the floor.
     """
-    groups, floor = priced
-    rows, q, n = np.arange(len(orders))[:, None], np.arange(lines.items), lines.items
+    table, edges, groups, floor = priced
+    rows, n = np.arange(len(orders))[:, None], lines.items
     after, before = lines.next[p], lines.previous[p]
-    item = orders[rows, p]
-    out_p = lines.cost[orders * n + np.where(after == q, item, orders[rows, after])]
-    into_p = lines.cost[np.where(before == q, item, orders[rows, before]) * n + orders]
-    out_q = lines.cost[item * n + np.where(lines.next == p, orders, orders[:, lines.next])]
-    into_q = lines.cost[np.where(lines.previous == p, orders, orders[:, lines.previous]) * n + item]
-    has_out, has_in = lines.has_next[p], lines.has_previous[p]
-    keeps_out = lines.has_next & ~(has_in & (before == q))
-    keeps_in = lines.has_previous & (lines.previous != p)
+    item, row = orders[rows, p], orders * n
+    out_p, into_p = table[row + orders[rows, after]], table[row[rows, before] + orders]
+    out_p[rows, after] = table[row[rows, after] + item]
+    into_p[rows, before] = table[item * n + orders[rows, before]]
+    old = edges if lines.adds else _excess(edges, floor)
+    out_q = lines.has_next * (table[item * n + orders.take(lines.next, axis=1)] - old)
+    into_q = lines.has_previous * (table[row.take(lines.previous, axis=1) + item] - old.take(lines.previous, axis=1))
+    out_q[rows, before] = into_q[rows, after] = 0.0  # those between p and a neighbour are p's
+    delta_p = lines.has_next[p] * (out_p - old[rows, p]) + lines.has_previous[p] * (into_p - old[rows, before])
+    delta_q = out_q + into_q
     if not lines.adds:
-        old = _excess(edges, floor)
-        at_p = has_out * (_excess(out_p, floor) - old[rows, p]) + has_in * (_excess(into_p, floor) - old[rows, before])
-        at_q = keeps_out * (_excess(out_q, floor) - old) + keeps_in * (_excess(into_q, floor) - old[:, lines.previous])
-        return np.asarray(at_p + at_q)
-    delta_p = has_out * (out_p - edges[rows, p]) + has_in * (into_p - edges[rows, before])
-    delta_q = keeps_out * (out_q - edges) + keeps_in * (into_q - edges[:, lines.previous])
-    padded = np.concatenate([groups, np.zeros((len(orders), 1))], axis=1)
-    line_p, line_q = padded[rows, lines.line[p]], padded[:, lines.line]
-    old_p = _excess(line_p, floor)
-    together = _excess(line_p + delta_p + delta_q, floor) - old_p
-    apart = _excess(line_p + delta_p, floor) - old_p + _excess(line_q + delta_q, floor) - _excess(line_q, floor)
-    return np.where(lines.line[p] == lines.line, together, apart)
+        return np.asarray(delta_p + delta_q)
+    over = np.concatenate([groups - floor, np.full((len(orders), 1), -floor)], axis=1)
+    line_p, line_q = over[rows, lines.line[p]], over.take(lines.line, axis=1)
+    both = np.maximum(line_p + delta_p + delta_q, 0.0)
+    apart = np.maximum(line_p + delta_p, 0.0) + np.maximum(line_q + delta_q, 0.0) - np.maximum(line_q, 0.0)
+    return np.asarray(np.where(lines.line[p] == lines.line, both, apart) - np.maximum(line_p, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
