@@ -36,6 +36,7 @@ from shardwright.topologies import TopologyError
 
 METRICS = ("tpot", "ttft", "throughput")
 OFFLINE = ("max_throughput", "poisson SLO", "static_batch")
+_NEEDED = ("model", "gpu", "num_gpus", "engine", "isl", "osl", "load_kind", "source", "source_confidence")
 _COLUMNS = {"tpot": ("tpot_ms",), "ttft": ("ttft_ms",), "throughput": ("out_tok_s_gpu", "out_tok_s")}
 
 
@@ -63,12 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         with Path(given.file).open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
+            reader = csv.DictReader(stream)
+            rows, columns = list(reader), set(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         print(f"error: {given.file}: {error}", file=sys.stderr)
         return 2
-    if not rows or "model" not in rows[0]:
-        print(f"error: {given.file}: no rows with the columns of serving measurements", file=sys.stderr)
+    missing = [each for each in _NEEDED if each not in columns]
+    if missing or not rows:
+        wrong = f"it has no column {', '.join(missing)}" if missing else "it has no rows"
+        print(f"error: {given.file}: not a table of serving measurements: {wrong}", file=sys.stderr)
         return 2
     found = [each for each in outcomes(rows, given.all) if given.half in (None, _half(each))]
     if given.rows:

@@ -1,95 +1,52 @@
 """Fit the figures of planner/costs/serving/coefficients.json to measured serving rows.
 
-    python -m benchmarks.fit_serving FILE.csv [--half even|odd] [--without SOURCE] [--rounds N] [--output FILE.json]
+    python -m benchmarks.fit_serving FILE.csv [--half even|odd] [--split N] [--without SOURCE] [--prior N]
+        [--rounds N] [--steps N] [--resume FILE.json] [--output FILE.json]
 
 The start is benchmarks/serving_start.json: kernel figures read off AIConfigurator's operator tables
 (aiconfigurator-core 0.12.0, Apache-2.0: gemm, attention, moe and custom all-reduce tables by accelerator and engine),
 engine figures judged.
-What is minimized is the sum of absolute logarithmic errors plus PRIOR times the squared logarithm of every figure over
-its start, so that a figure that few rows speak to stays where the operator tables put it (iteratively reweighted least
-squares, Gauss-Newton on the simulator by differences).
+What is minimized is the sum of relative errors, each at most MOST, plus `--prior` times the squared logarithm of every
+figure over its start, so that a figure that few rows speak to stays where the operator tables put it (iteratively
+reweighted least squares; Gauss-Newton by differences). Every round simulates all rows and keeps their steps; the steps
+that follow time those anew and simulate nothing (see benchmarks.serving_record).
 
 There is one set of figures per accelerator architecture and per engine generation; nothing belongs to a row, a model
-or a source. `--half` fits on one half of the workloads (model, prompt and output length; by CRC-32) for a report on
-the other; `--without` leaves a source out.
+or a source. `--half` fits on one half of the workloads (model, prompt and output length; by CRC-32, `--split` seeds
+other halves) and reports on the other; `--without` leaves a source out and reports on it.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import json
 import sys
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.serving_cases import Case, case_of
+from benchmarks.serving_figures import Figures
 from benchmarks.serving_models import SkippedError
-from benchmarks.serving_prediction import costs_key, predict
-from shardwright.planner.costs.serving.coefficients import Engine, Kernels, generation
-from shardwright.planner.costs.serving.step import Machine
+from benchmarks.serving_record import Recorded, recorded
 
 START = Path(__file__).with_name("serving_start.json")
 TARGET = Path(__file__).parent.parent / "planner" / "costs" / "serving" / "coefficients.json"
-WEIGHTS = {"tpot": 1.0, "ttft": 0.5, "throughput": 1.0}
-PRIOR = 3.0
-EFFORT = 0.25  # of the requests, for derivatives
-FRESH = 2  # rounds that derivatives are kept for
-KERNEL_FIGURES = (
-    "compute.bf16",
-    "compute.fp8",
-    "compute.fp4",
-    "gemm_start_s.bf16",
-    "gemm_start_s.fp8",
-    "gemm_start_s.fp4",
-    "memory",
-    "prefill_attention",
-    "decode_attention",
-    "decode_attention_fp8",
-    "decode_attention_compute",
-    "attention_start_s",
-    "expert_compute.bf16",
-    "expert_compute.fp8",
-    "expert_compute.fp4",
-    "expert_memory",
-    "expert_start_s.bf16",
-    "expert_start_s.fp8",
-    "expert_start_s.fp4",
-    "small_reduce_s",
-    "library_reduce",
-)
-ENGINE_FIGURES = (
-    "step_s",
-    "sequence_s",
-    "prefill_s",
-    "prompt_s",
-    "launch_s",
-    "request_s",
-    "start",
-    "gemm",
-    "attention",
-    "read",
-    "grouped",
-    "expert",
-    "expert_work",
-    "reduce",
-    "imbalance",
-)
+# The reciprocals of the errors aimed at, times that of how many rows give a metric.
+WEIGHTS = {"tpot": 1.0, "ttft": 0.4, "throughput": 0.45}
+PRIOR = 1.0
+MOST = 3.0
+NEAR = 0.03  # errors below it pull less
+DIFFERENCE = 1.03
+LEAST_GAIN = 0.002
 
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One number of the file: an architecture's or an engine generation's."""
-
-    owner: str
-    name: str
+Floats = NDArray[np.float64]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,29 +54,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fit_serving", description=__doc__)
     parser.add_argument("file")
     parser.add_argument("--half", choices=("even", "odd"))
+    parser.add_argument("--split", type=int, default=0)
     parser.add_argument("--without", default="")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--cases", type=int, default=900)
+    parser.add_argument("--prior", type=float, default=PRIOR)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--start", default=str(START))
     parser.add_argument("--resume", help="a fitted file to go on from; the start still is what figures are held to")
     parser.add_argument("--output", default=str(TARGET))
     given = parser.parse_args(arguments)
-    cases = chosen_cases(given.file, given.half, given.without, given.cases)
+    cases = usable_cases(given.file)
+    fitted_on = [_is_fitted_on(case, given.half, given.split, given.without) for case in cases]
     document = json.loads(Path(given.start).read_text())
     resumed = json.loads(Path(given.resume).read_text()) if given.resume else document
-    fitted = fit(document, cases, given.rounds, resumed)
-    Path(given.output).write_text(json.dumps(fitted, indent=1) + "\n")
+    fit = Fit(document, resumed, cases, given.prior)
+    marked = np.array(fitted_on)
+    for left in reversed(range(given.rounds)):
+        fit.record(marked if left else np.ones_like(marked))
+        fit.improve(marked, given.steps)
+    sources = len({case.source for case, used in zip(cases, fitted_on, strict=True) if used})
+    provenance = (
+        f"benchmarks/fit_serving.py on {sum(fitted_on)} measured configurations without speculative decoding, from "
+        f"serving tables of {sources} sources, from {document['provenance']}"
+    )
+    Path(given.output).write_text(json.dumps(fit.figures.document(provenance), indent=1) + "\n")
     return 0
 
 
-def half_of(case: Case) -> str:
-    """Which half of the workloads a case belongs to."""
+def half_of(case: Case, split: int = 0) -> str:
+    """Which half of the workloads a case belongs to, in one of many splits."""
     key = f"{case.model_name}/{case.isl:g}/{case.osl:g}"
-    return "odd" if zlib.crc32(key.encode()) % 2 else "even"
+    return "odd" if zlib.crc32((f"{split}:{key}" if split else key).encode()) % 2 else "even"
 
 
-def chosen_cases(path: str, half: str | None, without: str, limit: int) -> list[Case]:
-    """Verified cases without speculative decoding, thinned evenly to about `limit`, no engine generation left out."""
+def _is_fitted_on(case: Case, half: str | None, split: int, without: str) -> bool:
+    return half in (None, half_of(case, split)) and not (without and without in case.source)
+
+
+def usable_cases(path: str) -> list[Case]:
+    """Verified cases without speculative decoding."""
     with Path(path).open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     found = []
@@ -128,212 +101,133 @@ def chosen_cases(path: str, half: str | None, without: str, limit: int) -> list[
             case = case_of(row)
         except SkippedError:
             continue
-        usable = case.verified and not case.speculative and (not without or without not in case.source)
-        if usable and (half is None or half_of(case) == half):
+        if case.verified and not case.speculative:
             found.append(case)
-    groups: dict[tuple[str, ...], list[Case]] = {}
-    for case in found:
-        key = (
-            case.engine,
-            case.engine_version,
-            case.accelerator,
-            case.model_name,
-            case.quantization.name,
-            case.load_kind,
-        )
-        groups.setdefault(key, []).append(case)
-    share = min(1.0, limit / max(len(found), 1))
-    kept: list[Case] = []
-    for group in groups.values():
-        number = max(1, round(len(group) * share))
-        places = np.unique(np.linspace(0, len(group) - 1, number).astype(int))
-        kept += [group[place] for place in places]
-    return kept
+    return found
 
 
-def fit(document: dict[str, Any], cases: list[Case], rounds: int, resumed: dict[str, Any]) -> dict[str, Any]:
-    """The document with its figures moved, from those of `resumed`, to where the cases want them."""
-    problem = _Problem(document, cases)
-    problem.resume(resumed)
-    for turn in range(rounds):
-        before = problem.loss()
-        problem.step(fresh=turn % FRESH == 0)
-        print(f"round {turn + 1}: {before:.4f} -> {problem.loss():.4f}", file=sys.stderr, flush=True)
-    return problem.document()
+@dataclass(frozen=True, slots=True)
+class Residuals:
+    """Logarithms of predicted over measured, one for every metric of every case, and which case and metric each is."""
+
+    values: Floats
+    places: NDArray[np.int64]
+    metrics: NDArray[np.str_]
+
+    @property
+    def weights(self) -> Floats:
+        """How much each counts."""
+        return np.array([WEIGHTS[metric] for metric in self.metrics.tolist()])
+
+    def errors(self, metric: str, used: NDArray[np.bool_]) -> Floats:
+        """Absolute relative errors of one metric of the cases that are marked."""
+        return np.asarray(np.abs(np.expm1(self.values[(self.metrics == metric) & used[self.places]])))
 
 
-class _Problem:
-    def __init__(self, document: dict[str, Any], cases: list[Case]) -> None:
-        self.kernels = {name: msgspec.convert(value, Kernels) for name, value in document["architectures"].items()}
-        self.engines = {value["generation"]: msgspec.convert(value, Engine) for value in document["engines"]}
-        self.relatives = document["relatives"]
-        self.hosts = dict(document["hosts"])
-        self.original = document
-        self.cases = cases
-        self.owners = [self._owners(case) for case in cases]
-        self.figures = self._figures()
-        self.start = np.array([np.log(self._read(each)) for each in self.figures])
-        self.point = self.start.copy()
-        self.slopes: dict[int, np.ndarray] = {}
-        self.residuals, self.weights = self._residuals(range(len(cases)))
+class Fit:
+    """Figures on their way from a resumed document to where cases want them, held to those of a start."""
 
-    def resume(self, document: dict[str, Any]) -> None:
-        """Go on from the figures of an earlier fit."""
-        self.kernels = {name: msgspec.convert(value, Kernels) for name, value in document["architectures"].items()}
-        self.engines = {value["generation"]: msgspec.convert(value, Engine) for value in document["engines"]}
-        self.hosts = dict(document["hosts"])
-        self._move(np.array([np.log(self._read(each)) for each in self.figures]))
+    def __init__(
+        self, start: dict[str, Any], resumed: dict[str, Any], cases: Sequence[Case], prior: float = PRIOR
+    ) -> None:
+        self.cases, self.prior = cases, prior
+        self.figures = Figures(start, cases)
+        self.start = self.figures.point()
+        held = Figures(resumed, cases)
+        self.figures.kernels, self.figures.engines, self.figures.hosts = held.kernels, held.engines, held.hosts
+        self.runs: dict[int, Recorded] = {}
 
-    def _owners(self, case: Case) -> tuple[str, str, str]:
-        device = case.fabric.accelerator
-        relatives = self.relatives
-        architecture = device.name if device.name in self.kernels else device.architecture
-        if architecture not in self.kernels:
-            architecture = relatives.get(device.name) or relatives.get(device.architecture, relatives["*"])
-        known, _ = generation(list(self.engines.values()), case.engine, case.engine_version)
-        host = next((name for name in self.hosts if device.name.startswith(name)), "")
-        return architecture, known.generation, host
+    def record(self, wanted: NDArray[np.bool_]) -> None:
+        """Simulate the cases that are marked with the figures as they are."""
+        self.runs = {}
+        for place, case in enumerate(self.cases):
+            if not wanted[place]:
+                continue
+            try:
+                self.runs[place] = recorded(case, self.figures.machine(place))
+            except SkippedError:
+                continue
 
-    def _figures(self) -> list[Figure]:
-        used = {owner for pair in self.owners for owner in pair}
+    def residuals(self) -> Residuals:
+        """How far the recorded cases are off with the figures as they are."""
+        values: list[float] = []
+        places: list[int] = []
+        metrics: list[str] = []
+        for place, run in self.runs.items():
+            predicted = run.predicted(self.figures.machine(place))
+            measured = self.cases[place].metrics
+            values += [float(np.log(each / measured[metric])) for metric, each in predicted.items()]
+            places += [place] * len(predicted)
+            metrics += list(predicted)
+        return Residuals(np.array(values), np.array(places), np.array(metrics))
+
+    def slopes(self, used: NDArray[np.bool_]) -> Floats:
+        """How the residuals of the cases that are marked move with the logarithm of every figure."""
         found = []
-        for owner, names in ((self.kernels, KERNEL_FIGURES), (self.engines, ENGINE_FIGURES)):
-            for each in owner:
-                found += [Figure(each, name) for name in names if each in used and self._has(each, name)]
-        return found + [Figure(name, "host") for name in self.hosts if name in used]
+        for place, run in self.runs.items():
+            base = np.log(list(run.predicted(self.figures.machine(place)).values()))
+            slopes = np.zeros((len(base), len(self.figures.all)))
+            for column, figure in enumerate(self.figures.all if used[place] else ()):
+                if self.figures.speaks_to(place, figure):
+                    value = self.figures.read(figure)
+                    self.figures.write(figure, value * DIFFERENCE)
+                    moved = np.log(list(run.predicted(self.figures.machine(place)).values()))
+                    self.figures.write(figure, value)
+                    slopes[:, column] = (moved - base) / np.log(DIFFERENCE)
+            found.append(slopes)
+        return np.concatenate(found)
 
-    def _has(self, owner: str, name: str) -> bool:
-        record: Any = self.kernels.get(owner) or self.engines[owner]
-        head, _, key = name.partition(".")
-        value = getattr(record, head)
-        value = value.get(key, 0.0) if key else value
-        return bool(value > 0)
-
-    def _read(self, figure: Figure) -> float:
-        if figure.name == "host":
-            return float(self.hosts[figure.owner])
-        record: Any = self.kernels.get(figure.owner) or self.engines[figure.owner]
-        head, _, key = figure.name.partition(".")
-        value = getattr(record, head)
-        return float(value[key] if key else value)
-
-    def _write(self, figure: Figure, value: float) -> None:
-        if figure.name == "host":
-            self.hosts[figure.owner] = value
-            return
-        store: Any = self.kernels if figure.owner in self.kernels else self.engines
-        record = store[figure.owner]
-        head, _, key = figure.name.partition(".")
-        new = {**getattr(record, head), key: value} if key else value
-        store[figure.owner] = msgspec.structs.replace(record, **{head: new})
-
-    def _residuals(self, places: Iterable[int]) -> tuple[dict[int, list[float]], dict[int, list[float]]]:
-        found: dict[int, list[float]] = {}
-        weights: dict[int, list[float]] = {}
-        for place in places:
-            case = self.cases[place]
-            try:
-                predicted = predict(case, self._machine(place))
-            except SkippedError:
-                continue
-            metrics = [each for each in predicted if not (each == "throughput" and "tpot" in predicted)]
-            found[place] = [float(np.log(predicted[each] / case.metrics[each])) for each in metrics]
-            weights[place] = [WEIGHTS[each] for each in metrics]
-        return found, weights
-
-    def _machine(self, place: int) -> Machine:
-        architecture, name, host = self.owners[place]
-        links = self.cases[place].fabric
-        return Machine(links, self.kernels[architecture], self.engines[name], self.hosts.get(host, 1.0))
-
-    def _logs(self, place: int) -> np.ndarray:
-        """Logarithms of the predictions of a case from a reduced number of requests, in the order of its residuals."""
-        predicted = predict(self.cases[place], self._machine(place), EFFORT)
-        metrics = [each for each in predicted if not (each == "throughput" and "tpot" in predicted)]
-        return np.log([predicted[each] for each in metrics])
-
-    def _slopes(self, place: int) -> np.ndarray:
-        """How the residuals of a case move with the logarithm of every figure; figures it does not use are left out."""
-        case, size = self.cases[place], len(self.residuals[place])
-        slopes = np.zeros((size, len(self.figures)))
-        key, base = costs_key(case, self._machine(place)), self._logs(place)
-        for column, figure in enumerate(self.figures):
-            if figure.owner not in self.owners[place]:
-                continue
-            value = self._read(figure)
-            self._write(figure, value * 1.04)
-            try:
-                if costs_key(case, self._machine(place)) != key:
-                    slopes[:, column] = (self._logs(place) - base) / np.log(1.04)
-            except SkippedError:
-                pass
-            self._write(figure, value)
-        return slopes
-
-    def loss(self) -> float:
-        """Weighted mean absolute logarithmic error."""
-        total = sum(abs(r) * w for p in self.residuals for r, w in zip(self.residuals[p], self.weights[p], strict=True))
-        return total / sum(w for p in self.residuals for w in self.weights[p])
-
-    def step(self, fresh: bool) -> None:
-        """One Gauss-Newton step, halved until it helps; derivatives are taken anew when `fresh`."""
-        places = sorted(self.residuals)
-        r = np.concatenate([self.residuals[place] for place in places])
-        w = np.concatenate([self.weights[place] for place in places]) / np.maximum(np.abs(r), 0.03)
-        for place in places:
-            if fresh or place not in self.slopes:
-                self.slopes[place] = self._slopes(place)
-        jacobian = np.concatenate([self.slopes[place] for place in places])
-        normal = jacobian.T @ (w[:, None] * jacobian) + 2 * PRIOR * np.eye(len(self.figures))
-        gradient = jacobian.T @ (w * r) + 2 * PRIOR * (self.point - self.start)
-        move = np.clip(-np.linalg.solve(normal, gradient), -0.4, 0.4)
-        before = self._objective()
-        origin = self.point.copy()
-        for scale in (1.0, 0.5, 0.25, 0.1):
-            self._move(origin + scale * move)
-            if self._objective() < before:
+    def improve(self, used: NDArray[np.bool_], steps: int) -> None:
+        """Steps towards the least loss over the cases that are marked, as long as they help."""
+        now = self.residuals()
+        loss = self._loss(now, used)
+        self._print("before", now, used)
+        for number in range(steps):
+            origin, slopes = self.figures.point(), self.slopes(used)
+            move = self._move(now, slopes, used)
+            for scale in (1.0, 0.5, 0.2, 0.07):
+                self.figures.move(origin + scale * move)
+                tried = self.residuals()
+                reached = self._loss(tried, used)
+                if reached < loss:
+                    break
+            else:
+                self.figures.move(origin)
                 return
-        self._move(origin)
+            gain, loss, now = loss - reached, reached, tried
+            self._print(f"step {number + 1}", now, used)
+            if gain < LEAST_GAIN * loss:
+                return
 
-    def _move(self, point: np.ndarray) -> None:
-        for figure, value in zip(self.figures, point, strict=True):
-            limit = 1.0 if self._is_share(figure) else np.inf
-            least = 1.0 if figure.name == "imbalance" else 0.0
-            self._write(figure, max(least, min(float(np.exp(value)), limit)))
-        self.point = np.array([np.log(self._read(each)) for each in self.figures])
-        self.residuals, self.weights = self._residuals(range(len(self.cases)))
+    def _loss(self, residuals: Residuals, used: NDArray[np.bool_]) -> float:
+        errors = np.minimum(np.abs(np.expm1(residuals.values)), MOST) * residuals.weights
+        return float(errors[used[residuals.places]].sum() + self.prior * self._distance())
 
-    def _is_share(self, figure: Figure) -> bool:
-        return figure.owner in self.kernels and not figure.name.split(".")[0].endswith("_s")
+    def _distance(self) -> float:
+        return float(((self.figures.point() - self.start) ** 2).sum())
 
-    def _objective(self) -> float:
-        errors = sum(
-            abs(r) * w for p in self.residuals for r, w in zip(self.residuals[p], self.weights[p], strict=True)
-        )
-        return float(errors + PRIOR * np.sum((self.point - self.start) ** 2))
+    def _move(self, residuals: Residuals, slopes: Floats, used: NDArray[np.bool_]) -> Floats:
+        """The step that the loss asks for where residuals are linear in the figures."""
+        rows = used[residuals.places]
+        r, w, a = residuals.values[rows], residuals.weights[rows], slopes[rows]
+        off = self.figures.point() - self.start
+        move = np.zeros_like(off)
+        for _ in range(4):
+            now = r + a @ move
+            # the derivative of |exp(r) - 1| over that of r² / 2
+            pull = w * np.minimum(np.exp(now), MOST) / np.maximum(np.abs(now), NEAR)
+            normal = a.T @ (pull[:, None] * a) + 2 * self.prior * np.eye(len(off))
+            gradient = a.T @ (pull * now) + 2 * self.prior * (off + move)
+            move = move - np.clip(np.linalg.solve(normal, gradient), -0.3, 0.3)
+        return np.asarray(np.clip(move, -0.5, 0.5))
 
-    def document(self) -> dict[str, Any]:
-        """The file with the figures as they are now, to four digits."""
-        document = dict(self.original)
-        document["hosts"] = _rounded(self.hosts)
-        document["architectures"] = {name: _rounded(msgspec.to_builtins(each)) for name, each in self.kernels.items()}
-        document["engines"] = [_rounded(msgspec.to_builtins(each)) for each in self.engines.values()]
-        figures = msgspec.json.encode([document[key] for key in ("hosts", "architectures", "engines")])
-        document["version"] = hashlib.sha256(figures).hexdigest()[:12]
-        document["provenance"] = (
-            f"benchmarks/fit_serving.py on {len(self.cases)} measured configurations without speculative decoding, "
-            f"thinned evenly from serving tables of {len({case.source for case in self.cases})} sources, from "
-            f"{self.original['provenance']}"
-        )
-        return document
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.4g}")
-    if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
-    return value
+    def _print(self, label: str, residuals: Residuals, used: NDArray[np.bool_]) -> None:
+        shown = []
+        for name, marked in (("fitted", used), ("held out", ~used)):
+            errors = [residuals.errors(metric, marked) for metric in WEIGHTS]
+            if all(each.size for each in errors):
+                shown.append(f"{name} " + " ".join(f"{each.mean():.2%}" for each in errors))
+        print(f"{label}: {'; '.join(shown)}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

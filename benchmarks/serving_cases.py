@@ -59,7 +59,11 @@ RELEASES = {
     ),
     "sglang": (("2025-09", "0.5"),),
 }
-
+# The TensorRT-LLM that a Dynamo release ships (ai-dynamo/dynamo release notes): disaggregated InferenceX runs state the
+# release of Dynamo.
+DYNAMO_RELEASES = {"0.8.1": "1.2.0"}
+# Mean lengths of samples of ShareGPT, as serving benchmarks filter it: lengths vary widely around them.
+SHAREGPT_MEANS = ((202, 214), (215.2, None))
 
 MOST_DEVICES = 4096
 MOST_TOKENS = 4_000_000
@@ -88,6 +92,9 @@ class Case:
     osl: float
     spread: float
     variable: bool
+    requests: int | None
+    token_mean: bool  # TPOT is a mean over tokens and not over requests
+    median: bool  # latencies are medians over requests
     load_kind: str
     load: float | None
     metrics: Mapping[str, float]
@@ -110,6 +117,7 @@ def case_of(row: Row) -> Case:
     if device.vendor == "AMD" and "variant: meta" in _text(row, "notes"):
         raise SkippedError("checkpoint format without kernels on this accelerator")
     isl, variable = _length(row)
+    variable = variable or _is_sharegpt(row, isl)
     metrics = _metrics(row, devices)
     kind = _text(row, "load_kind")
     if not kind:
@@ -138,6 +146,9 @@ def case_of(row: Row) -> Case:
         osl=osl,
         spread=0.2 if "randomi" in notes else 0.0,
         variable=variable,
+        requests=_stated_requests(notes),
+        token_mean="itl" in _text(row, "metric").lower(),
+        median=re.search(r"\bmedians\b", notes) is not None,
         load_kind=kind,
         load=load,
         metrics=metrics,
@@ -201,6 +212,18 @@ def _length(row: Row) -> tuple[float, bool]:
     if not value:
         raise SkippedError("isl not given")
     return value, False
+
+
+def _stated_requests(notes: str) -> int | None:
+    """How many requests a run sent, where the notes say so."""
+    found = re.search(r"\b(\d{2,5}) (?:requests|prompts)\b", notes)
+    return int(found[1]) if found else None
+
+
+def _is_sharegpt(row: Row, isl: float) -> bool:
+    osl = _number(row, "osl")
+    known = any(isl == prompt and output in (None, osl) for prompt, output in SHAREGPT_MEANS)
+    return known or "sharegpt" in _text(row, "notes").lower()
 
 
 def _metrics(row: Row, devices: int) -> dict[str, float]:
@@ -299,7 +322,7 @@ def _quantization(row: Row, name: str, engine: str, device: Accelerator) -> Quan
     elif "fp4" in words:
         scheme = "nvfp4-experts" if re.search(r"deepseek|kimi|glm", name) else "nvfp4"
     elif "fp8" in words.split("kv cache")[0].replace("fp8 kv", ""):
-        scheme = "fp8"
+        scheme = "fp8-ffn" if re.search(r"checkpoint (variant: )?meta\b", _text(row, "notes")) else "fp8"
     elif "int8" in words:
         scheme = "int8" if "int8 matmul" in words else "w8a16"
     elif "int4" in words or "awq" in words or "gptq" in words:
@@ -317,6 +340,8 @@ def _engine(row: Row) -> tuple[str, str]:
     """The engine and its version; runs that state a date only have the release of that month."""
     name, version = _text(row, "engine"), _text(row, "engine_version")
     engine = next((each for pattern, each in ENGINES if re.search(pattern, name, re.I)), "vllm")
+    if engine == "trtllm" and "InferenceX" in _text(row, "source") and _text(row, "mode").startswith("disagg"):
+        version = DYNAMO_RELEASES.get(version.split(".post")[0], version)
     if re.match(r"v?\d+\.\d", version) and not re.match(r"20\d\d", version):
         return engine, ".".join(re.findall(r"\d+", version)[:3])
     dated = re.search(r"(20\d\d-\d\d)", version) or re.search(r"measured (20\d\d-\d\d)", _text(row, "notes"))

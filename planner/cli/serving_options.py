@@ -43,7 +43,7 @@ Formats = Annotated[
     str,
     typer.Option(
         "--quantization",
-        help="bf16, fp8, w8a16, int8, w4a16, nvfp4, nvfp4-experts or mxfp4, +kv8 for an fp8 cache.",
+        help="bf16, fp8, fp8-ffn, w8a16, int8, w4a16, nvfp4, nvfp4-experts or mxfp4, +kv8 for an fp8 cache.",
         **_SERVING,
     ),
 ]

@@ -21,6 +21,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9._/][A-Za-z0-9._/-]*\Z")
 # What `quant_method` of a checkpoint can hold each of our formats.
 _METHODS = {
     "fp8": ("fp8", "fbgemm_fp8", "modelopt", "compressed-tensors"),
+    "fp8-ffn": ("fbgemm_fp8",),
     "w8a16": ("fp8", "compressed-tensors"),
     "int8": ("compressed-tensors",),
     "w4a16": ("awq", "gptq", "auto-round", "compressed-tensors"),

@@ -272,6 +272,7 @@ def _expect_splits(
     busy = rate / capacity
     lone = lone_prefill_seconds(prefill.cost, prefill.schedule, lengths) * (1 + prefill.cost.fill)
     exposed = hand_over(problem.setting, problem.topology, prefill, decode).exposed_s
+    exposed += problem.setting.engine.hand_over_s
     ttft = lone + prefill.cost.request_s + exposed + lone * busy / (2 * np.maximum(1 - busy, 0.03))
     inside = rate * (ttft + decoding)
     at = np.minimum((inside < users).sum(axis=1), len(grid) - 1)

@@ -16,7 +16,6 @@ from .workers import Setting, WorkerType
 # Share of its TDP a device draws while it waits, and while steps run: vLLM and TensorRT-LLM on H100 draw 70 to 90 % of
 # TDP in prefill and 50 to 70 % in decode (Splitwise, ISCA 2024, figure 8); an idle one near 12 %.
 IDLE_POWER, BUSY_POWER = 0.15, 0.7
-HAND_OVER_START_S = 1e-3
 """What starting a transfer takes before its first byte."""
 
 
@@ -139,7 +138,7 @@ def deployment(proposal: Proposal, setting: Setting, topology: Topology) -> Depl
     if proposal.split and not proposal.shared:
         over = hand_over(setting, topology, _first(proposal.pools, "prefill"), _first(proposal.pools, "decode"))
         token = over.exposed_s / max(setting.lengths.isl, 1.0)
-        start = HAND_OVER_START_S
+        start = setting.engine.hand_over_s
     return Deployment(
         aggregated=tuple(parts["aggregated"]),
         prefill=tuple(parts["prefill"]),

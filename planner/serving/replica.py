@@ -18,7 +18,7 @@ from ..errors import Infeasible, InputError, input_errors
 from ..workload.serving import LengthBin, Load, ServingJob
 from ..workload.serving_layout import Layout
 from .capacity import capacity
-from .deployments import HAND_OVER_START_S, Link, handed_over
+from .deployments import Link, handed_over
 from .planning import only
 from .pools import Phase
 from .problem import Problem, problem_of
@@ -117,7 +117,7 @@ def _handing_rate(problem: Problem, worker: WorkerType, bucket: Bucket, exact: b
     over = handed_over(problem.setting, worker, bucket.link)
     targets = problem.job.targets
     if targets.ttft_s is not None:
-        left = targets.ttft_s - over.exposed_s - HAND_OVER_START_S
+        left = targets.ttft_s - over.exposed_s - problem.setting.engine.hand_over_s
         if left <= 0:
             return 0.0
         job = msgspec.structs.replace(problem.job, targets=msgspec.structs.replace(targets, ttft_s=left))

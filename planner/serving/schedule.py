@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
+from math import hypot
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,8 +75,9 @@ class StepTable:
         if found is None:
             cost = self.cost
             own, stage = self._micro_batch(sequences)
-            turn = max(self._turn(own, stage, sequences), cost.decode_launch_s)
-            found = turn * (1 + cost.draft) + cost.step_s + cost.sequence_s * -(-sequences // cost.groups)
+            turn = hypot(self._turn(own, stage, sequences), cost.decode_launch_s)
+            host = cost.step_s + cost.sequence_s * -(-sequences // cost.groups)
+            found = self._joined(turn * (1 + cost.draft), host)
             self._plain[sequences] = found
         return found
 
@@ -93,12 +95,15 @@ class StepTable:
         share = prompt_tokens / prompts * -(-prompts // cost.groups) / cost.cp
         mixed = min(prompts, cost.pp)
         turn = self._turn(own + share / mixed, stage + prompt_tokens / mixed, sequences + prompts)
-        turn = max(turn, cost.launch_s) * mixed
+        turn = hypot(turn, cost.launch_s) * mixed
         if mixed < cost.pp:
-            turn += max(self._turn(own, stage, sequences), cost.decode_launch_s) * (cost.pp - mixed)
+            turn += hypot(self._turn(own, stage, sequences), cost.decode_launch_s) * (cost.pp - mixed)
         host = cost.step_s + cost.sequence_s * -(-sequences // cost.groups)
         host += cost.token_s * prompt_tokens + cost.prefill_s + cost.prompt_s * -(-prompts // cost.groups)
-        return turn / cost.pp * (1 + cost.draft) + host
+        return self._joined(turn / cost.pp * (1 + cost.draft), host)
+
+    def _joined(self, kernels: float, host: float) -> float:
+        return max(kernels, host) if self.cost.overlap else kernels + host
 
     def _micro_batch(self, sequences: int) -> tuple[int, int]:
         """Tokens of one attention group and of the stage in one of pp micro-batches."""

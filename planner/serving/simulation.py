@@ -97,14 +97,14 @@ def simulate(deployment: Deployment, trace: Trace, concurrency: int | None = Non
     A request goes to the worker with the fewest requests in hand, of the pool whose turn it is where pools have
     weights. In a closed loop a request is sent when another one ends.
     """
-    run = _Run(deployment, trace, concurrency)
+    run = Simulation(deployment, trace, concurrency)
     run.advance()
     return run.outcome()
 
 
 def simulate_within(deployment: Deployment, trace: Trace, targets: Targets) -> Outcome | None:
     """The same at the trace's arrival times; None, as soon as it is certain, where a target is missed."""
-    run = _Run(deployment, trace, None)
+    run = Simulation(deployment, trace, None)
     found = run.outcome() if run.advance(_Misses(run, targets)) else None
     return found if found is not None and found.meets(targets) else None
 
@@ -116,7 +116,7 @@ def simulate_load(deployment: Deployment, load: Load, requests: int | None = Non
     return simulate(deployment, load.sample(requests or 2000))
 
 
-class _Turns:
+class Turns:
     """Whose turn it is: pools take requests in proportion to their weights, each when it is furthest behind."""
 
     def __init__(self, pools: Sequence[Pool]) -> None:
@@ -145,7 +145,7 @@ class _Misses:
     values do as are not below the lower of them.
     """
 
-    def __init__(self, run: _Run, targets: Targets) -> None:
+    def __init__(self, run: Simulation, targets: Targets) -> None:
         self.run, self.limits = run, targets.limits()
         self.request_s = (run.front + run.back)[0].table.cost.request_s
         several = sum(each > 1 for each in run.requests.output)
@@ -171,14 +171,16 @@ class _Misses:
         return False
 
 
-class _Run:
+class Simulation:
+    """One run of a trace through a deployment."""
+
     def __init__(self, deployment: Deployment, trace: Trace, concurrency: int | None) -> None:
         self.deployment, self.trace = deployment, trace
         self.trace_output: list[int] = trace.output_tokens.tolist()
         self.requests = Requests(trace.prompt_tokens.tolist(), self.trace_output, trace.cached_tokens.tolist())
         self.front = self._workers(deployment.aggregated, True, True) + self._workers(deployment.prefill, True, False)
-        self.turns = _Turns((*deployment.aggregated, *deployment.prefill))
-        self.back_turns = _Turns(deployment.decode)
+        self.turns = Turns((*deployment.aggregated, *deployment.prefill))
+        self.back_turns = Turns(deployment.decode)
         self.back = self._workers(deployment.decode, False, True)
         self.workers = self.front + self.back
         self.events: list[tuple[float, int, int, int]] = []  # (time, order, kind or stamp, who)
@@ -234,7 +236,7 @@ class _Run:
             self.requests.first[request] = now
             self._arrive(request, now, self.back, self.back_turns)
 
-    def _arrive(self, request: int, now: float, workers: list[Worker], turns: _Turns, offset: int = 0) -> None:
+    def _arrive(self, request: int, now: float, workers: list[Worker], turns: Turns, offset: int = 0) -> None:
         place = 0
         if len(workers) > 1:
             place = min(turns.next(len(workers)), key=lambda each: workers[each].load)

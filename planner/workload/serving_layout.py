@@ -29,7 +29,8 @@ class Quantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Number formats: of dense weights, of routed experts' weights, of products, and of the KV cache.
 
     `compute` is the format in which products run; weights narrower than it are widened on the way. Embedding, norms,
-    router and vocabulary projection stay in bf16, as checkpoints keep them.
+    router and vocabulary projection stay in bf16, as checkpoints keep them, and so do the projections of attention
+    where `attention` is false.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Quantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     compute: ComputeFormat = "bf16"
     expert_compute: ComputeFormat = "bf16"
     cache: CacheFormat = "bf16"
+    attention: bool = True
 
     @property
     def weight_bytes(self) -> float:
@@ -58,6 +60,8 @@ class Quantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 QUANTIZATIONS: tuple[Quantization, ...] = (
     Quantization(name="bf16"),
     Quantization(name="fp8", weights="fp8", experts="fp8", compute="fp8", expert_compute="fp8"),
+    # Meta's own fp8 checkpoints (The Llama 3 herd of models, section 6.2).
+    Quantization(name="fp8-ffn", weights="fp8", experts="fp8", compute="fp8", expert_compute="fp8", attention=False),
     Quantization(name="w8a16", weights="fp8", experts="fp8"),
     Quantization(name="int8", weights="int8", experts="int8", compute="int8", expert_compute="int8"),
     Quantization(name="w4a16", weights="int4", experts="int4"),

@@ -11,8 +11,12 @@ import pytest
 
 from benchmarks.accuracy import main
 from benchmarks.accuracy_serving import outcomes
+from benchmarks.serving_cases import case_of
 from benchmarks.serving_models import MORE_MODELS
+from benchmarks.serving_prediction import predict
 from shardwright.models import active_parameters, parameters, read_config
+from shardwright.planner.serving.simulation import Deployment, Outcome, simulate
+from shardwright.planner.workload.serving import Trace
 
 ROW = {
     "id": "a", "model": "llama3.1-8b", "quant": "FP8", "gpu": "H100", "num_gpus": "2", "mode": "agg", "tp": "2",
@@ -106,3 +110,35 @@ def test_no_row_however_odd_stops_the_report() -> None:
 def test_a_missing_file_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serving", "none.csv"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("gone", ["gpu", "load_kind", "source_confidence"])
+def test_another_table_is_one_line_that_names_what_it_lacks(
+    gone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, [{name: value for name, value in ROW.items() if name != gone}])
+    assert main(["serving", path]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and gone in lines[0]
+
+
+def test_disaggregated_runs_that_state_a_release_of_dynamo_ran_the_engine_it_ships() -> None:
+    row = ROW | {"engine": "TensorRT-LLM", "engine_version": "0.8.1.post1", "source": "(InferenceX measurements)"}
+    pools = {f"{phase}_{name}": "1" for phase in ("prefill", "decode") for name in ("tp", "workers")}
+    assert case_of(row | {"mode": "disagg", "tp": "", **pools}).engine_version == "1.2.0"
+    assert case_of(row).engine_version.startswith("0.8.1")
+
+
+def test_requests_of_a_data_set_differ_in_length_and_keep_their_means() -> None:
+    row = ROW | {"isl": "215.2", "osl": "180", "load_kind": "qps", "load": "4", "notes": "1000 prompts of ShareGPT"}
+    case = case_of(row)
+    seen: list[Trace] = []
+
+    def run(deployment: Deployment, trace: Trace, concurrency: int | None) -> Outcome:
+        seen.append(trace)
+        return simulate(deployment, trace, concurrency)
+
+    predict(case, run=run)
+    assert len(seen[0]) == 1000
+    assert len(set(seen[0].output_tokens.tolist())) > 100
+    assert seen[0].output_tokens.mean() == pytest.approx(180, rel=0.02)

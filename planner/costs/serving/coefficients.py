@@ -28,7 +28,8 @@ class Kernels(_Record, frozen=True):
 
     A product takes `gemm_start_s` + √((flops / peak·compute)² + (bytes / bandwidth·memory)²); attention and experts
     have the same form with their own figures. `expert_rows` is the number of rows by which each busy expert's part is
-    padded on average. `library_reduce` multiplies the library's collectives: hosts of PCIe devices differ in how well
+    padded on average. `small_reduce_s` and `reduce_rate` are the start and the share of the link of an engine's own
+    all-reduce kernel. `library_reduce` multiplies the library's collectives: hosts of PCIe devices differ in how well
     peers reach each other. Fractions are of dense peak and nominal bandwidth.
     """
 
@@ -47,6 +48,7 @@ class Kernels(_Record, frozen=True):
     kernel_s: float
     small_reduce_s: float
     library_reduce: float = 1.0
+    reduce_rate: float = 0.7
     source: str = ""
 
 
@@ -55,14 +57,18 @@ class Engine(_Record, frozen=True):
 
     Host time: `step_s` per step, `sequence_s` per running sequence, `token_s` per prompt token, `prefill_s` more for a
     step that carries a prompt, `prompt_s` for each prompt it carries (admission, block tables, detokenizer),
-    `request_s` more for every TTFT (HTTP, tokenizer, first detokenization). `launch_s` is
-    the host's time to launch one kernel without a graph; launches bound a step from below, in prefill, and in decode
-    where `graphs` is false. Factors on kernel time beyond the starts: `gemm`, `attention` (prefill), `read` (decode
+    `request_s` more for every TTFT (HTTP, tokenizer, first detokenization), `stage_s` per micro-batch of a pipeline
+    (its own step, and passing on what it sampled), `hand_over_s` per request that goes from a prefill to a decode
+    worker, beside the transfer (routing, rendezvous, waiting for the next poll). `overlap`: the host prepares a step
+    while the device runs the one before. `launch_s` is the host's time to launch one kernel without a graph, in
+    prefill, and in decode where `graphs` is false: short kernels wait for their launch, long ones do not, together
+    √(kernels² + launches²). Factors on kernel time beyond the starts: `gemm`, `attention` (prefill), `read` (decode
     attention), `grouped` (its products where query heads share KV heads: old kernels compute them without tensor
-    cores), `expert` and `expert_work` (reading and computing experts), `reduce`; `start` on the starts. `imbalance` is
-    the load of the fullest expert rank over the mean, `reach` the ranks a token is dispatched to on a stage of
-    `reach_ranks`; `windows` says whether sliding windows are made use of; `context_bytes` is what the process itself
-    takes of a device. `first` and `last` bound the versions it stands for.
+    cores), `expert` and `expert_work` (reading and computing experts), `reduce`; `start` on the starts. `expert_floor`
+    is the share of a rank's experts that a step reads however few tokens it has (grouped kernels over padded blocks).
+    `imbalance` is the load of the fullest expert rank over the mean, `reach` the ranks a token is dispatched to on a
+    stage of `reach_ranks`; `windows` says whether sliding windows are made use of; `context_bytes` is what the process
+    itself takes of a device. `first` and `last` bound the versions it stands for.
     """
 
     engine: str
@@ -82,7 +88,10 @@ class Engine(_Record, frozen=True):
     prompt_s: float = 0.0
     launch_s: float = 0.0
     graphs: bool = True
+    overlap: bool = False
     request_s: float = 0.0
+    stage_s: float = 0.0
+    hand_over_s: float = 1e-3
     start: float = 1.0
     gemm: float = 1.0
     attention: float = 1.0
@@ -91,6 +100,7 @@ class Engine(_Record, frozen=True):
     expert: float = 1.0
     expert_work: float = 1.0
     reduce: float = 1.0
+    expert_floor: float = 0.0
     imbalance: float = 1.0
     reach: float = 0.0
     reach_ranks: int = 0

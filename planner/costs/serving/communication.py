@@ -44,17 +44,20 @@ class Fabric:
             self.known[key] = found
         return found
 
-    def all_reduce_seconds(self, size_bytes: Array, ranks: int, small_reduce_s: float, library: float = 1.0) -> Array:
+    def all_reduce_seconds(
+        self, size_bytes: Array, ranks: int, small_reduce_s: float, rates: tuple[float, float] = (1.0, 0.7)
+    ) -> Array:
         """All-reduce as an engine does it: its own one-kernel reduction where that is faster than the library's.
 
-        Within a domain of direct device memory access the kernel takes a start and 2 (n − 1) / n of the bytes at 70 %
-        of the link rate (two-shot; vLLM and TensorRT-LLM custom all-reduce, measured by AIConfigurator). `library`
-        multiplies the library's time.
+        Within a domain of direct device memory access the kernel takes a start and 2 (n − 1) / n of the bytes at a
+        share of the link rate (two-shot; vLLM and TensorRT-LLM custom all-reduce, measured by AIConfigurator). `rates`
+        are what multiplies the library's time, and that share.
         """
+        library, share = rates
         seconds = self.seconds("all_reduce", size_bytes, ranks) * library
-        if ranks == 1 or ranks > self.domain_devices or self.accelerator.scaleup_bytes_per_s < 100e9:
+        if ranks == 1 or ranks > self.domain_devices:
             return seconds
-        rate = 0.7 * self.accelerator.scaleup_bytes_per_s
+        rate = share * self.accelerator.scaleup_bytes_per_s
         own = small_reduce_s * (1 + 0.15 * np.log2(ranks)) + 2 * (ranks - 1) / ranks * size_bytes / rate
         return np.asarray(np.minimum(seconds, own), dtype=float)
 

@@ -18,6 +18,8 @@ from shardwright.models.operators import Attention, Elementwise, Embedding, Expe
 from ...errors import InputError
 from ...workload.serving_layout import Layout, Quantization
 
+ATTENTION_PROJECTIONS = ("qkv", "q", "q_down", "q_up", "kv_down", "kv_up", "attention_output")
+
 
 @dataclass(frozen=True, slots=True)
 class Products:
@@ -227,6 +229,7 @@ def _linear(tally: _Tally, op: Linear, repeat: int, layout: Layout, quantization
     """Dense layers and shared experts are whole in every attention group (vLLM, TensorRT-LLM)."""
     k, n = op.in_features_per_rank(layout.tp), op.out_features_per_rank(layout.tp)
     narrow = op.split in ("column", "row") or (op.split == "replicated" and min(k, n) >= 512)
+    narrow = narrow and (quantization.attention or op.name not in ATTENTION_PROJECTIONS)
     weight = quantization.weight_bytes if narrow else 2.0
     tally.own.append((k, n, repeat, weight, narrow))
     tally.weight_bytes += repeat * (k * n * weight + (2 * n if op.bias else 0))

@@ -92,6 +92,7 @@ class StepCost:
     prompt_s: float
     token_s: float
     request_s: float
+    overlap: bool
     fill: int
     groups: int
     pp: int
@@ -122,16 +123,20 @@ class StepCost:
         held, tokens, chunks = (np.asarray(each, dtype=float) for each in (sequences, prompt_tokens, prompts))
         group, busiest = np.ceil(held / self.groups), np.ceil(chunks / self.groups)
         lone, total = np.ceil(group / self.pp) * self.tokens_checked, np.ceil(held / self.pp) * self.tokens_checked
-        turn = np.maximum(self.tables(lone, total, held), self.decode_launch_s)
+        turn = np.hypot(self.tables(lone, total, held), self.decode_launch_s)
         host = self.step_s + self.sequence_s * group + self.token_s * tokens + self.prompt_s * busiest
         if not tokens.any():
-            return np.asarray(turn * (1 + self.draft) + host, dtype=float)
+            return self._joined(turn, host)
         share = np.where(chunks > 0, tokens / np.maximum(chunks, 1) * busiest, 0.0) / self.cp
         mixed = np.minimum(np.maximum(chunks, 1), self.pp)
         loaded = self.tables(lone + share / mixed, total + tokens / mixed, held + chunks)
-        loaded = np.maximum(loaded, self.launch_s)
+        loaded = np.hypot(loaded, self.launch_s)
         turn = np.where(tokens > 0, ((self.pp - mixed) * turn + mixed * loaded) / self.pp, turn)
-        return np.asarray(turn * (1 + self.draft) + host + np.where(tokens > 0, self.prefill_s, 0.0), dtype=float)
+        return self._joined(turn, host + np.where(tokens > 0, self.prefill_s, 0.0))
+
+    def _joined(self, turn: Array, host: Array) -> Array:
+        kernels = turn * (1 + self.draft)
+        return np.asarray(np.maximum(kernels, host) if self.overlap else kernels + host, dtype=float)
 
     def read_seconds(self, sequences: Numbers, context: Numbers) -> Array:
         """Decode attention of `sequences` of one group at a mean context; pp stages read their layers' part at once."""
@@ -184,12 +189,13 @@ def cost_of_shapes(
         contexts=_context_costs(shapes, machine, quantization, imbalance),
         launch_s=_kernel_count(shapes) * engine.launch_s * host,
         decode_launch_s=0.0 if engine.graphs else _kernel_count(shapes) * engine.launch_s * host,
-        step_s=engine.step_s * host,
+        step_s=(engine.step_s + (engine.stage_s * layout.pp if layout.pp > 1 else 0.0)) * host,
         sequence_s=engine.sequence_s * host,
         prefill_s=engine.prefill_s * host,
         prompt_s=engine.prompt_s * host,
         token_s=engine.token_s,
         request_s=engine.request_s,
+        overlap=engine.overlap,
         fill=layout.pp - 1,
         groups=layout.attn_dp,
         pp=layout.pp,
@@ -309,7 +315,7 @@ def _one_expert_layer(each: ExpertClass, machine: Machine, layout: Layout, quant
     skew = machine.engine.imbalance if layout.ep > 1 else 1.0
     routed = tokens * each.topk / layout.ep * skew
     busy = each.held * -np.expm1(tokens * np.log1p(-min(each.topk / each.experts, 1 - 1e-12)))
-    busy = np.minimum(busy * (1 + (skew - 1) / 2), each.held)
+    busy = np.clip(busy * (1 + (skew - 1) / 2), each.held * machine.engine.expert_floor, each.held)
     rows = routed + np.minimum(busy, routed) * kernels.expert_rows
     compute = rows * each.flops / (peak * kernels.expert_compute[format_])
     moved = busy * each.weights * quantization.expert_bytes + routed * 2 * (2 * each.hidden + 3 * each.inner)
@@ -324,7 +330,8 @@ def _reduce(machine: Machine, shapes: ReplicaShapes, ranks: int) -> Array:
         return np.zeros_like(TOKEN_GRID)
     size = TOKEN_GRID * shapes.hidden * 2
     start = machine.kernels.small_reduce_s * machine.engine.start
-    seconds = machine.fabric.all_reduce_seconds(size, ranks, start, machine.kernels.library_reduce)
+    rates = (machine.kernels.library_reduce, machine.kernels.reduce_rate)
+    seconds = machine.fabric.all_reduce_seconds(size, ranks, start, rates)
     return np.where(TOKEN_GRID > 0, seconds * machine.engine.reduce, 0.0)
 
 

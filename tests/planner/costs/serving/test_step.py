@@ -244,3 +244,41 @@ def test_unknown_architectures_borrow_from_a_relative_and_say_so():
     figures, notes = kernels("Andromeda")
     assert 0 < figures.memory <= 1
     assert "Andromeda" in notes[0]
+
+
+def of_engine(layout, name="llama-3.1-8b", formats="bf16", **changes):
+    on = machine()
+    figures = replace(on, engine=msgspec.structs.replace(on.engine, **changes))
+    return step_cost(model(name), figures, layout, quantization(formats))
+
+
+def test_a_host_that_prepares_the_next_step_costs_nothing_while_the_device_is_busy():
+    busy = {"sequence_s": 1e-5, "step_s": 0.0}
+    serial, hidden = (of_engine(Layout(tp=8), overlap=overlap, **busy) for overlap in (False, True))
+    assert hidden.decode_seconds(1.0, 1000.0) < serial.decode_seconds(1.0, 1000.0)
+    slow = of_engine(Layout(tp=8), overlap=True, sequence_s=1e-3)
+    assert float(slow.linear_seconds(64.0, 0.0, 0.0)) == pytest.approx(64e-3 + slow.step_s)
+    assert StepTable(slow).plain(64) == pytest.approx(float(slow.linear_seconds(64.0, 0.0, 0.0)))
+
+
+def test_every_micro_batch_of_a_pipeline_costs_the_host_a_step_of_its_own():
+    plain, slow = (of_engine(Layout(pp=4), stage_s=seconds, overlap=False) for seconds in (0.0, 1e-3))
+    assert slow.decode_seconds(8.0, 100.0) - plain.decode_seconds(8.0, 100.0) == pytest.approx(4e-3)
+    alone = [of_engine(Layout(), stage_s=seconds).decode_seconds(8.0, 100.0) for seconds in (0.0, 1e-3)]
+    assert alone[0] == alone[1]
+
+
+def test_kernels_over_padded_blocks_read_experts_that_no_token_wants():
+    lean, padded = (of_engine(Layout(), "qwen3-30b-a3b", expert_floor=share) for share in (0.0, 1.0))
+    assert padded.decode_seconds(1.0, 100.0) > 2 * lean.decode_seconds(1.0, 100.0)
+    assert padded.decode_seconds(4096.0, 100.0) == pytest.approx(lean.decode_seconds(4096.0, 100.0), rel=1e-3)
+
+
+def test_feed_forward_layers_alone_in_fp8_leave_attention_as_large_as_it_was():
+    sizes = [
+        replica_shapes(model("llama-3.1-8b"), Layout(), quantization(name)).weight_bytes
+        for name in ("fp8", "fp8-ffn", "bf16")
+    ]
+    attention = 32 * (4096 * (4096 + 2 * 1024) + 4096 * 4096)
+    assert sizes[1] - sizes[0] == pytest.approx(attention)
+    assert sizes[1] < sizes[2]
