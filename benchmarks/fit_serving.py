@@ -2,6 +2,7 @@
 
     python -m benchmarks.fit_serving FILE.csv [--half even|odd] [--split N] [--without SOURCE] [--prior N]
         [--rounds N] [--steps N] [--resume FILE.json] [--output FILE.json]
+    python -m benchmarks.fit_serving FILE.csv --each-source --resume FILE.json
 
 The start is benchmarks/serving_start.json: kernel figures read off AIConfigurator's operator tables
 (aiconfigurator-core 0.12.0, Apache-2.0: gemm, attention, moe and custom all-reduce tables by accelerator and engine),
@@ -13,7 +14,9 @@ that follow time those anew and simulate nothing (see benchmarks.serving_record)
 
 There is one set of figures per accelerator architecture and per engine generation; nothing belongs to a row, a model
 or a source. `--half` fits on one half of the workloads (model, prompt and output length; by CRC-32, `--split` seeds
-other halves) and reports on the other; `--without` leaves a source out and reports on it.
+other halves) and reports on the other; `--without` leaves a source out and reports on it. `--each-source` leaves every
+source out in turn and reports on it, with one step from the figures resumed: what the step minimizes does not hold the
+source, but the point it is taken from has seen it.
 """
 
 from __future__ import annotations
@@ -61,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--start", default=str(START))
     parser.add_argument("--resume", help="a fitted file to go on from; the start still is what figures are held to")
+    parser.add_argument("--each-source", action="store_true")
     parser.add_argument("--output", default=str(TARGET))
     given = parser.parse_args(arguments)
     cases = usable_cases(given.file)
@@ -69,6 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     resumed = json.loads(Path(given.resume).read_text()) if given.resume else document
     fit = Fit(document, resumed, cases, given.prior)
     marked = np.array(fitted_on)
+    if given.each_source:
+        fit.record(marked)
+        fit.leave_out_each_source()
+        return 0
     for left in reversed(range(given.rounds)):
         fit.record(marked if left else np.ones_like(marked))
         fit.improve(marked, given.steps)
@@ -198,6 +206,19 @@ class Fit:
             self._print(f"step {number + 1}", now, used)
             if gain < LEAST_GAIN * loss:
                 return
+
+    def leave_out_each_source(self) -> None:
+        """Print the errors of every source by figures that a step without it leads to."""
+        everything = np.ones(len(self.cases), dtype=bool)
+        origin, now, slopes = self.figures.point(), self.residuals(), self.slopes(everything)
+        for source in sorted({case.source for case in self.cases}):
+            used = np.array([case.source != source for case in self.cases])
+            self.figures.move(origin + self._move(now, slopes, used))
+            found = self.residuals()
+            errors = {metric: found.errors(metric, ~used) for metric in WEIGHTS}
+            shown = [f"{metric} {each.mean():.1%} of {each.size}" for metric, each in errors.items() if each.size]
+            print(f"{source}: {', '.join(shown)}", flush=True)
+        self.figures.move(origin)
 
     def _loss(self, residuals: Residuals, used: NDArray[np.bool_]) -> float:
         errors = np.minimum(np.abs(np.expm1(residuals.values)), MOST) * residuals.weights

@@ -9,6 +9,7 @@ from functools import cache
 
 import msgspec
 
+from benchmarks.serving_engines import engine_of
 from benchmarks.serving_models import SkippedError, model_of
 from shardwright.models import ModelGraph
 from shardwright.planner.costs.serving.communication import Fabric, fabric
@@ -39,29 +40,6 @@ TRTLLM_REQUESTS = {
     (32768, 1024): 1000,
     (1024, 32768): 1000,
 }
-ENGINES = (
-    (r"sglang", "sglang"),
-    (r"tensorrt|trt|nim", "trtllm"),
-    (r"turbomind|lmdeploy", "turbomind"),
-    (r"neuron", "neuronx"),
-    (r"vllm", "vllm"),
-)
-# Engine releases by the month they came out in, newest first.
-RELEASES = {
-    "vllm": (("2026-03", "0.18"), ("2026-01", "0.14"), ("2025-09", "0.11"), ("2024-07", "0.6"), ("2023-01", "0.2")),
-    "trtllm": (
-        ("2026-01", "1.2"),
-        ("2025-10", "1.1"),
-        ("2025-08", "1.0"),
-        ("2024-12", "0.17"),
-        ("2024-05", "0.11"),
-        ("2023-01", "0.9"),
-    ),
-    "sglang": (("2025-09", "0.5"),),
-}
-# The TensorRT-LLM that a Dynamo release ships (ai-dynamo/dynamo release notes): disaggregated InferenceX runs state the
-# release of Dynamo.
-DYNAMO_RELEASES = {"0.8.1": "1.2.0"}
 # Mean lengths of samples of ShareGPT, as serving benchmarks filter it: lengths vary widely around them.
 SHAREGPT_MEANS = ((202, 214), (215.2, None))
 
@@ -122,7 +100,8 @@ def case_of(row: Row) -> Case:
     kind = _text(row, "load_kind")
     if not kind:
         raise SkippedError("load not given")
-    engine, version = _engine(row)
+    dynamo = "InferenceX" in _text(row, "source") and _text(row, "mode").startswith("disagg")
+    engine, version = engine_of(_text(row, "engine"), _text(row, "engine_version"), _text(row, "notes"), dynamo)
     osl, load = _number(row, "osl") or 1.0, _load(row)
     _check_sizes(devices, isl, osl, load)
     notes = _text(row, "notes")
@@ -334,20 +313,6 @@ def _quantization(row: Row, name: str, engine: str, device: Accelerator) -> Quan
     if engine == "trtllm" and scheme == "mxfp4" and device.architecture.startswith("Blackwell"):
         cache = "+kv8"  # kv_cache_config of the performance pages; on Hopper it stays with the checkpoint
     return quantization(scheme + cache)
-
-
-def _engine(row: Row) -> tuple[str, str]:
-    """The engine and its version; runs that state a date only have the release of that month."""
-    name, version = _text(row, "engine"), _text(row, "engine_version")
-    engine = next((each for pattern, each in ENGINES if re.search(pattern, name, re.I)), "vllm")
-    if engine == "trtllm" and "InferenceX" in _text(row, "source") and _text(row, "mode").startswith("disagg"):
-        version = DYNAMO_RELEASES.get(version.split(".post")[0], version)
-    if re.match(r"v?\d+\.\d", version) and not re.match(r"20\d\d", version):
-        return engine, ".".join(re.findall(r"\d+", version)[:3])
-    dated = re.search(r"(20\d\d-\d\d)", version) or re.search(r"measured (20\d\d-\d\d)", _text(row, "notes"))
-    month = dated[1] if dated else ""
-    releases = RELEASES.get(engine, ())
-    return engine, next((release for first, release in releases if month and month >= first), "")
 
 
 def _layouts(row: Row, devices: int, graph: ModelGraph) -> tuple[tuple[Layout, ...], tuple[int, ...]]:

@@ -62,8 +62,18 @@ ENGINE_FIGURES = (
     "reduce",
     "imbalance",
 )
-_SHARES = ("compute", "memory", "prefill_attention", "decode_attention", "decode_attention_fp8", "reduce_rate")
-_SHARES += ("decode_attention_compute", "expert_compute", "expert_memory", "expert_floor")
+_SHARES = (
+    "compute",
+    "memory",
+    "prefill_attention",
+    "decode_attention",
+    "decode_attention_fp8",
+    "decode_attention_compute",
+    "expert_compute",
+    "expert_memory",
+    "expert_floor",
+    "reduce_rate",
+)
 _TRANSFERS = ("reduce", "small_reduce_s", "library_reduce", "reduce_rate")
 
 

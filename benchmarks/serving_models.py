@@ -8,7 +8,8 @@ from functools import cache
 
 from shardwright.models import ModelError, ModelGraph, list_models, model, read_config
 
-# Models of published measurements that the catalog does not have: Qwen/Qwen3.5-397B-A17B.
+# Models of published measurements that the catalog does not have: Qwen/Qwen3.5-397B-A17B, whose sizes (the heads of
+# linear attention among them) are those that converters of its checkpoint state.
 _QWEN = {
     "architectures": ["Qwen3_5MoeForCausalLM"], "hidden_size": 4096, "num_hidden_layers": 60,
     "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 256, "moe_intermediate_size": 1024,

@@ -49,20 +49,35 @@ class Steps:
         return base + self.reads @ read + self.pairs @ pair
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One step of a worker, or a leap over `steps` of them: decoding sequences, the cached tokens that they read, the
+    seconds of their windowed layers, and the prompt chunks beside them as tokens and where they start."""
+
+    start: float
+    end: float
+    steps: int
+    decoding: int
+    read: float
+    window_s: float
+    chunks: tuple[tuple[int, int], ...]
+
+
 class RecordingWorker(Worker):
     """A worker that notes what it carries out."""
 
-    __slots__ = ("log",)
+    __slots__ = ("notes",)
+    notes: list[Note]
 
     def commit(self) -> list[int]:
         """Note the step or leap, then carry it out."""
         if self.end > self._start and (self._batch or self._leap):
             steps = self._leap if not self._batch else 1
             mixed = self._decoding if not self._batch or self._leap else 0
-            total = self._sum + self._decoding * self._pace * (steps - 1) / 2 if mixed else 0.0
+            read = self._sum + self._decoding * self._pace * (steps - 1) / 2 if mixed else 0.0
+            chunks = tuple((chunk, entry[1]) for entry, chunk in self._batch)
             window = self._window_sum if mixed else 0.0
-            chunks = [(chunk, entry[1]) for entry, chunk in self._batch]
-            self.log.append((self._start, self.end, steps, mixed, total, window, chunks))
+            self.notes.append(Note(self._start, self.end, steps, mixed, read, window, chunks))
         return super().commit()
 
 
@@ -78,7 +93,7 @@ class RecordingRun(Simulation):
         for pool in pools:
             for _ in range(pool.workers):
                 worker = RecordingWorker(pool.table, pool.schedule, self.requests, prefills=prefills, decodes=decodes)
-                worker.log = []
+                worker.notes = []
                 found.append(worker)
         return found
 
@@ -93,6 +108,7 @@ def record(
 ) -> tuple[Outcome, tuple[Steps, ...]]:
     """Run and keep the steps of every pool; `last`: TTFT is that of the last request and not the mean."""
     run = RecordingRun(deployment, trace, concurrency)
+    run.advance()
     outcome = run.outcome()
     arrival, first, finish = (np.array(each) for each in (run.arrival, run.requests.first, run.requests.finish))
     late = np.arange(len(trace)) == np.argmax(first - arrival)
@@ -109,41 +125,46 @@ def record(
         for place, worker in enumerate(workers):
             mine = at == place
             weights = (waits * mine if front else 0 * waits, decodes * mine if not (front and split) else 0 * decodes)
-            ends = _ends(worker) == max(_ends(each) for each in (run.back or run.front))
+            ends = _end(worker) == max(_end(each) for each in (run.back or run.front))
             rows += _worker_rows(worker, (arrival, first, finish), weights, ends and front is not split)
         found.append(_merged(rows, len(workers[0].table.cost.contexts)))
     return outcome, tuple(found)
 
 
-def _ends(worker: Worker) -> float:
-    log = worker.log if isinstance(worker, RecordingWorker) else []
-    return log[-1][1] if log else 0.0
+def _notes(worker: Worker) -> list[Note]:
+    return worker.notes if isinstance(worker, RecordingWorker) else []
+
+
+def _end(worker: Worker) -> float:
+    notes = _notes(worker)
+    return notes[-1].end if notes else 0.0
 
 
 def _worker_rows(
     worker: Worker, times: tuple[Floats, Floats, Floats], weights: tuple[Floats, Floats], ends: bool
 ) -> list[tuple[list[float], float, float, float, float]]:
     """Features of every noted step, how many there were, and their weights in TTFT, TPOT and the run's length."""
-    log = worker.log if isinstance(worker, RecordingWorker) else []
-    if not log:
+    notes = _notes(worker)
+    if not notes:
         return []
     arrival, first, finish = times
-    starts, stops = np.array([each[0] for each in log]), np.array([each[1] for each in log])
+    starts, stops = np.array([each.start for each in notes]), np.array([each.end for each in notes])
     ttft = _inside(starts, stops, arrival, first, weights[0])
     tpot = _inside(starts, stops, first, finish, weights[1])
+    cost = worker.table.cost
+    limited = sum(each.read_s for each in cost.contexts if each.window is not None)
+    limited *= (1 + cost.draft) / cost.groups / cost.pp
     rows = []
-    contexts = worker.table.cost.contexts
-    scale = (1 + worker.table.cost.draft) / worker.table.cost.groups / worker.table.cost.pp
-    limited = sum(each.read_s for each in contexts if each.window is not None) * scale
-    for place, (_, _, steps, mixed, total, window, chunks) in enumerate(log):
-        tokens = float(sum(chunk for chunk, _ in chunks))
-        reads = [total if each.window is None else window / max(limited, 1e-30) for each in contexts]
+    for place, note in enumerate(notes):
+        tokens = float(sum(chunk for chunk, _ in note.chunks))
+        windowed = note.window_s / max(limited, 1e-30)
+        reads = [note.read if each.window is None else windowed for each in cost.contexts]
         pairs = [
-            sum(min(chunk * (start + chunk / 2), chunk * (each.window or 1e30)) for chunk, start in chunks)
-            for each in contexts
+            sum(min(chunk * (start + chunk / 2), chunk * (each.window or 1e30)) for chunk, start in note.chunks)
+            for each in cost.contexts
         ]
-        features = [float(mixed), tokens, float(len(chunks)), *reads, *pairs]
-        rows.append((features, float(steps), float(ttft[place]), float(tpot[place]), float(ends)))
+        features = [float(note.decoding), tokens, float(len(note.chunks)), *reads, *pairs]
+        rows.append((features, float(note.steps), float(ttft[place]), float(tpot[place]), float(ends)))
     return rows
 
 
@@ -159,12 +180,12 @@ def _inside(starts: Floats, stops: Floats, begin: Floats, end: Floats, weight: F
         reached = np.searchsorted(sorted_cuts, times)
         below = np.concatenate([[0.0], np.cumsum(w * sorted_cuts)])[reached]
         above = w.sum() - np.concatenate([[0.0], np.cumsum(w)])[reached]
-        return below + times * above
+        return np.asarray(below + times * above, dtype=float)
 
     def passed(times: Floats) -> Floats:
         return until(times, end[used]) - until(times, begin[used])
 
-    return (passed(stops) - passed(starts)) / (stops - starts)
+    return np.asarray((passed(stops) - passed(starts)) / (stops - starts), dtype=float)
 
 
 def _merged(rows: list[tuple[list[float], float, float, float, float]], contexts: int) -> Steps:
@@ -175,7 +196,7 @@ def _merged(rows: list[tuple[list[float], float, float, float, float]], contexts
     bins = bins.ravel()
     number = np.bincount(bins, weights=count)
     mean = np.stack([np.bincount(bins, weights=count * column) / number for column in features.T], axis=1)
-    sums = [np.bincount(bins, weights=count * each) for each in (ttft, tpot, ends)]
+    sums = [np.bincount(bins, weights=count * each).astype(float) for each in (ttft, tpot, ends)]
     return Steps(
         sequences=np.rint(mean[:, 0]),
         tokens=mean[:, 1],

@@ -16,7 +16,6 @@ from .workers import Setting, WorkerType
 # Share of its TDP a device draws while it waits, and while steps run: vLLM and TensorRT-LLM on H100 draw 70 to 90 % of
 # TDP in prefill and 50 to 70 % in decode (Splitwise, ISCA 2024, figure 8); an idle one near 12 %.
 IDLE_POWER, BUSY_POWER = 0.15, 0.7
-"""What starting a transfer takes before its first byte."""
 
 
 @dataclass(frozen=True)
