@@ -159,8 +159,10 @@ def _worker_rows(
         tokens = float(sum(chunk for chunk, _ in note.chunks))
         windowed = note.window_s / max(limited, 1e-30)
         reads = [note.read if each.window is None else windowed for each in cost.contexts]
+        fullest = worker.table.fullest(len(note.chunks)) if note.chunks else 0.0
         pairs = [
             sum(min(chunk * (start + chunk / 2), chunk * (each.window or 1e30)) for chunk, start in note.chunks)
+            * fullest
             for each in cost.contexts
         ]
         features = [float(note.decoding), tokens, float(len(note.chunks)), *reads, *pairs]

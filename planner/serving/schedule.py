@@ -118,6 +118,10 @@ class StepTable:
             return self._own[int(own + 0.999)] + self._stage[int(stage + 0.999)] + self._head[per_group]
         return float(self.cost.tables(np.float64(own), np.float64(stage), np.float64(sequences)))
 
+    def fullest(self, prompts: int) -> float:
+        """The share of a step's prompts that the fullest attention group has."""
+        return -(-prompts // self.cost.groups) / prompts
+
     def window_seconds(self, context: float) -> float:
         """Decode attention of the windowed layers for one sequence at a context."""
         return sum(rate * min(context, window) for window, rate in self.windows)

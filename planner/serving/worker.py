@@ -96,8 +96,8 @@ class Worker:
             seconds = table.loaded(mixed, tokens, len(self._batch))
             if mixed:
                 seconds += table.read_s * self._sum + self._window_sum
-            for entry, chunk in self._batch:
-                seconds += table.pairs_seconds(entry[1], chunk)
+            pairs = sum(table.pairs_seconds(entry[1], chunk) for entry, chunk in self._batch)
+            seconds += pairs * table.fullest(len(self._batch))
             self._leap = 1 if mixed else 0
             self.end = now + seconds
         elif decoding:

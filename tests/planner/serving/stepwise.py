@@ -33,7 +33,8 @@ def walk(table, schedule, arrival, prompt, output):
                 break
         if batch:
             seconds = table.loaded(running, sum(chunk for _, chunk in batch), len(batch))
-            seconds += sum(table.pairs_seconds(done[request], chunk) for request, chunk in batch)
+            pairs = sum(table.pairs_seconds(done[request], chunk) for request, chunk in batch)
+            seconds += pairs * math.ceil(len(batch) / table.cost.groups) / len(batch)
         else:
             seconds = table.plain(running)
         if running:

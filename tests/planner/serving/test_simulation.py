@@ -147,6 +147,18 @@ def test_a_lone_prompt_crosses_the_whole_pipeline():
     assert four.ttft_s[0] > 0.9 * one.ttft_s[0]
 
 
+def test_attention_groups_read_their_prompts_beside_each_other():
+    eight = table(Layout(attn_dp=8))
+    schedule = replace(ROOMY, token_budget=8 * 20_000)
+    lone, full, over = (
+        simulate(alone(schedule, of=eight), trace([0.0] * number, [20_000] * number, [1] * number)).duration_s
+        for number in (1, 8, 9)
+    )
+    attention = eight.pairs_seconds(0, 20_000)
+    assert full < lone + attention
+    assert over > lone + 0.9 * attention
+
+
 def test_a_closed_loop_keeps_its_requests_in_hand():
     found = simulate_load(alone(), Load(isl=50, osl=100, concurrency=8))
     in_hand = found.requests_per_s * found.mean("e2e")
