@@ -7,7 +7,9 @@ Rows marked verified and without speculative decoding count (`--all`: every row)
 could not. A pair of layouts is two rows of one source that differ in tp, pp, ep or dp alone: same model, number
 formats, devices and how many of them, engine and version, lengths and load; a prediction puts a pair in order by
 tokens per second and device (TPOT where no throughput is given). Regret is how much is lost by taking the layout
-predicted to be best. `--half` keeps one half of the workloads, by the split of benchmarks.fit_serving.
+predicted to be best. Pairs are `apart` that measured more than APART from each other: what is nearer differs by less
+than one run of a layout does from the next. `--half` keeps one half of the workloads, by the split of
+benchmarks.fit_serving.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from shardwright.planner.errors import ShardwrightError
 from shardwright.topologies import TopologyError
 
 METRICS = ("tpot", "ttft", "throughput")
+APART = 0.02
 OFFLINE = ("max_throughput", "poisson SLO", "static_batch")
 _NEEDED = ("model", "gpu", "num_gpus", "engine", "isl", "osl", "load_kind", "source", "source_confidence")
 _COLUMNS = {"tpot": ("tpot_ms",), "ttft": ("ttft_ms",), "throughput": ("out_tok_s_gpu", "out_tok_s")}
@@ -107,7 +110,7 @@ def report_of(found: Sequence[Outcome]) -> dict[str, Any]:
     """The figures of the report."""
     counted = [each for each in found if each.reason not in (_NOT_VERIFIED, _SPECULATIVE)]
     sources = sorted({_text(each.row, "source") for each in counted})
-    pairs, right, lost = _layouts(counted)
+    right, apart, lost = _layouts(counted)
     return {
         "metrics": {metric: _figures(counted, metric) for metric in METRICS},
         "by_source": {
@@ -117,9 +120,11 @@ def report_of(found: Sequence[Outcome]) -> dict[str, Any]:
             "offline throughput": _figures([each for each in counted if _is_offline(each)], "throughput"),
             "online throughput": _figures([each for each in counted if not _is_offline(each)], "throughput"),
         },
-        "layout_pairs": pairs,
-        "layout_pairs_right": right,
-        "layout_regret": lost,
+        "layout_pairs": len(right),
+        "layout_pairs_right": _mean(right),
+        "layout_pairs_apart": len(apart),
+        "layout_pairs_apart_right": _mean(apart),
+        "layout_regret": _mean(lost),
         "skipped": dict(Counter(each.reason for each in found if each.reason).most_common()),
     }
 
@@ -156,8 +161,12 @@ def _figures(found: Sequence[Outcome], metric: str) -> dict[str, Any]:
     }
 
 
-def _layouts(found: Sequence[Outcome]) -> tuple[int, float | None, float | None]:
-    """Pairs of layouts, the share put in the right order, and the mean regret over groups."""
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _layouts(found: Sequence[Outcome]) -> tuple[list[float], list[float], list[float]]:
+    """Whether each pair of layouts is put in the right order, the same of those apart, and the regret of each group."""
     groups: dict[tuple[str, ...], dict[str, list[tuple[float, float]]]] = {}
     for each in found:
         if each.case is None:
@@ -170,6 +179,7 @@ def _layouts(found: Sequence[Outcome]) -> tuple[int, float | None, float | None]
         label = " / ".join(layout.label() for layout in each.case.layouts) + f" x{each.case.workers}"
         groups.setdefault((*each.case.group, metric), {}).setdefault(label, []).append(times)
     right: list[float] = []
+    apart: list[float] = []
     lost: list[float] = []
     for group in groups.values():
         if len(group) < 2:
@@ -179,8 +189,9 @@ def _layouts(found: Sequence[Outcome]) -> tuple[int, float | None, float | None]
         for (p1, m1), (p2, m2) in combinations(medians, 2):
             if m1 != m2:
                 right.append(float((p1 < p2) == (m1 < m2)) if p1 != p2 else 0.5)
-    share = sum(right) / len(right) if right else None
-    return len(right), share, sum(lost) / len(lost) if lost else None
+                if abs(m1 / m2 - 1) > APART:
+                    apart.append(right[-1])
+    return right, apart, lost
 
 
 def _half(each: Outcome) -> str:
@@ -215,6 +226,8 @@ def _print(report: dict[str, Any]) -> None:
     share, lost = report["layout_pairs_right"], report["layout_regret"]
     if share is not None:
         print(f"layout pairs in the right order: {share:.1%} of {report['layout_pairs']}; mean regret {lost:.1%}")
+    if report["layout_pairs_apart"]:
+        print(f"of those apart: {report['layout_pairs_apart_right']:.1%} of {report['layout_pairs_apart']}")
     for reason, number in report["skipped"].items():
         print(f"skipped {number}: {reason}")
 

@@ -115,8 +115,8 @@ class Machine:
         return StepTable(
             StepCost(
                 own_s=own, stage_s=zero, head_s=zero, contexts=(), launch_s=0.0, decode_launch_s=0.0, step_s=0.0,
-                prompt_s=0.0, sequence_s=0.0, prefill_s=0.0, token_s=0.0, request_s=0.0, fill=0, groups=1, pp=1, cp=1,
-                tokens_per_step=1.0, tokens_checked=1, draft=0.0,
+                prompt_s=0.0, sequence_s=0.0, prefill_s=0.0, token_s=0.0, request_s=0.0, overlap=False, fill=0,
+                groups=1, pp=1, cp=1, tokens_per_step=1.0, tokens_checked=1, draft=0.0,
             )
         )  # fmt: skip
 
