@@ -292,7 +292,7 @@ def test_one_copy_carries_less_under_tighter_targets():
     )
     assert loose > tight
     exact = replica_throughput(SMALL, ONE_NODE, Layout(tp=2), bucket, job(), exact=True)
-    assert 0 < exact <= replica_throughput(SMALL, ONE_NODE, Layout(tp=2), bucket, job(targets=Targets())) * 1.25
+    assert 0 < exact <= replica_throughput(SMALL, ONE_NODE, Layout(tp=2), bucket, job(targets=Targets())) * 1.3
     assert replica_throughput(model("llama-3.1-70b"), ONE_NODE, Layout(), bucket, job()) == 0
 
 

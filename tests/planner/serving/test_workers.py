@@ -77,4 +77,4 @@ def test_a_saturated_prefill_worker_is_within_its_bound_and_near_its_closed_form
         run = Trace(np.zeros(200), prompts, np.ones_like(prompts), np.zeros_like(prompts))
         rate = 200 / simulate(Deployment(aggregated=(Pool(worker.table, worker.schedule, 1),)), run).duration_s
         assert rate <= most_prefill_rate(worker, lengths) * (1 + 1e-9)
-        assert batched_prefill_seconds(worker.cost, worker.schedule, lengths) == pytest.approx(1 / rate, rel=0.15)
+        assert batched_prefill_seconds(worker.cost, worker.schedule, lengths) == pytest.approx(1 / rate, rel=0.2)

@@ -131,7 +131,7 @@ def test_expert_imbalance_slows_expert_parallelism_only():
 
     graph = transformer(MOE)
     even = machine()
-    skewed = Machine(even.fabric, even.kernels, msgspec.structs.replace(even.engine, imbalance=2.0))
+    skewed = replace(even, engine=msgspec.structs.replace(even.engine, imbalance=2.0))
     ep, tp = Layout(tp=4, ep=4), Layout(tp=4, moe_tp=4)
     prompt = (0.0, 0.0, 8192.0, 0.0)
     bf16 = quantization("bf16")
@@ -153,7 +153,7 @@ def test_a_grace_host_is_slower_where_the_host_decides():
 
 def test_every_prompt_of_a_step_costs_the_host_its_own_time():
     busy = machine()
-    busy = replace(busy, engine=msgspec.structs.replace(busy.engine, prompt_s=1e-3))
+    busy = replace(busy, engine=msgspec.structs.replace(busy.engine, prompt_s=1e-3), host=1.0)
     found = step_cost(model("llama-3.1-8b"), busy, Layout(), quantization("bf16"))
     free = replace(found, prompt_s=0.0)
     one, eight = (
@@ -247,7 +247,7 @@ def test_unknown_architectures_borrow_from_a_relative_and_say_so():
 
 
 def of_engine(layout, name="llama-3.1-8b", formats="bf16", **changes):
-    on = machine()
+    on = replace(machine(), host=1.0)
     figures = replace(on, engine=msgspec.structs.replace(on.engine, **changes))
     return step_cost(model(name), figures, layout, quantization(formats))
 
