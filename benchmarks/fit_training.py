@@ -1,14 +1,15 @@
 """Fits the coefficients of the training cost model to published measurements, and reports on rows it did not fit.
 
     python -m benchmarks.fit_training --split             fit one half of the workloads, report on both
+    python -m benchmarks.fit_training --alternate SOURCE  fit every second run of the sources so called, report on both
     python -m benchmarks.fit_training --leave-one-out     report on every source by a fit without it
     python -m benchmarks.fit_training --write             fit all rows, write planner/costs/coefficients.json
     python -m benchmarks.fit_training --reset             write the priors there instead
 
-Whole workloads are split, never rows: every (source, model, accelerator, devices) falls on one side by a hash. Every
-fit starts from the priors of `coefficient_space`, or with `--start FILE` from other coefficients; either way it is the
-priors that hold back what the rows do not determine. The shipped coefficients are those of `--write`; how far they can
-be trusted on rows never seen is what the other two say.
+`--split` parts whole workloads, never rows: every (source, model, accelerator, devices) falls on one side by a hash.
+Every fit starts from the priors of `coefficient_space`, or with `--start FILE` from other coefficients; either way the
+priors hold back what the rows do not determine. The shipped coefficients are those of `--write`; how far they
+can be trusted on rows never seen is what the others say.
 """
 
 from __future__ import annotations
@@ -188,6 +189,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="fit all rows and write coefficients.json")
     parser.add_argument("--reset", action="store_true", help="write the coefficients before fitting, and stop")
     parser.add_argument("--split", action="store_true", help="fit one half, report on the other")
+    parser.add_argument("--alternate", metavar="SOURCE", help="fit every second run of these sources, report on both")
     parser.add_argument("--start", type=Path, help="coefficients to start from instead of the priors")
     parser.add_argument("--iterations", type=int, default=30, help="of every fit at most")
     parser.add_argument("--leave-one-out", action="store_true", help="fit without each source in turn")
@@ -196,13 +198,16 @@ def main() -> int:
         save(skeleton(), skeleton()["provenance"])
         return 0
     document = skeleton()
-    problem = Problem(load(options.data), document)
+    chosen = [run for run in load(options.data) if run.source.startswith(options.alternate or "")]
+    problem = Problem(chosen, document)
     weights = np.array([WEIGHTS.get(run.source, 1.0) for run in problem.runs])
     known = document if options.start is None else json.loads(options.start.read_text(encoding="utf-8"))
     start = [read_value(known, p.name, p.prior) for p in PARAMETERS]
     budget = Settings(iterations=options.iterations)
     aside = np.array([on_report_side(run) for run in problem.runs])
-    if options.split:
+    if options.alternate:
+        aside = np.arange(len(aside)) % 2 == 1
+    if options.split or options.alternate:
         half = problem.fitted(weights * ~aside, start, budget)
         report("Fitted half", problem.runs, half.predicted, ~aside)
         report("Other half, not fitted", problem.runs, half.predicted, aside)
