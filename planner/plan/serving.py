@@ -6,12 +6,28 @@ from typing import Literal
 
 import msgspec
 
-from ..workload.serving import Load, Targets
+from ..workload.serving import Load, Objective, Targets
 from ..workload.serving_layout import Layout, Quantization, Speculation
 from .base import PlanBase, Term
 
 Phase = Literal["aggregated", "prefill", "decode"]
 Mode = Literal["aggregated", "disaggregated", "mixed", "shared", "afd"]
+
+
+OBJECTIVES: dict[Objective, str] = {
+    "throughput": "highest rate of requests per second within the targets",
+    "gpus": "devices used",
+    "cost": "USD per hour",
+    "latency": "mean end-to-end seconds",
+    "energy": "joules per output token",
+}
+
+
+def objective_of(goal: Objective, load: Load) -> str:
+    """The words in which a plan says what it was made for."""
+    if goal == "throughput" and load.concurrency is not None:
+        return f"output tokens per second with {load.concurrency} requests in hand"
+    return OBJECTIVES[goal]
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

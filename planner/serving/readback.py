@@ -10,7 +10,18 @@ from shardwright.solvers.solution import relative_gap
 
 from ..costs.serving.coefficients import coefficients_version
 from ..plan.base import Alternative, Input, Optimality, Provenance, Term
-from ..plan.serving import EngineSettings, Hour, Latency, Mode, NodeLoss, PoolPlan, Prediction, ServingPlan, Transfer
+from ..plan.serving import (
+    EngineSettings,
+    Hour,
+    Latency,
+    Mode,
+    NodeLoss,
+    PoolPlan,
+    Prediction,
+    ServingPlan,
+    Transfer,
+    objective_of,
+)
 from ..workload.serving import Targets
 from .deployments import Proposal, hand_over, joules_per_token
 from .open_loop import Found
@@ -18,14 +29,6 @@ from .placement import Placement
 from .problem import Problem
 from .simulation import Outcome
 from .workers import WorkerType
-
-_UNITS = {
-    "throughput": "highest rate of requests per second within the targets",
-    "gpus": "devices used",
-    "cost": "USD per hour",
-    "latency": "mean end-to-end seconds",
-    "energy": "joules per output token",
-}
 
 
 def plan_of(
@@ -43,7 +46,7 @@ def plan_of(
     return ServingPlan(
         inputs=inputs,
         optimality=Optimality(
-            objective=_objective(problem),
+            objective=objective_of(job.goal, job.load),
             sense="max" if rising else "min",
             value=found.value,
             bound=found.bound,
@@ -113,12 +116,6 @@ def prediction_of(proposal: Proposal, outcome: Outcome, targets: Targets, used: 
         usd_per_hour=proposal.usd_per_hour(),
         joules_per_output_token=joules_per_token(proposal, outcome),
     )
-
-
-def _objective(problem: Problem) -> str:
-    if problem.job.goal == "throughput" and problem.job.load.concurrency is not None:
-        return f"output tokens per second with {problem.job.load.concurrency} requests in hand"
-    return _UNITS[problem.job.goal]
 
 
 def _mode(proposal: Proposal, asked: str) -> Mode:

@@ -86,6 +86,8 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             msgspec.structs.force_setattr(self, "rate_per_s", float(self.rate_per_s))
         if not self.lengths:
             msgspec.structs.force_setattr(self, "lengths", (LengthBin(isl=self.isl, osl=self.osl),))
+        elif (self.isl or self.osl) and [(self.isl, self.osl)] != [(each.isl, each.osl) for each in self.lengths]:
+            raise InputError("load.isl and load.osl are of one length: leave them out beside load.lengths")
         for place, each in enumerate(self.lengths):
             _whole(f"load.lengths[{place}].isl", each.isl, MAX_TOKENS)
             _whole(f"load.lengths[{place}].osl", each.osl, MAX_TOKENS)
@@ -147,6 +149,7 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 Objective = Literal["throughput", "gpus", "cost", "latency", "energy"]
 SearchMode = Literal["auto", "aggregated", "disaggregated", "shared", "afd"]
+ENGINES = ("vllm", "sglang", "trtllm", "turbomind", "neuronx")
 OBJECTIVES: tuple[Objective, ...] = ("throughput", "gpus", "cost", "latency", "energy")
 MODES: tuple[SearchMode, ...] = ("auto", "aggregated", "disaggregated", "shared", "afd")
 

@@ -55,7 +55,7 @@ def replica_memory(
     workspace += tokens * (2 * shapes.hidden + widest) * 2 + logits
     usable = fabric.accelerator.memory_bytes * engine.memory_fraction
     token = sum(
-        each.layers * each.cache_elements * (1.0 if each.window is None else min(1.0, each.window / max(context, 1.0)))
+        each.layers * each.cache_elements * (1.0 if each.kept is None else min(1.0, each.kept / max(context, 1.0)))
         for each in shapes.attention
     )
     token *= quantization.cache_bytes * shapes.stage_imbalance / layout.pp

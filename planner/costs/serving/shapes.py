@@ -40,7 +40,8 @@ class AttentionClass:
     """Layers with the same attention, on one rank.
 
     `pair_flops` per query and attended token in prefill, `decode_flops` while decoding (absorbed for MLA);
-    `cache_elements` per cached token; `window` None for the whole context.
+    `cache_elements` per cached token; `window` tokens are attended to and `kept` tokens stay in the cache, None for the
+    whole context: sparse attention selects few of all that it keeps.
     """
 
     layers: float
@@ -48,6 +49,7 @@ class AttentionClass:
     decode_flops: float
     cache_elements: float
     window: int | None
+    kept: int | None
     latent: bool
     grouped: bool
 
@@ -172,6 +174,8 @@ def check_layout(model: ModelGraph, layout: Layout) -> None:
                 raise InputError(f"layout.tp must divide the {op.heads} heads of {model.name} but got {layout.tp}")
             if isinstance(op, Experts):
                 _check_experts(model, op, layout)
+    if layout.ep * layout.moe_tp > 1 and not has_experts(model):
+        raise InputError(f"layout.ep and layout.moe_tp must be 1: {model.name} has no experts")
 
 
 def _check_experts(model: ModelGraph, op: Experts, layout: Layout) -> None:
@@ -243,6 +247,7 @@ def _attention(tally: _Tally, op: Attention, repeat: int, layout: Layout, quanti
         decode_flops=op.absorbed_flops_per_token_and_context / op.heads * -(-op.heads // layout.tp) / layout.cp,
         cache_elements=op.cached_elements_per_rank(layout.tp) / layout.cp,
         window=window,
+        kept=op.window,
         latent=op.latent_features > 0,
         grouped=op.heads > op.kv_heads,
     )

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import yaml
 
-from shardwright.planner import Layout, ServingPlan, export_plan
+from shardwright.planner import Layout, Load, ServingJob, ServingPlan, estimate_serving, export_plan, plan_serving
 from shardwright.planner.errors import InputError
 from shardwright.planner.export import exporter, list_exporters
 from shardwright.planner.export.base import Context
@@ -284,8 +284,15 @@ def test_decoders_of_several_stages_are_refused_where_the_cache_cannot_reach_the
 
 @pytest.mark.parametrize("mode", ["shared", "afd", "mixed"])
 def test_modes_that_no_engine_has_are_refused(mode):
+    load = Load(isl=1000, osl=20, concurrency=4, rounds=2)
+    if mode == "mixed":
+        pools = [("aggregated", Layout(tp=2), 1), ("prefill", Layout(tp=2), 1), ("decode", Layout(tp=4), 1)]
+        plan = estimate_serving("llama-3.1-8b", "dgx-h100:1", ServingJob(load=load), pools)
+    else:
+        plan = plan_serving("llama-3.1-8b", "dgx-h100:1", ServingJob(load=load, mode=mode))
+    assert plan.mode == mode
     with pytest.raises(InputError, match="--mode"):
-        export_plan(msgspec.structs.replace(plan_of("one worker"), mode=mode), "vllm")
+        export_plan(plan, "vllm")
 
 
 def test_workers_on_uneven_parts_of_hosts_are_refused():

@@ -167,7 +167,7 @@ def test_a_model_named_like_an_option_is_refused(tmp_path):
     named = msgspec.structs.replace(record, source="--trust-remote-code/config.json")
     inputs = tuple(named if each is record else each for each in plan.inputs)
     with pytest.raises(InputError, match="reads as an option"):
-        export_plan(msgspec.structs.replace(plan, inputs=inputs), "vllm")
+        export_plan(msgspec.structs.replace(plan, inputs=inputs, model="--trust-remote-code"), "vllm")
 
 
 @pytest.mark.parametrize("launcher", SERVING)
