@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .common import writable
+from .records import with_options
+
+if TYPE_CHECKING:
+    from ..experts.request import ExpertRequest
 
 _Files = Annotated[
     list[str],
@@ -43,60 +48,55 @@ _Json = Annotated[bool, typer.Option("--json", help="Only the plan as JSON on st
 _Output = Annotated[str | None, typer.Option("--output", "-o", callback=writable, help="Write the plan to this file.")]
 
 
-def experts(
-    routing: _Files,
-    array: _Array = None,
-    top: _Top = None,
-    cluster: _Cluster = None,
-    measured: _Measured = None,
-    gpus: _Gpus = None,
-    gpus_per_node: _PerNode = None,
-    link_ratio: _Ratio = 1.0,
-    objective: _Objective = "joint",
-    load_weight: _Weight = None,
-    redundant: _Redundant = 0,
-    slots_per_gpu: _Slots = None,
-    expert_groups: _Groups = None,
-    workload_weight: _Share = None,
-    held_out: _HeldOut = 0.0,
-    method: _Method = "auto",
-    certify: _Certify = False,
-    current: _Current = None,
-    expert_size: _Size = None,
-    budget: _Budget = None,
-    target: _Target = 1.0,
-    seed: _Seed = 0,
-    work: _Work = None,
-    output: _Output = None,
-    json: _Json = False,
-) -> None:
+class Options:
+    """What `experts` asks for."""
+
+    routing: _Files
+    array: _Array = None
+    top: _Top = None
+    cluster: _Cluster = None
+    measured: _Measured = None
+    gpus: _Gpus = None
+    gpus_per_node: _PerNode = None
+    link_ratio: _Ratio = 1.0
+    objective: _Objective = "joint"
+    load_weight: _Weight = None
+    redundant: _Redundant = 0
+    slots_per_gpu: _Slots = None
+    expert_groups: _Groups = None
+    workload_weight: _Share = None
+    held_out: _HeldOut = 0.0
+    method: _Method = "auto"
+    certify: _Certify = False
+    current: _Current = None
+    expert_size: _Size = None
+    budget: _Budget = None
+    target: _Target = 1.0
+    seed: _Seed = 0
+    work: _Work = None
+    output: _Output = None
+    json: _Json = False
+
+
+@with_options(Options)
+def experts(context: typer.Context) -> None:
     """Place the experts of a mixture-of-experts model on GPUs so that load is even and tokens travel little."""
     import time
 
     started = time.perf_counter()
     from ..experts.cluster import cluster_for
-    from ..experts.request import ExpertRequest
     from ..experts.workloads import load_workloads
     from ..plan.experts import ExpertPlan
     from .common import emit
     from .expert_options import limits, planned, replanned, workloads_by_phase
 
-    request = ExpertRequest(
-        objective=objective,  # type: ignore[arg-type]  # ExpertRequest refuses what is no objective
-        load_weight=load_weight,
-        redundant=redundant,
-        slots_per_gpu=slots_per_gpu,
-        expert_groups=expert_groups,
-        workload_weights=None if not workload_weight else tuple(workload_weight),
-        held_out=held_out,
-        method=method,
-        certify=certify,
-        seed=seed,
-        **({} if work is None else {"work": work}),
+    given = context.params
+    request = _request(given)
+    place = cluster_for(*(given[name] for name in ("cluster", "measured", "gpus", "gpus_per_node", "link_ratio")))
+    bounds = limits(*(given[name] for name in ("current", "expert_size", "budget", "target")))
+    workloads = workloads_by_phase(
+        given["routing"], lambda files: load_workloads(files, given["array"], given["top"], given["held_out"])
     )
-    place = cluster_for(cluster, measured, gpus, gpus_per_node, link_ratio)
-    bounds = limits(current, expert_size, budget, target)
-    workloads = workloads_by_phase(routing, lambda files: load_workloads(files, array, top, held_out))
     plan = planned(workloads, place, request) if bounds is None else replanned(bounds, workloads, place, request)
 
     def view() -> None:
@@ -105,4 +105,15 @@ def experts(
         elapsed = time.perf_counter() - started
         print_expert_plan(plan, elapsed) if isinstance(plan, ExpertPlan) else print_expert_phases(plan, elapsed)
 
-    emit(plan, json=json, output=output, view=view)
+    emit(plan, json=given["json"], output=given["output"], view=view)
+
+
+def _request(given: Mapping[str, Any]) -> ExpertRequest:
+    from ..experts.request import ExpertRequest
+
+    names = ("objective", "load_weight", "redundant", "slots_per_gpu", "expert_groups", "held_out", "method", "certify")
+    chosen = {name: given[name] for name in (*names, "seed")}
+    weights = tuple(given["workload_weight"] or ()) or None
+    return ExpertRequest(
+        workload_weights=weights, **chosen, **({} if given["work"] is None else {"work": given["work"]})
+    )

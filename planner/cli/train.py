@@ -8,6 +8,7 @@ import typer
 
 from ..errors import InputError
 from . import training_options as options
+from .records import with_options
 
 if TYPE_CHECKING:
     from ..workload.training import Objective
@@ -25,55 +26,24 @@ _Explore = Annotated[
 ]
 
 
-def train(
-    context: typer.Context,
-    model: options.Model,
-    cluster: options.Clusters,
-    measured: options.Measured = None,
-    gbs: options.Gbs = None,
-    seq: options.Seq = None,
-    job: options.JobFile = None,
-    precision: options.Precision = None,
-    optimizer: options.Optimizer = None,
-    framework: options.FrameworkName = None,
-    trained: options.Trained = None,
-    experts: options.ExpertFile = None,
-    tokens: options.Tokens = None,
-    margin: options.Margin = None,
-    price: options.Price = None,
-    cpu_tier: options.Tier = None,
-    nvme_tier: options.Tier = None,
-    objective: _Objective = None,
-    time_limit: _TimeLimit = None,
-    pareto: _Pareto = None,
-    robustness: _Robustness = None,
-    explore: _Explore = None,
-    tp: options.Held = None,
-    cp: options.Held = None,
-    pp: options.Held = None,
-    vpp: options.Held = None,
-    dp_replicate: options.Held = None,
-    dp_shard: options.Held = None,
-    zero: options.Held = None,
-    ep: options.Held = None,
-    etp: options.Held = None,
-    mbs: options.Held = None,
-    sp: options.HeldSwitch = None,
-    recompute: options.HeldRecompute = None,
-    schedule: options.HeldSchedule = None,
-    cp_comm: options.HeldContext = None,
-    weight_shard: options.HeldWeights = None,
-    gradient_shard: options.HeldGradients = None,
-    offload_optimizer: options.HeldOffload = None,
-    offload_activations: options.HeldOffload = None,
-    tp_overlap: options.HeldSwitch = None,
-    ep_overlap: options.HeldExpertOverlap = None,
-    sync_period: options.HeldPeriod = None,
-    sync: options.HeldSync = None,
-    vocab_parallel: options.HeldVocabulary = None,
-    output: options.Output = None,
-    json: options.Json = False,
-) -> None:
+class Expected:
+    """A plan of experts to count with."""
+
+    experts: options.ExpertFile = None
+
+
+class Aims:
+    """What to aim at, and what to try for it."""
+
+    objective: _Objective = None
+    time_limit: _TimeLimit = None
+    pareto: _Pareto = None
+    robustness: _Robustness = None
+    explore: _Explore = None
+
+
+@with_options(options.Places, options.Work, Expected, options.Budget, Aims, options.Holds, options.Result)
+def train(context: typer.Context) -> None:
     """Find the best way to split a training job over a cluster, with proof."""
     import time
 
@@ -83,23 +53,25 @@ def train(
     from ..report.training import print_training_plan
     from .common import emit, emit_text, json_text, parse_duration
 
-    started = time.perf_counter()
+    started, given = time.perf_counter(), context.params
     work = options.build_job(
-        job,
-        options.constraints(context.params),
-        **options.job_fields(context.params),
-        objective=objective,
-        time_limit_s=None if time_limit is None else parse_duration(time_limit),
-        robustness_samples=robustness,
-        explore=options.techniques(explore),
+        given["job"],
+        options.constraints(given),
+        **options.job_fields(given),
+        objective=given["objective"],
+        time_limit_s=None if given["time_limit"] is None else parse_duration(given["time_limit"]),
+        robustness_samples=given["robustness"],
+        explore=options.techniques(given["explore"]),
     )
-    if pareto is not None:
-        front = frontier_training(model, [load_topology(each, measured)[0] for each in cluster], work, _pair(pareto))
+    model, clusters, json, output = (given[name] for name in ("model", "cluster", "json", "output"))
+    places = [load_topology(each, given["measured"]) for each in clusters]
+    if given["pareto"] is not None:
+        front = frontier_training(model, [topology for topology, _ in places], work, _pair(given["pareto"]))
         emit_text(json_text(front), "frontier", json=json, output=output, view=lambda: print_frontier(front))
         return
-    if len(cluster) > 1:
+    if len(clusters) > 1:
         raise InputError("several --cluster need --pareto: a plan is for one cluster")
-    plan = plan_training(load_model(model), load_topology(cluster[0], measured), work)
+    plan = plan_training(load_model(model), places[0], work)
     seconds = time.perf_counter() - started
     emit(plan, json=json, output=output, view=lambda: print_training_plan(plan, seconds))
 

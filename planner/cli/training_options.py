@@ -67,6 +67,79 @@ HeldOffload = Annotated[str | None, typer.Option(help="none, cpu, nvme.", **_HOL
 HeldExpertOverlap = Annotated[str | None, typer.Option(help="none, shared, microbatch.", **_HOLD)]
 
 
+class Place:
+    """A model and one cluster."""
+
+    model: Model
+    cluster: Cluster
+    measured: Measured = None
+
+
+class Places:
+    """A model and one cluster or several."""
+
+    model: Model
+    cluster: Clusters
+    measured: Measured = None
+
+
+class Work:
+    """The job to train."""
+
+    gbs: Gbs = None
+    seq: Seq = None
+    job: JobFile = None
+    precision: Precision = None
+    optimizer: Optimizer = None
+    framework: FrameworkName = None
+    trained: Trained = None
+
+
+class Budget:
+    """What the job may take."""
+
+    tokens: Tokens = None
+    margin: Margin = None
+    price: Price = None
+    cpu_tier: Tier = None
+    nvme_tier: Tier = None
+
+
+class Holds:
+    """Values that a strategy's fields are held to."""
+
+    tp: Held = None
+    cp: Held = None
+    pp: Held = None
+    vpp: Held = None
+    dp_replicate: Held = None
+    dp_shard: Held = None
+    zero: Held = None
+    ep: Held = None
+    etp: Held = None
+    mbs: Held = None
+    sp: HeldSwitch = None
+    recompute: HeldRecompute = None
+    schedule: HeldSchedule = None
+    cp_comm: HeldContext = None
+    weight_shard: HeldWeights = None
+    gradient_shard: HeldGradients = None
+    offload_optimizer: HeldOffload = None
+    offload_activations: HeldOffload = None
+    tp_overlap: HeldSwitch = None
+    ep_overlap: HeldExpertOverlap = None
+    sync_period: HeldPeriod = None
+    sync: HeldSync = None
+    vocab_parallel: HeldVocabulary = None
+
+
+class Result:
+    """Where the plan goes."""
+
+    output: Output = None
+    json: Json = False
+
+
 def build_job(job_file: str | None, constraints: Mapping[str, Any], **fields: Any) -> TrainingJob:
     """The job of a file, if any, with the given fields and constraints put over it; None leaves a field alone.
 
