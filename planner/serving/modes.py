@@ -157,7 +157,8 @@ def _afd(problem: Problem) -> Iterator[Proposal]:
                     first = max(1, round(need * number))
                     if fewer and wanted is not None:
                         first = min(first, int(wanted / each) + 1)
-                    if number * decoder.devices + first * prefill.devices <= supply:
+                    first = min(first, (supply - number * decoder.devices) // prefill.devices)
+                    if first >= 1:
                         pools = (PoolOf(prefill, "prefill", first), PoolOf(decoder, "decode", number, rate))
                         bound = min(limit * number, first * most_prefill_rate(prefill, lengths))
                         yield Proposal(pools, min(rate * number, each * first), bound)
