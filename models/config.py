@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from .errors import ModelError
 from .fields import Fields, shown
 from .graph import ModelGraph
+from .launch import launch_facts
 
 MAX_FIELDS = 10_000
 
@@ -25,7 +28,9 @@ def read_config(document: object, name: str = "") -> ModelGraph:
     if len(document) > MAX_FIELDS:
         raise ModelError(f"a model config must have at most {MAX_FIELDS} fields but got {len(document)}")
     architecture = _architecture(document)
-    return ARCHITECTURES[architecture](Fields(document, architecture), name)
+    graph = ARCHITECTURES[architecture](Fields(document, architecture), name)
+    told = launch_facts(document)
+    return msgspec.structs.replace(graph, dropout=bool(told.hidden_dropout or told.attention_dropout))
 
 
 def _architecture(document: Mapping[str, object]) -> str:

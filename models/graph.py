@@ -48,6 +48,7 @@ class ModelGraph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     With an encoder and a decoder the encoder's chain comes first, ends in a `head` of its final norm, and the decoder
     starts with an `embedding` of its own. Operators named `shared_…` are the expert that sees every token.
     `assumptions` lists what the description left open: defaults of the configuration class, towers left out.
+    `dropout` says whether training drops activations; None where only sizes are known.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ModelGraph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     tied_embeddings: bool
     runs: tuple[Run, ...]
     assumptions: tuple[str, ...] = ()
+    dropout: bool | None = None
 
     @property
     def num_layers(self) -> int:

@@ -15,11 +15,24 @@ ACTIVATION = ("hidden_act", "hidden_activation", "activation_function", "mlp_hid
 NORM_EPSILON = ("rms_norm_eps", "norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon")
 ROTARY_BASE = ("rope_theta", "rotary_emb_base", "rotary_base")
 ROTARY_FRACTION = ("partial_rotary_factor", "rotary_pct")
-HIDDEN_DROPOUT = ("resid_pdrop", "hidden_dropout", "hidden_dropout_prob", "resid_dropout", "dropout")
+HIDDEN_DROPOUT = ("resid_pdrop", "hidden_dropout", "hidden_dropout_prob", "resid_dropout", "dropout", "dropout_rate")
 ATTENTION_DROPOUT = ("attn_pdrop", "attention_dropout", "attention_probs_dropout_prob")
 
-# transformers' GPT2Config drops where a configuration does not say; the later decoders do not.
-_DROPS_UNSAID = {"gpt2": 0.1, "GPT2LMHeadModel": 0.1}
+# Hidden and attention dropout of transformers' configuration classes that drop where a file does not say; of the later
+# decoders none does.
+_DROPS_UNSAID = {
+    "gpt2": (0.1, 0.1),
+    "GPT2LMHeadModel": (0.1, 0.1),
+    "gpt_bigcode": (0.1, 0.1),
+    "GPTBigCodeForCausalLM": (0.1, 0.1),
+    "opt": (0.1, 0.0),
+    "OPTForCausalLM": (0.1, 0.0),
+    "bert": (0.1, 0.1),
+    "BertForMaskedLM": (0.1, 0.1),
+    "t5": (0.1, 0.1),
+    "T5ForConditionalGeneration": (0.1, 0.1),
+    "T5WithLMHeadModel": (0.1, 0.1),
+}
 # What transformers' modeling code of a family does though no configuration says so: GPT-OSS clamps its gated products
 # at 7 (GptOssExperts.limit), Nemotron-H routes by sigmoids with a correction (NemotronHTopkRouter).
 _CLAMPS_UNSAID = {"gpt_oss": 7.0, "GptOssForCausalLM": 7.0}
@@ -111,7 +124,7 @@ def launch_facts(document: Mapping[str, object]) -> LaunchFacts:
     scoring = document.get("scoring_func")
     names = document.get("architectures")
     kinds = [document.get("model_type"), *(names if isinstance(names, list) else ())]
-    unsaid = next((rate for kind, rate in _DROPS_UNSAID.items() if kind in kinds), 0.0)
+    hidden, attention = next((rates for kind, rates in _DROPS_UNSAID.items() if kind in kinds), (0.0, 0.0))
     sigmoid = any(kind in kinds for kind in _SIGMOID_UNSAID)
     return LaunchFacts(
         activation=_first(document, ACTIVATION, str),
@@ -123,8 +136,8 @@ def launch_facts(document: Mapping[str, object]) -> LaunchFacts:
         router_groups_per_token=_first(document, ("topk_group",), int),
         router_scale=_first(document, ("routed_scaling_factor",), float),
         router_bias_correction=sigmoid or document.get("topk_method") == "noaux_tc",
-        hidden_dropout=_probability(document, HIDDEN_DROPOUT, unsaid),
-        attention_dropout=_probability(document, ATTENTION_DROPOUT, unsaid),
+        hidden_dropout=_probability(document, HIDDEN_DROPOUT, hidden),
+        attention_dropout=_probability(document, ATTENTION_DROPOUT, attention),
         gate_clamp=next((limit for kind, limit in _CLAMPS_UNSAID.items() if kind in kinds), None),
         rotary_scaling=_scaling(document),
         state_space=_sizes(StateSpace, document, _STATE_SPACE),

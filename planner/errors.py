@@ -46,10 +46,12 @@ class InvalidPlan(ShardwrightError):  # noqa: N818
 @contextmanager
 def input_errors() -> Iterator[None]:
     """Re-raise what the model and topology readers refuse as InputError, message unchanged."""
-    from shardwright.models import ModelError
-    from shardwright.topologies import TopologyError
-
     try:
         yield
-    except (ModelError, TopologyError) as error:
+    except ValueError as error:
+        from shardwright.models import ModelError
+        from shardwright.topologies import TopologyError
+
+        if not isinstance(error, (ModelError, TopologyError)):
+            raise
         raise InputError(str(error)) from error

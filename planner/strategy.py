@@ -82,7 +82,7 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     is the number of layers per virtual stage that `recompute="full"` applies to (None: all); `recompute_modules` is
     what `recompute="selective"` recomputes. `stage_layers` gives the layers of every virtual stage in chain order
     (None: equal, or balanced against embedding and head when the layers do not divide), `stage_recompute` how many of
-    them `recompute="full"` applies to when that differs between stages. `cp_comm` is how context
+    them `recompute` applies to when that differs between stages. `cp_comm` is how context
     ranks exchange keys and values; "a2a+p2p" swaps heads inside as large a group as the kv heads allow and passes
     rings between groups.
 
@@ -168,8 +168,10 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         again = self.stage_recompute
         if again is None:
             return
-        if self.stage_layers is None or self.recompute != "full" or self.recompute_layers is not None:
-            raise InputError("strategy.stage_recompute needs stage_layers, recompute full and no recompute_layers")
+        if self.stage_layers is None or self.recompute == "none" or self.recompute_layers is not None:
+            raise InputError(
+                "strategy.stage_recompute needs stage_layers, recompute full or selective and no recompute_layers"
+            )
         if len(again) != chunks or not all(0 <= r <= n for r, n in zip(again, self.stage_layers, strict=True)):
             raise InputError(
                 f"strategy.stage_recompute must give {chunks} counts of at most stage_layers {self.stage_layers}, "
@@ -216,7 +218,8 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         if self.cp > 1 and self.cp_comm != "p2p":
             parts.append(f"cp:{self.cp_comm}")
         if self.recompute == "selective":
-            parts.append("recompute:" + ("+".join(self.recompute_modules) or "selective"))
+            suffix = "" if self.stage_recompute is None else ":by-stage"
+            parts.append("recompute:" + ("+".join(self.recompute_modules) or "selective") + suffix)
         elif self.recompute == "full":
             layers = self.recompute_layers if self.stage_recompute is None else "by-stage"
             parts.append("recompute:full" + ("" if layers is None else f":{layers}"))

@@ -129,6 +129,17 @@ def solve(problem: PartitionProblem, weight: float = BOTTLENECK_FIRST) -> Soluti
     return Solution(Status.OPTIMAL, best, value, value, progress.seconds, progress.work)
 
 
+def least_value(problem: PartitionProblem, weight: float) -> float:
+    """What weight × bottleneck + total is at least in every partition, by the least of either; infinite where there is
+    none."""
+    least = _sweep(problem, problem.table, bottleneck=True)
+    if least is None:
+        return math.inf
+    shortest = _sweep(problem, problem.table, bottleneck=False)
+    assert shortest is not None, "there is a partition"
+    return weight * least.bottleneck + shortest.total
+
+
 def _front(problem: PartitionProblem) -> Iterator[Partition]:
     """Partitions of least total among those with ever smaller bottlenecks: every good trade between the two."""
     table = problem.table

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("topologies", "models", "solvers", "planner")
 BELOW = ("topologies", "models", "solvers")
 FLOORS = (
-    {"errors", "files", "inputs", "workload", "strategy", "plan"},
+    {"errors", "version", "files", "inputs", "workload", "strategy", "plan"},
     {"costs"},
     {"training", "serving", "fleet", "experts"},
     {"validate", "explain", "report", "export"},

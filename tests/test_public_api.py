@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
 from shardwright import models, planner, solvers, topologies
+from shardwright.planner.version import VERSION
 
 
 @pytest.mark.parametrize("package", [models, planner, solvers, topologies])
@@ -66,6 +68,20 @@ def test_what_the_planner_offers():
         "plan_training",
         "validate_plan",
     ]
+
+
+def test_the_version_is_that_of_the_installed_package():
+    assert metadata.version("shardwright") == VERSION
+
+
+def test_a_command_reads_its_options_without_pydantic_and_rich():
+    code = (
+        "import sys; from shardwright.planner.cli.main import run; "
+        "run(['experts', '--routing', 'missing.json', '--gpus', '8', '--link-ratio', '2', '--objective', 'load']); "
+        "print([m for m in ('pydantic', 'rich', 'importlib.metadata') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
 
 
 def test_the_command_line_imports_no_heavy_library():

@@ -38,7 +38,7 @@ class Degrees:
     recompute_layers: Annotated[int | None, typer.Option(help="Layers per stage that full recomputes.")] = None
     schedule: Annotated[str, typer.Option(help="1f1b, interleaved, gpipe, zb-h1, zb-v or dualpipe.")] = "1f1b"
     stage_layers: Annotated[str | None, typer.Option(help="Layers of every virtual stage, such as 9,8,8,7.")] = None
-    stage_recompute: Annotated[str | None, typer.Option(help="How many of them full recomputes, by stage.")] = None
+    stage_recompute: Annotated[str | None, typer.Option(help="How many of them are recomputed, by stage.")] = None
     cp_comm: Annotated[str, typer.Option(help="p2p (ring), all_gather, a2a (Ulysses) or a2a+p2p.")] = "p2p"
     weight_shard: _Part = None
     gradient_shard: _Part = None

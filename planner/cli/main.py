@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
 from ..errors import ShardwrightError
+from .coercion import read_plainly
 
 COMMANDS = (
     ("train", "Split a training job over a cluster."),
@@ -27,20 +27,29 @@ GROUPS = (
 )
 
 
+NAMES = tuple(name for name, _ in (*COMMANDS, *GROUPS))
+
+
 def _version(show: bool) -> None:
     if show:
-        print(f"shardwright {version('shardwright')}")  # noqa: T201
+        from ..version import VERSION
+
+        print(f"shardwright {VERSION}")  # noqa: T201
         raise typer.Exit
 
 
-def build() -> typer.Typer:
-    """The application with every command registered."""
+def build(wanted: str | None = None) -> typer.Typer:
+    """The application with every command registered; only the one `wanted` is loaded, the others are names (None: all).
+
+    Help is plain text: boxes and colours would take as long to load as the rest together.
+    """
     app = typer.Typer(
         name="shardwright",
         help="Plans for large language models on the machines you really have.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
+        rich_markup_mode=None,
     )
 
     @app.callback()
@@ -50,10 +59,22 @@ def build() -> typer.Typer:
         pass
 
     for name, summary in COMMANDS:
-        function = getattr(import_module(f"..{name}", __name__), name)
+        function = getattr(import_module(f"..{name}", __name__), name) if wanted in (None, name) else _not_loaded
         app.command(name, short_help=summary)(function)
     for name, summary in GROUPS:
-        app.add_typer(import_module(f"..{name}", __name__).app, name=name, help=summary, no_args_is_help=True)
+        group = import_module(f"..{name}", __name__).app if wanted in (None, name) else _named_only()
+        app.add_typer(group, name=name, help=summary, no_args_is_help=True)
+    return app
+
+
+def _not_loaded() -> None:
+    raise AssertionError("the command that was called is the one that is loaded")
+
+
+def _named_only() -> typer.Typer:
+    app = typer.Typer()
+    app.command("show")(_not_loaded)
+    app.callback()(_not_loaded)
     return app
 
 
@@ -65,7 +86,9 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """The exit code of one invocation; every failure is one line on stderr."""
     try:
-        outcome = build()(arguments, standalone_mode=False)
+        command = typer.main.get_command(build(next((word for word in arguments if word in NAMES), "")))
+        read_plainly(command)
+        outcome = command(arguments, standalone_mode=False)
         sys.stdout.flush()
     except ShardwrightError as error:
         return _fail(str(error), error.exit_code)
@@ -76,8 +99,11 @@ def run(arguments: list[str]) -> int:
         return _fail("interrupted", 130)
     except Exception as error:
         if hasattr(error, "format_message"):
-            message = error.format_message()  # empty when no argument was given and the help was printed
-            return _fail(message, 2) if message else 2
+            message = error.format_message()
+            if message.startswith("Usage:"):  # no argument was given: this is the help
+                print(message)  # noqa: T201
+                return 2
+            return _fail(message, 2)
         if os.environ.get("SHARDWRIGHT_DEBUG"):
             raise
         return _fail(f"internal error, please report: {type(error).__name__}: {error}", 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..plan.base import Term
-from .rows import Rows
+from .rows import SELECTIVE, Rows
 from .step import StepCosts, TrainingCosts
 
 _DELAYED = ", with what a domain's other tp groups delay it by"
@@ -93,16 +93,19 @@ def _slowest_stage(rows: Rows, stage: int) -> _Stage:
     again = rows.stages.again[rows.pipeline[0], stage]
 
     slowness = float(rows.stages.slowness[rows.pipeline[0], stage])
+    selective = int(rows.table.recompute[0]) == SELECTIVE
+    whole = np.zeros_like(again) if selective else again
 
     def moved(axis: str) -> float:
         forward = np.array([getattr(block, f"{axis}_forward")[key] for block in costs.transfers])
         backward = np.array([getattr(block, f"{axis}_backward")[key] for block in costs.transfers])
-        return slowness * float(count @ (forward + backward) + again @ forward)
+        return slowness * float(count @ (forward + backward) + whole @ forward)
 
     return _Stage(
         forward=slowness * float(count @ costs.compute_forward_s[key]),
         backward=slowness * float(count @ costs.compute_backward_s[key]),
-        recompute=slowness * float(again @ costs.compute_forward_s[key] + count @ rows.again_s[0]),
+        recompute=slowness
+        * float(whole @ costs.compute_forward_s[key] + (again - whole) @ rows.redone_s[0] + count @ rows.again_s[0]),
         tp=moved("tp"),
         cp=moved("cp"),
         ep=moved("ep"),

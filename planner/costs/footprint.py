@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..strategy import EXPERT_OVERLAPS
+from ..workload.strategy_table import Ints
 from .compute import Device
 from .keys import Floats
 from .memory import StateBytes
-from .rows import Rows
+from .rows import SELECTIVE, Rows
 from .sharding import state_memory
 
 PAIRED = EXPERT_OVERLAPS.index("microbatch")
@@ -50,7 +51,7 @@ def device_memory(rows: Rows, device: Device, states: StateBytes, is_head: Float
     weights, gradients, optimizer = state_memory(rows.table, dense, expert, states)
     body = rows.saved_bytes * (1 - is_head)
     activations = rows.by_stage(stages.live, body)
-    activations = activations + rows.by_stage(stages.live_inputs, rows.gathered(costs.input_bytes))
+    activations = activations + rows.by_stage(stages.live_inputs, rows.kept_bytes)
     paired = (rows.table.ep_overlap == PAIRED)[:, None]
     if paired.any():  # the micro-batch whose compute hides another's dispatch
         activations = activations + np.where(paired, rows.by_stage(stages.count - stages.again, body), 0.0)
@@ -83,7 +84,7 @@ def _temporary(rows: Rows, device: Device, states: StateBytes, body: Floats) -> 
     buffers of expert dispatch."""
     stages, costs = rows.stages, rows.costs
     present = stages.count[rows.pipeline] > 0
-    recomputed = stages.again[rows.pipeline] > 0
+    recomputed = (stages.again[rows.pipeline] > 0) & (rows.table.recompute != SELECTIVE)[:, None, None]
     working = 2 * (recomputed * body[:, None, :]).max(axis=2)
     gathered = rows.dense_parameters() + rows.gathered(costs.expert_parameters)
     unsharded = 2 * (states.weights + states.gradients) * (present * gathered[:, None, :]).max(axis=2)
@@ -92,6 +93,15 @@ def _temporary(rows: Rows, device: Device, states: StateBytes, body: Floats) -> 
     added = states.gradients * (present * rows.gathered(costs.widest_product)[:, None, :]).max(axis=2)
     total: Floats = np.where((rows.table.zero == 3)[:, None], unsharded, added) + working + buffers
     return total + device.coefficients.framework.workspace_bytes
+
+
+def largest_temporary(rows: Rows, states: StateBytes, blocks: Ints) -> float:
+    """What a rank that holds those blocks needs beside workspace and recompute, for the first row."""
+    gathered = (rows.dense_parameters() + rows.gathered(rows.costs.expert_parameters))[0]
+    held = 2 * (states.weights + states.gradients) * gathered[blocks].max()
+    if rows.table.zero[0] != 3:
+        held = states.gradients * rows.gathered(rows.costs.widest_product)[0, blocks].max()
+    return float(held + rows.gathered(rows.costs.dispatch_bytes)[0, blocks].max())
 
 
 def state_floor(

@@ -96,7 +96,22 @@ def saved_bytes(
         total = total + (
             operator_saved_bytes(op, keys, device, activation, scores) if changed or kept is None else kept[i]
         )
+        if isinstance(op, Attention) and scores:
+            total = total + _unsplit_bytes(op, block, keys, device)
     return total
+
+
+def _unsplit_bytes(op: Attention, block: Block, keys: BlockKeys, device: Device) -> Floats:
+    """Bytes that recomputing a fused attention keeps beside its inputs.
+
+    V is a part of the projection's output (`torch.split` in megatron-core's attention.py), all of which stays as long
+    as it does; rotation has made new tensors of Q and K. Without recompute a fused kernel keeps a copy of V.
+    """
+    rotated = any(each.name == "rope" for each in block.operators)
+    if device.coefficients.framework.attention_kernel == "unfused" or op.latent_features or not rotated:
+        return np.zeros(len(keys))
+    features = op.qk_head_dim * keys.by_tp(lambda tp, sp: -(-op.heads // tp) + -(-op.kv_heads // tp))
+    return np.asarray(keys.tokens * features * device.element_bytes)
 
 
 def operator_saved_bytes(

@@ -53,13 +53,14 @@ class DeviceRanks:
 ALIKE = DeviceRanks(np.zeros(0, np.int64), np.ones(0), np.ones(0))
 
 
-def fastest_device(topology: Topology, job: TrainingJob) -> tuple[Device, DeviceRanks]:
+def fastest_device(topology: Topology, job: TrainingJob, dropout: bool | None = None) -> tuple[Device, DeviceRanks]:
     """The accelerator that compute and memory are counted in, and how the others compare.
 
-    Of mixed accelerators it is the fastest, with the memory of the smallest. Raises TopologyError when one has no
-    known peak at the job's precision.
+    Of mixed accelerators it is the fastest, with the memory of the smallest. `dropout` says whether the model drops
+    activations, and so keeps masks of them; None leaves it to the generation of software. Raises TopologyError when
+    one has no known peak at the job's precision.
     """
-    kinds = [_device(topology, job, index) for index in range(len(topology.accelerators))]
+    kinds = [_device(topology, job, index, dropout) for index in range(len(topology.accelerators))]
     rates = np.array([kind.peak_flops * kind.coefficients.kernels.gemm_fraction for kind in kinds])
     memory = np.array([kind.memory_bytes for kind in kinds])
     present = np.unique(topology.device_accelerator)
@@ -83,16 +84,16 @@ def fastest_device(topology: Topology, job: TrainingJob) -> tuple[Device, Device
     return device, ranks
 
 
-def _device(topology: Topology, job: TrainingJob, index: int) -> Device:
+def _device(topology: Topology, job: TrainingJob, index: int, dropout: bool | None) -> Device:
     kind = topology.accelerators[index]
     chosen = coefficients(kind.architecture, job.precision, job.framework, kind.name)
-    if job.expert_imbalance is not None:
-        framework = msgspec.structs.replace(chosen.framework, expert_imbalance=job.expert_imbalance)
-        chosen = msgspec.structs.replace(chosen, framework=framework)
-    if job.expert_load is not None:
-        load = job.expert_load
-        framework = msgspec.structs.replace(chosen.framework, expert_imbalance=load.imbalance, placed=load)
-        chosen = msgspec.structs.replace(chosen, framework=framework)
+    load = job.expert_load
+    imbalance = job.expert_imbalance if load is None else load.imbalance
+    said = {"expert_imbalance": imbalance, "dropout": dropout, "placed": load}
+    framework = msgspec.structs.replace(
+        chosen.framework, **{name: each for name, each in said.items() if each is not None}
+    )
+    chosen = msgspec.structs.replace(chosen, framework=framework)
     return device_of(kind, job.precision, chosen, job.trained == "adapters")
 
 

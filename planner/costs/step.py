@@ -21,7 +21,7 @@ from .network import MappedNetwork, Network, groups_of
 from .offload import Tiers, tiers_of
 from .pipeline import PipelineLoad, PipelineTime, pipeline_time
 from .ranks import domain_size, fastest_device
-from .rows import DUALPIPE, SELECTIVE, Rows
+from .rows import DUALPIPE, SELECTIVE, Rows, recomputes_by_stage
 from .sharding import ShardingTime, StageLoad, local_parameters, sharding_time
 from .stages import Chain, Pipelines, chain
 
@@ -58,7 +58,7 @@ class TrainingCosts:
     def __init__(self, model: ModelGraph, topology: Topology, job: TrainingJob) -> None:
         self.model = model
         self.job = job
-        self.device, ranks = fastest_device(topology, job)
+        self.device, ranks = fastest_device(topology, job, model.dropout)
         self.states: StateBytes = state_bytes(job, self.device)
         self.network: Network = Network(Collectives(topology), domain_size(topology))
         self.tiers: Tiers = tiers_of(topology, job)
@@ -90,8 +90,7 @@ class TrainingCosts:
         costs = block_costs(self.model, self.chain.blocks, keys, self.device, self.network)
         microbatches = self.microbatches(table)
         stages, pipeline = self.pipelines.of(table, microbatches, every_stage)
-        again_s, saved = self._selective(table, key, costs)
-        return Rows(table, microbatches, keys, key, costs, stages, pipeline, again_s, saved)
+        return Rows(table, microbatches, keys, key, costs, stages, pipeline, *self._recomputed(table, key, costs))
 
     def evaluate(self, table: StrategyTable) -> StepCosts:
         """Step time and memory of every row; the rows must be legal."""
@@ -104,17 +103,7 @@ class TrainingCosts:
         slowest = np.argmax(forward + backward, axis=1)
         pipeline_load = self._load(rows, forward, forward + backward, slowest)
         time = pipeline_time(table, rows.microbatches, pipeline_load)
-        each = np.arange(len(table))
-        dense = rows.by_stage(rows.stages.count, rows.dense_parameters())
-        expert = rows.by_stage(rows.stages.count, rows.gathered(rows.costs.expert_parameters))
-        heaviest = np.argmax(dense + expert, axis=1)
-        load = StageLoad(
-            dense_parameters=dense[each, heaviest],
-            expert_parameters=expert[each, heaviest],
-            layers=rows.stages.count[rows.pipeline, heaviest].sum(axis=1),
-            forward_s=forward[each, slowest],
-            backward_s=backward[each, slowest],
-        )
+        load = self.stage_load(rows, forward, backward)
         sharding = sharding_time(table, load, rows.microbatches, self.network, self.device, self.states)
         local = local_parameters(table, load.dense_parameters, load.expert_parameters)
         optimizer_s = self.tiers.optimizer_s(table.offload_optimizer, local, self.states, sharding.optimizer_s)
@@ -135,6 +124,21 @@ class TrainingCosts:
             fullest=np.argmax(held, axis=1),
         )
 
+    def stage_load(self, rows: Rows, forward: Floats, backward: Floats) -> StageLoad:
+        """What data parallelism moves for the heaviest stage, and the seconds of the slowest that it hides under."""
+        each = np.arange(len(rows.table))
+        slowest = np.argmax(forward + backward, axis=1)
+        dense = rows.by_stage(rows.stages.count, rows.dense_parameters())
+        expert = rows.by_stage(rows.stages.count, rows.gathered(rows.costs.expert_parameters))
+        heaviest = np.argmax(dense + expert, axis=1)
+        return StageLoad(
+            dense_parameters=dense[each, heaviest],
+            expert_parameters=expert[each, heaviest],
+            layers=rows.stages.count[rows.pipeline, heaviest].sum(axis=1),
+            forward_s=forward[each, slowest],
+            backward_s=backward[each, slowest],
+        )
+
     def undivided(self, rows: Rows, step: StepCosts) -> tuple[Floats, Floats]:
         """Seconds of a step without its data-parallel transfers, and bytes of the fullest device without weights and
         gradients: what dividing more of the states over the same ranks leaves at least."""
@@ -150,7 +154,7 @@ class TrainingCosts:
         forward_s = rows.gathered(costs.forward_s)
         forward = rows.by_stage(stages.count, forward_s)
         backward = rows.by_stage(stages.count, rows.gathered(costs.backward_s) + rows.again_s)
-        backward = backward + rows.by_stage(stages.again, forward_s)
+        backward = backward + rows.by_stage(stages.again, rows.redone_s)
         if not self.chain.ranks.alike:
             slowness = stages.slowness[rows.pipeline]
             forward, backward = forward * slowness, backward * slowness
@@ -177,7 +181,7 @@ class TrainingCosts:
         share = np.where(table.schedule == DUALPIPE, 0.5, 1.0)
         both = rows.gathered(costs.forward_s + costs.backward_s) + rows.again_s
         weight_s = rows.by_stage(stages.count, rows.gathered(costs.weight_s)) * stages.slowness[rows.pipeline]
-        again_s = rows.over_all(stages.slow_again, rows.gathered(costs.forward_s))
+        again_s = rows.over_all(stages.slow_again, rows.redone_s)
         hop, hops = self.hops(table)
         framework = self.device.coefficients.framework
         overlap = np.where(table.vpp > 1, framework.interleaved_pp_overlap, framework.pp_overlap)
@@ -217,12 +221,16 @@ class TrainingCosts:
             result = result + 2 * self.network.seconds(op, size, groups)
         return result
 
-    def _selective(self, table: StrategyTable, key: Ints, costs: BlockCosts) -> tuple[Floats, Floats]:
+    def _recomputed(self, table: StrategyTable, key: Ints, costs: BlockCosts) -> tuple[Floats, Floats, Floats, Floats]:
+        """`again_s`, `saved_bytes`, `redone_s` and `kept_bytes` of `Rows`."""
         again: Floats = np.zeros((len(table), len(self.chain.blocks)))
-        saved = costs.saved_bytes[key]
+        saved, redone, kept = costs.saved_bytes[key], costs.forward_s[key], costs.input_bytes[key]
         chosen = table.recompute == SELECTIVE
+        by_stage = recomputes_by_stage(table)
         for bits in np.unique(table.recompute_modules[chosen]):
             mask = chosen & (table.recompute_modules == bits)
             part = selective_costs(self.chain.blocks, self.device, costs.operators, int(bits))
-            again[mask], saved[mask] = part.again_s[key[mask]], part.saved_bytes[key[mask]]
-        return again, saved
+            whole, some = mask & ~by_stage, mask & by_stage
+            again[whole], saved[whole] = part.again_s[key[whole]], part.saved_bytes[key[whole]]
+            redone[some], kept[some] = part.again_s[key[some]], part.saved_bytes[key[some]]
+        return again, saved, redone, kept

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.metadata import version
 
 import msgspec
 import numpy as np
@@ -14,6 +13,7 @@ from shardwright.solvers.placement import Effort, PlacementProblem, fanout, fill
 from ..errors import InputError
 from ..plan.base import Alternative, Optimality, Provenance
 from ..plan.experts import ExpertPlan, Migration, WorkloadScore
+from ..version import VERSION
 from .cluster import ExpertCluster, Ints
 from .found import Found
 from .replay import Holders, problem_of, replay
@@ -154,10 +154,7 @@ def plan_of(
         assumptions=_assumptions(workloads, cluster, request),
         alternatives=_alternatives(workloads, cluster, request, slots),
         provenance=Provenance(
-            tool_version=version("shardwright"),
-            seed=request.seed,
-            solver=found.solver,
-            libraries={name: version(name) for name in ("numpy", "numba", "ortools")},
+            tool_version=VERSION, seed=request.seed, solver=found.solver, libraries=_libraries(request, slots)
         ),
         objective=request.objective,
         load_weight=request.weight_of_load,
@@ -172,6 +169,16 @@ def plan_of(
         scores=scores,
         migration=migration,
     )
+
+
+def _libraries(request: ExpertRequest, slots: Ints) -> dict[str, str]:
+    """Versions of the libraries that a plan of this kind may come from."""
+    out = {"numpy": np.__version__}
+    if request.certify or request.method != "auto" or request.objective in ("fanout", "minimax") or slots.max() == 1:
+        from importlib.metadata import version
+
+        out |= {name: version(name) for name in ("numba", "ortools")}
+    return out
 
 
 def score_all(

@@ -129,7 +129,7 @@ def _annealed(problem: PlacementProblem, before: Holders, allowed: int, request:
     full = _with_empty(start, problem.slots)
     was = _held(before, problem.devices)
     share = request.work // BISECTIONS
-    plan = Schedule.for_size(problem.layers, full.owner.shape[1], share, request.seed)
+    plan = Schedule.for_size(problem.layers, full.owner.shape[1], problem.devices, share, request.seed)
     scale = float(problem.link_cost.max()) / problem.items
     low, high = 0.003 * scale, 3.0 * scale
     best, value, work = before, value_of(problem, start).value, 0

@@ -14,7 +14,9 @@ from .vllm import VERSION
 
 IMAGE = f"vllm/vllm-openai:v{VERSION}"
 HEADER = "x-request-class"
-RULES = BACKENDS = 16  # the most an HTTPRoute and a rule of it may hold (gateway.networking.k8s.io/v1)
+# The most rules an HTTPRoute may hold, and services a rule: `MaxItems=16` of HTTPRouteSpec.Rules and of
+# HTTPRouteRule.BackendRefs (apis/v1/httproute_types.go of kubernetes-sigs/gateway-api).
+RULES = BACKENDS = 16
 TIER_LABEL = "shardwright.dev/tier"
 REGION_LABEL = "topology.kubernetes.io/region"
 _NOTES = (
@@ -29,7 +31,7 @@ class FleetKubernetes:
 
     name = "fleet-kubernetes"
     kinds = ("fleet",)
-    validated_with = "apps/v1, v1 and gateway.networking.k8s.io/v1 (their documented fields)"
+    validated_with = "apps/v1 and v1 of Kubernetes 1.37, gateway.networking.k8s.io/v1"
 
     def __call__(self, context: Context) -> Export:
         """`fleet.yaml` and `routing.json`. Raises InputError for what the objects cannot say."""
@@ -39,6 +41,7 @@ class FleetKubernetes:
         for unit in named:
             words = engine_words(context, unit.replica, self.name, PORT)
             objects += [self._deployment(unit, words), _service(unit)]
+            notes += unit.clock_note
             if words is None:
                 notes.append(f"the arguments of {unit.replica.name}: a measured table says nothing of its degrees")
         rules = [
@@ -59,10 +62,10 @@ class FleetKubernetes:
         return Export(text, files, tuple(dict.fromkeys(notes)))
 
     def _deployment(self, unit: Unit, words: list[str] | None) -> dict[str, Any]:
-        resource = RESOURCES.get(accelerator_vendor(unit.replica.gpu).lower())
+        resource = RESOURCES.get(accelerator_vendor(unit.gpu).lower())
         if resource is None:
-            raise InputError(f"export: {self.name} has no device resource for {unit.replica.gpu}")
-        select = {ACCELERATOR_LABEL: self._label(unit.replica.gpu)}
+            raise InputError(f"export: {self.name} has no device resource for {unit.gpu}")
+        select = {ACCELERATOR_LABEL: self._label(unit.gpu)}
         if unit.rented.region:
             select[REGION_LABEL] = self._label(unit.rented.region)
         if unit.rented.tier != "on-demand":

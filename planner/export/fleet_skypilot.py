@@ -28,7 +28,7 @@ class FleetSkyPilot:
 
     name = "fleet-skypilot"
     kinds = ("fleet",)
-    validated_with = "written for skypilot 0.14.1; not yet parsed by it"
+    validated_with = "skypilot 0.14.1"
 
     def __call__(self, context: Context) -> Export:
         """The services and `routing.json`. Raises InputError for what a service cannot say."""
@@ -37,7 +37,7 @@ class FleetSkyPilot:
         for unit in units(found):
             document, own = self._service(context, unit)
             files[f"{unit.name}.yaml"] = yaml_text(document)
-            notes += own
+            notes += [*own, *unit.clock_note]
         text = "---\n".join(files.values())
         return Export(text, {**files, "routing.json": readable(routing_document(found))}, tuple(dict.fromkeys(notes)))
 
@@ -51,7 +51,7 @@ class FleetSkyPilot:
         if rented.tier == "reserved":
             raise InputError(f"export: {self.name} rents on demand or spot, but {replica.name} is reserved")
         words = engine_words(context, replica, self.name, PORT)
-        gpu = _NAMES.get(replica.gpu, replica.gpu.partition("-")[0])
+        gpu = _NAMES.get(unit.gpu, unit.gpu.partition("-")[0])
         resources: dict[str, Any] = {"accelerators": {gpu: replica.gpus}, "ports": PORT}
         resources["use_spot"] = rented.tier == "spot"
         if rented.region:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..plan.fleet import FleetPlan, Rental, Rented, Replica
+from ..workload.clocks import at_clock
 from .base import Context
 from .folder import object_name
 from .serving_model import published_weights
@@ -26,6 +27,19 @@ class Unit:
     rented: Rented
     replica: Replica
     copies: int
+
+    @property
+    def gpu(self) -> str:
+        """The GPU type, at whatever clock it runs."""
+        return at_clock(self.replica.gpu)[0]
+
+    @property
+    def clock_note(self) -> tuple[str, ...]:
+        """What is to be done for a lower clock, which launchers have no word for."""
+        clock = at_clock(self.replica.gpu)[1]
+        if clock == 1:
+            return ()
+        return (f"the clocks of {self.name}: lock its GPUs at {clock:.0%} of their highest (nvidia-smi -lgc)",)
 
 
 def rental(context: Context, launcher: str) -> Rental:

@@ -51,7 +51,7 @@ class LlmD:
 
     name = "llm-d"
     kinds = ("serving",)
-    validated_with = "the form of llm-d's guides from 0.7 on; LeaderWorkerSets against their CRD schema, strict"
+    validated_with = "Kustomize, and LeaderWorkerSets by their CRD schema; in the form of llm-d's guides from 0.7 on"
 
     def __call__(self, context: Context) -> Export:
         """The Kustomize folder. Raises InputError for what vLLM cannot run."""

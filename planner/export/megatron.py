@@ -6,9 +6,8 @@ import json
 import shlex
 from typing import TYPE_CHECKING
 
-from shardwright.models.launch import LaunchFacts, launch_facts
+from shardwright.models.launch import launch_facts
 
-from ..costs.coefficients import framework_named
 from ..errors import InputError
 from .base import Context, Export
 from .folder import plan_file, readme, start_scripts
@@ -69,7 +68,7 @@ class Megatron:
             *memory_arguments(strategy, mixture),
             *numbers,
         ]
-        notes = (*_NOTES, *_masks(facts, job), *position_notes(model, facts))
+        notes = (*_NOTES, *position_notes(model, facts))
         text = "".join(" ".join(shlex.quote(word) for word in argument) + "\n" for argument in arguments)
         steps = (
             "Copy this folder to every host.",
@@ -197,13 +196,6 @@ def memory_arguments(strategy: Strategy, mixture: bool) -> Arguments:
     if "activation" in modules and not mixture:
         raise InputError("export: megatron cannot recompute the activation alone in dense layers; use mlp")
     return [("--recompute-granularity", "selective"), ("--recompute-modules", *(_MODULES[m] for m in modules))]
-
-
-def _masks(facts: LaunchFacts, job: TrainingJob) -> tuple[str, ...]:
-    """Says so where the model drops but the memory of the job's framework has no masks in it."""
-    if not (facts.hidden_dropout or facts.attention_dropout) or framework_named(job.framework).dropout:
-        return ()
-    return (f"the model's dropout keeps masks that the memory of framework {job.framework} does not count",)
 
 
 def _operator_names(context: Context) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 from ..errors import InputError
@@ -10,9 +11,15 @@ from .base import Context, Export
 from .folder import plan_file, readme, start_scripts
 from .hosts import hosts, refuse_unusual, training_plan
 from .megatron import connections, layout, memory_modules, needs_layout, supported_optimizer, supported_schedule
+from .megatron_hybrid import is_hybrid, layer_pattern
 
 _SHARDING = {2: "optim_grads", 3: "optim_grads_params"}
-_MIXED = {"bf16": "bf16_mixed", "fp16": "fp16_mixed", "fp8": "bf16_with_fp8_current_scaling_mixed"}
+_MIXED = {
+    "bf16": "bf16_mixed",
+    "fp16": "fp16_mixed",
+    "fp8": "bf16_with_fp8_current_scaling_mixed",
+    "fp4": "bf16_with_nvfp4_mixed",
+}
 
 
 class MegatronBridge:
@@ -20,7 +27,7 @@ class MegatronBridge:
 
     name = "megatron-bridge"
     kinds = ("training",)
-    validated_with = "written for megatron-bridge 0.6.2; not yet parsed by it"
+    validated_with = "megatron-bridge 0.6.2"
 
     def __call__(self, context: Context) -> Export:
         """Overrides and a start script for every host that takes the recipe script first."""
@@ -80,7 +87,12 @@ def overrides(context: Context) -> list[str]:
     if job.trained == "all":
         values["peft"] = None
     stages = list(plan.virtual_stages())
-    if needs_layout(strategy, stages):
+    assert context.model is not None
+    if is_hybrid(context.model):
+        if strategy.vpp > 1:
+            raise InputError("export: megatron-bridge has no virtual stages for hybrids; constrain vpp to 1")
+        values["model.hybrid_layer_pattern"] = layer_pattern(context.model, stages)
+    elif needs_layout(strategy, stages):
         values["model.pipeline_model_parallel_layout"] = layout(stages)
     if strategy.zero in _SHARDING:
         values["dist.use_megatron_fsdp"] = True
@@ -89,7 +101,7 @@ def overrides(context: Context) -> list[str]:
     if strategy.zero and strategy.dp_replicate > 1:
         values["ddp.num_distributed_optimizer_instances"] = strategy.dp_replicate
     values.update(_recomputation(context))
-    return [f"{key}={_hydra(value)}" for key, value in values.items()]
+    return [f"{key}={hydra_value(value)}" for key, value in values.items()]
 
 
 def _refuse_numbers(job: TrainingJob) -> None:
@@ -117,7 +129,8 @@ def _recomputation(context: Context) -> dict[str, object]:
     return {"model.recompute_granularity": "selective", "model.recompute_modules": list(memory_modules(context))}
 
 
-def _hydra(value: object) -> str:
+def hydra_value(value: object) -> str:
+    """A value as Hydra's override grammar reads it back, quoted where it is not a plain word."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -125,4 +138,7 @@ def _hydra(value: object) -> str:
     if isinstance(value, list):
         return "[" + ",".join(map(str, value)) + "]"
     text = str(value)
-    return text if text.replace("_", "").isalnum() else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if text.replace("_", "").isalnum():
+        return text
+    plain = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no OmegaConf interpolation
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), plain) + "'"

@@ -9,7 +9,9 @@ import numpy as np
 from shardwright.solvers.binpacking.problem import Floats
 
 from ..errors import InputError
+from ..inputs import catalog_gpu
 from ..plan.fleet import CacheTransfer, ReplicaPool, RequestClass
+from ..workload.clocks import at_clock, clocked
 from ..workload.fleet import FleetJob
 
 
@@ -33,13 +35,27 @@ class Candidate:
 
 
 def canonical(gpu: str) -> str:
-    """The catalog's name of a GPU type, or the name as given where the catalog does not know it."""
-    from shardwright.topologies import TopologyError, accelerator
+    """The catalog's name of a GPU type, or the name as given where the catalog does not know it.
 
-    try:
-        return accelerator(gpu).name
-    except TopologyError:
-        return gpu
+    A clock behind @ stays, and so does a second type behind +.
+    """
+    named = []
+    for part in gpu.split("+"):
+        name, clock = at_clock(part)
+        named.append(clocked(catalog_gpu(name)[0], clock))
+    return "+".join(named)
+
+
+def offered_types(job: FleetJob) -> tuple[str, ...]:
+    """The GPU types offered, and behind each its lower clocks where power is capped or minimized."""
+    slower = bool(job.power) or job.objective == "energy"
+    found: dict[str, None] = {}
+    for offer in job.offers:
+        name = canonical(offer.gpu)
+        found[name] = None
+        for each in offer.clocks if slower else ():
+            found[clocked(name, each.share)] = None
+    return tuple(found)
 
 
 def request_classes(job: FleetJob) -> tuple[RequestClass, ...]:
@@ -64,7 +80,8 @@ def measured_candidates(job: FleetJob, classes: tuple[RequestClass, ...]) -> lis
     for table in job.tables:
         rates = np.zeros(len(classes))
         rates[[each.model == table.model for each in classes]] = table.requests_per_s
-        pool = ReplicaPool(phase="aggregated", gpu=canonical(table.gpu), gpus=table.gpus)
+        gpu = clocked(canonical(table.gpu), table.clock)
+        pool = ReplicaPool(phase="aggregated", gpu=gpu, gpus=table.gpus)
         found.append(Candidate(table.model, (pool,), table.layout, rates, "measured table"))
     offered = {canonical(offer.gpu) for offer in job.offers}
     for table in job.tables:
@@ -74,5 +91,7 @@ def measured_candidates(job: FleetJob, classes: tuple[RequestClass, ...]) -> lis
 
 
 def covered_by_tables(job: FleetJob) -> set[tuple[str, str]]:
-    """The (model, GPU type) pairs that tables answer for."""
-    return {(table.model, canonical(table.gpu)) for table in job.tables}
+    """The (model, GPU type) pairs that tables answer for, at every clock."""
+    gpus = offered_types(job)
+    known = {(table.model, canonical(table.gpu)) for table in job.tables}
+    return {(model, gpu) for model, name in known for gpu in {name, *gpus} if at_clock(gpu)[0] == name}

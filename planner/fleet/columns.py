@@ -24,9 +24,9 @@ from ..serving.space import layouts
 from ..workload.fleet import FleetJob, ServedModel
 from ..workload.serving import Load, ServingJob
 from ..workload.serving_layout import Layout, LayoutConstraints
-from .candidates import Candidate, canonical, covered_by_tables
+from .candidates import Candidate, covered_by_tables, offered_types
 from .machines import ideal, machine_topology
-from .offers import units_of
+from .offers import prices_of
 
 MOST_DEVICES = 16
 BATCH = 4
@@ -37,7 +37,8 @@ SURE = 1e-9
 class Group:
     """The layouts of a model in one format on as many GPUs of one type; `best[c]` is more than any of them carries.
 
-    `rents` and `worths` are dollars per hour of one unit and the replicas it is worth, offer by offer.
+    `rents` and `worths` are what one unit costs per hour (dollars, or kilowatts where energy is minimized) and the
+    replicas it is worth, offer by offer.
     """
 
     served: ServedModel
@@ -72,7 +73,7 @@ class Columns:
 
     def __post_init__(self) -> None:
         tables = covered_by_tables(self.job)
-        gpus = list(dict.fromkeys(canonical(offer.gpu) for offer in self.job.offers))
+        gpus = offered_types(self.job)
         for served in self.job.models:
             for gpu in gpus:
                 if (served.model, gpu) in tables:
@@ -87,9 +88,9 @@ class Columns:
         """Dollars per request of every class, an hour long, at the cheapest replica made; infinite where none is."""
         best = np.full(len(self.classes), np.inf)
         for candidate in self.made:
-            for price, _ in units_of(self.job, candidate.gpus):
+            for price in prices_of(self.job, candidate.gpus):
                 with np.errstate(divide="ignore"):
-                    best = np.minimum(best, price.usd_per_hour / price.capacity / candidate.rates)
+                    best = np.minimum(best, price.cost / price.capacity / candidate.rates)
         return best
 
     def serve_all(self) -> None:
@@ -149,9 +150,9 @@ class Columns:
             best[mine] = machine.rates(
                 tuple(each for each in self.classes if each.model == served.model), served, devices
             )
-            units = [price for price, _ in units_of(self.job, ((gpu, devices),))]
+            units = prices_of(self.job, ((gpu, devices),))
             if best.any():
-                rents = np.array([price.usd_per_hour for price in units])
+                rents = np.array([price.cost for price in units])
                 worths = np.array([price.capacity for price in units])
                 found.append(Group(served, gpu, format_, tuple(same), best, rents, worths))
         return found

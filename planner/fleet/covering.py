@@ -151,7 +151,7 @@ class _Program:
         hours = len(self.demands.hours)
         columns: list[list[int]] = []
         for price, most in zip(self.problem.prices, self.most.tolist(), strict=True):
-            cost = 0.0 if self.demands.largest else price.usd_per_hour
+            cost = 0.0 if self.demands.largest else price.cost
             if price.tier == "reserved":
                 columns.append([self._variable(cost, most)] * hours)
             else:

@@ -31,7 +31,7 @@ def shadow_prices(problem: FleetProblem, found: Found, demands: Demands, seed: i
         return ()
     out: list[ShadowPrice] = []
     total = float(problem.rates.sum())
-    unit = "requests/s" if demands.largest else "$/h"
+    unit = "requests/s" if demands.largest else unit_of(problem)
     for at, cap in _filled(problem, base)[:MOST_RESOLVED]:
         step = STEPS.get(cap.unit, 1.0)
         what = f"{step:g} more of {cap.name} ({cap.unit})" if cap.most >= 0 else f"1 fewer of {cap.name}"
@@ -46,14 +46,21 @@ def shadow_prices(problem: FleetProblem, found: Found, demands: Demands, seed: i
     return tuple(out)
 
 
+def unit_of(problem: FleetProblem) -> str:
+    """What the objective counts."""
+    return "kW" if problem.energy else "$/h"
+
+
 def _one_request_more(problem: FleetProblem, base: Found, demands: Demands, seed: int) -> list[ShadowPrice]:
     what, total = "1 request/s more of the same mix", float(problem.rates.sum())
     if base.prices is not None:
         packing = formulate(problem)
         worth = demand(packing.load, packing.items, base.prices) / total
-        return [ShadowPrice(what=what, unit="$/h", worth=-worth, how=DUAL)]
+        return [ShadowPrice(what=what, unit=unit_of(problem), worth=-worth, how=DUAL)]
     more = _solved(problem.scaled(1 + 1 / (total * max(demands.hours))), demands, seed)
-    return [] if more is None else [ShadowPrice(what=what, unit="$/h", worth=base.value - more.value, how=ANEW)]
+    return (
+        [] if more is None else [ShadowPrice(what=what, unit=unit_of(problem), worth=base.value - more.value, how=ANEW)]
+    )
 
 
 def _filled(problem: FleetProblem, found: Found) -> list[tuple[int, Cap]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import NormalDist
 
+from ..workload.clocks import at_any_clock
 from ..workload.fleet import ThroughputError
 
 
@@ -31,7 +32,7 @@ def overload(error: ThroughputError, utilizations: Iterable[tuple[str, float]]) 
     """The fleet's chance of overload, from (GPU types joined by `+`, utilization) pairs."""
     fullest: dict[str, float] = {}
     for gpus, busy in utilizations:
-        for gpu in gpus.split("+"):
+        for gpu in at_any_clock(gpus).split("+"):
             fullest[gpu] = max(fullest.get(gpu, 0.0), busy)
     calm = 1.0
     for busy in fullest.values():

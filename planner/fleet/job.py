@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -15,9 +15,11 @@ from ..errors import Infeasible, LimitReached
 from ..plan.base import Alternative, Input
 from ..plan.fleet import FleetPlan, Replica, ShadowPrice
 from ..workload.fleet import FleetJob, ServedModel
-from .candidates import Candidate, canonical, covered_by_tables, measured_candidates, request_classes
+from .candidates import Candidate, covered_by_tables, measured_candidates, offered_types, request_classes
 from .columns import Columns, check_context
+from .explain import unit_of
 from .infeasible import unservable
+from .mixing import settled
 from .offers import assemble, name_of, undominated
 from .planning import best_found, plan_assembled
 from .problem import FleetProblem
@@ -27,7 +29,8 @@ from .what_if import WhatIf, changed
 FEW_CLASSES = 12
 SPLIT_TURNS = 3
 MILLISECOND = 1e-3
-MEANS = "throughputs are those at which mean latencies meet the targets; percentiles were not simulated"
+UNSEEN = "throughputs are those at which mean latencies meet the targets; percentiles were not simulated"
+MEANS = "throughputs of a class alone are those at which mean latencies meet the targets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,7 @@ def plan_fleet(job: FleetJob, sources: tuple[Input, ...] = (), what_if: Sequence
     `what_if` adds what the best fleet would be after each change. Raises Infeasible naming the constraint that binds,
     InputError for what is not known or contradicts itself.
     """
-    ready = _ready(job, sources)
-    plan = plan_assembled(job, ready.problem, ready.sources, ready.notes, outside=ready.outside)
+    ready, plan = _planned(job, sources)
     assert plan.rental is not None
     worth = plan.rental.shadow_prices + _milliseconds(ready, plan.rental.replicas)
     rental = msgspec.structs.replace(plan.rental, shadow_prices=worth)
@@ -58,12 +60,31 @@ def plan_fleet(job: FleetJob, sources: tuple[Input, ...] = (), what_if: Sequence
     return msgspec.structs.replace(plan, rental=rental, alternatives=plan.alternatives + others)
 
 
+def _planned(job: FleetJob, sources: tuple[Input, ...]) -> tuple[_Ready, FleetPlan]:
+    """The plan whose replicas keep the targets alone and, where they are simulated, under the mix routed to them."""
+    ready = _ready(job, sources)
+    columns = ready.columns
+
+    def finish(made: list[Candidate]) -> tuple[list[Candidate], FleetPlan]:
+        made, notes = _simulated(job, columns, made)
+        problem = assemble(job, columns.classes, undominated(job, made))
+        plan = plan_assembled(job, problem, ready.sources, ready.notes + notes, outside=ready.outside)
+        return made, plan
+
+    if job.simulate is False or not any(each.source == "cost model" for each in columns.made):
+        made, plan = finish(list(columns.made))
+    else:
+        made, plan = settled(columns, finish)
+    return replace(ready, problem=assemble(job, columns.classes, undominated(job, made))), plan
+
+
 def _ready(job: FleetJob, sources: tuple[Input, ...]) -> _Ready:
+    """Everything that can be part of a better fleet by the cost model's means."""
     models, records = _models(job)
     classes = request_classes(job)
     columns = Columns(job, classes, models, measured_candidates(job, classes))
     columns.serve_all()
-    gpus = list(dict.fromkeys(canonical(offer.gpu) for offer in job.offers))
+    gpus = offered_types(job)
     with np.errstate(divide="ignore"):
         served = 1 / columns.prices()
     reason = unservable(classes, served, gpus)
@@ -90,9 +111,8 @@ def _ready(job: FleetJob, sources: tuple[Input, ...]) -> _Ready:
             "the others cannot be part of a better fleet",
         )
     notes += split_notes
-    made, note = _simulated(job, columns)
-    problem = assemble(job, classes, undominated(job, made))
-    return _Ready(job, columns, problem, sources + records, notes + note, outside)
+    problem = assemble(job, classes, undominated(job, columns.made))
+    return _Ready(job, columns, problem, sources + records, notes, outside)
 
 
 def _split(job: FleetJob, columns: Columns, value_of: ValueOf) -> tuple[tuple[str, ...], float | None]:
@@ -119,7 +139,7 @@ def _split(job: FleetJob, columns: Columns, value_of: ValueOf) -> tuple[tuple[st
 def _models(job: FleetJob) -> tuple[dict[str, ModelGraph], tuple[Input, ...]]:
     """The model graphs that the cost model needs, checked against the requests."""
     tables = covered_by_tables(job)
-    gpus = {canonical(offer.gpu) for offer in job.offers}
+    gpus = offered_types(job)
     models, records = {}, []
     for served in job.models:
         if all((served.model, gpu) in tables for gpu in gpus):
@@ -131,14 +151,13 @@ def _models(job: FleetJob) -> tuple[dict[str, ModelGraph], tuple[Input, ...]]:
     return models, tuple(records)
 
 
-def _simulated(job: FleetJob, columns: Columns) -> tuple[list[Candidate], tuple[str, ...]]:
+def _simulated(job: FleetJob, columns: Columns, made: list[Candidate]) -> tuple[list[Candidate], tuple[str, ...]]:
     """The replicas, those of the best fleet with simulated throughputs, until no other would be rented."""
-    made = list(columns.made)
-    if not any(each.source == "cost model" for each in made):
+    if all(each.source != "cost model" for each in columns.made):
         return made, ()
     wanted = job.simulate if job.simulate is not None else len(columns.classes) <= FEW_CLASSES
     if not wanted:
-        return made, (MEANS,)
+        return made, (UNSEEN if job.simulate is False else MEANS,)
     served = {each.model: each for each in job.models}
     while True:
         problem = assemble(job, columns.classes, undominated(job, made))
@@ -184,14 +203,17 @@ def _milliseconds(ready: _Ready, rented: Sequence[Replica]) -> tuple[ShadowPrice
             what = f"1 ms more of {name.upper()}" + (f" for {served.model}" if len(job.models) > 1 else "")
             out.append(
                 ShadowPrice(
-                    what=what, unit="$/h", worth=saved, how="relaxation of the replicas rented, by the cost model"
+                    what=what,
+                    unit=unit_of(ready.problem),
+                    worth=saved,
+                    how="relaxation of the replicas rented, by the cost model",
                 )
             )
     return tuple(out)
 
 
 def _relaxed_cost(ready: _Ready, rented: Sequence[Replica], served: ServedModel) -> np.ndarray:
-    """Dollars per request, an hour long, of every class of a model on the cheapest of the replicas rented."""
+    """What a request of every class of a model adds to the objective, an hour long, on the cheapest replica rented."""
     columns = ready.columns
     mine = [at for at, each in enumerate(columns.classes) if each.model == served.model]
     best = np.full(len(columns.classes), np.inf)
@@ -203,7 +225,7 @@ def _relaxed_cost(ready: _Ready, rented: Sequence[Replica], served: ServedModel)
         for price in ready.problem.prices:
             if ready.problem.replicas[price.replica].name == replica.name:
                 with np.errstate(divide="ignore"):
-                    best = np.minimum(best, price.usd_per_hour / price.capacity / made.rates)
+                    best = np.minimum(best, price.cost / price.capacity / made.rates)
     return np.where(np.isin(np.arange(len(best)), mine), best, 0.0)
 
 
@@ -211,14 +233,9 @@ def _alternative(job: FleetJob, what_if: WhatIf) -> Alternative:
     """The best fleet after a change; a change that leaves none is told too."""
     other = changed(job, what_if)
     try:
-        ready = _ready(other, ())
-        found = best_found(other, ready.problem)
+        _, plan = _planned(other, ())
     except (Infeasible, LimitReached) as error:
         return Alternative(label=f"what if {what_if.text}", value=0.0, why=f"no fleet: {error}")
-    counts = found.counts.max(0)
-    parts = [
-        f"{count:g} × {ready.problem.replicas[price.replica].name}"
-        for price, count in zip(ready.problem.prices, counts.tolist(), strict=True)
-        if count
-    ]
-    return Alternative(label=f"what if {what_if.text}", value=found.value, why=", ".join(parts))
+    assert plan.rental is not None
+    parts = [f"{each.count} × {plan.rental.replicas[each.replica].name}" for each in plan.rental.rented]
+    return Alternative(label=f"what if {what_if.text}", value=plan.optimality.value, why=", ".join(parts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from shardwright import topologies
@@ -19,6 +20,7 @@ from ..costs.serving.shapes import replica_shapes
 from ..costs.serving.step import TOKEN_GRID, Machine, StepCost, step_cost
 from ..errors import input_errors
 from ..plan.fleet import RequestClass
+from ..workload.clocks import at_clock
 from ..workload.fleet import ServedModel
 from ..workload.serving_layout import Layout, quantization
 
@@ -33,8 +35,19 @@ SLACK = 1.02
 def machine_topology(gpu: str) -> tuple[Topology, str]:
     """Two nodes of the catalog's first cluster with that GPU, or a box of eight; and what was assumed.
 
+    A lower clock (`GPU@0.8`) lowers the rates of products alone: memory, links and hosts have clocks of their own.
     Raises InputError where the catalog does not know the GPU.
     """
+    name, clock = at_clock(gpu)
+    if clock < 1:
+        full, note = machine_topology(name)
+        (device,) = full.accelerators
+        slower = {
+            field: {dtype: rate * clock for dtype, rate in getattr(device, field).items()}
+            for field in ("peak_flops", "matmul_flops")
+        }
+        own = msgspec.to_builtins(msgspec.structs.replace(device, source={}, **slower))
+        return topologies.parse_topology(full.document | {"accelerators": [own]}), note
     with input_errors():
         device = topologies.accelerator(gpu)
         for name in topologies.list_clusters():

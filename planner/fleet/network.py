@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..serving.deployments import Link
+from ..workload.clocks import at_clock
 from ..workload.fleet import FleetJob
 from .candidates import canonical
 from .machines import BOX_DEVICES, machine_topology
@@ -14,6 +15,7 @@ DEFAULT_LATENCY_S = 10e-6
 
 def uplink(job: FleetJob, gpu: str) -> tuple[Link, str]:
     """The least that one GPU of a type sends and takes while its neighbours do the same, and where that is from."""
+    gpu = at_clock(gpu)[0]
     given = [each.network_bytes_per_s for each in job.offers if canonical(each.gpu) == gpu]
     topology, _ = machine_topology(gpu)
     node = topology.document["nodes"][0]

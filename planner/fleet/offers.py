@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shardwright.solvers.binpacking.problem import Floats
 
 from ..errors import InputError
+from ..inputs import catalog_gpu
 from ..plan.fleet import Replica, RequestClass
+from ..workload.clocks import at_clock
 from ..workload.fleet import FleetJob, Offer, Quota
 from .candidates import Candidate, canonical
 from .problem import Cap, FleetProblem, Price
@@ -24,16 +28,20 @@ def assemble(job: FleetJob, classes: tuple[RequestClass, ...], candidates: Seque
     replicas: list[Replica] = []
     prices: list[Price] = []
     offers: list[Floats] = []
+    draws: list[Floats] = []
     for candidate in candidates:
         units = units_of(job, candidate.gpus, len(replicas))
         if units:
             replicas.append(_replica(candidate))
-        for price, gpus in units:
-            prices.append(price)
-            offers.append(gpus)
+        for unit in units:
+            prices.append(unit.price)
+            offers.append(unit.gpus)
+            draws.append(unit.watts)
     if not prices:
         raise InputError("offers: no replica of any model fits what is offered")
-    return FleetProblem(classes, tuple(replicas), tuple(prices), _caps(job, replicas, prices, offers), job.slices)
+    return FleetProblem(
+        classes, tuple(replicas), tuple(prices), _caps(job, replicas, prices, (offers, draws)), job.slices
+    )
 
 
 def undominated(job: FleetJob, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -54,21 +62,14 @@ def _replaces(job: FleetJob, small: Candidate, large: Candidate, earlier: bool) 
     (gpu, few), (other, many) = small.gpus[0], large.gpus[0]
     if gpu != other or many % few or (many == few and not earlier and bool((small.rates == large.rates).all())):
         return False
-    sizes = [offer.instance_gpus for offer in job.offers if canonical(offer.gpu) == gpu]
+    sizes = [offer.instance_gpus for offer in job.offers if canonical(offer.gpu) == at_clock(gpu)[0]]
     even = all(size % each == 0 or each % size == 0 for size in sizes for each in (few, many))
     return even and bool((small.rates * (many // few) >= large.rates).all())
 
 
-def watts_of(offer: Offer) -> float | None:
-    """Draw of one GPU: as offered, or the catalog's limit."""
-    from shardwright.topologies import TopologyError, accelerator
-
-    if offer.watts is not None:
-        return offer.watts
-    try:
-        return accelerator(offer.gpu).tdp_watts
-    except TopologyError:
-        return None
+def watts_of(offer: Offer, clock: float = 1.0) -> float | None:
+    """Draw of one GPU at a share of its clock: as offered, or from the catalog's limit."""
+    return offer.watts_at(clock, catalog_gpu(offer.gpu)[1])
 
 
 def name_of(candidate: Candidate) -> str:
@@ -95,22 +96,41 @@ def _replica(candidate: Candidate) -> Replica:
     )
 
 
-def units_of(job: FleetJob, pools: tuple[tuple[str, int], ...], replica: int = 0) -> list[tuple[Price, Floats]]:
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A price, and the GPUs and watts that one unit takes of every offer; watts that are not known are not numbers."""
+
+    price: Price
+    gpus: Floats
+    watts: Floats
+
+
+def prices_of(job: FleetJob, pools: tuple[tuple[str, int], ...]) -> list[Price]:
+    """Every price of a replica of such pools."""
+    return [unit.price for unit in units_of(job, pools)]
+
+
+def units_of(job: FleetJob, pools: tuple[tuple[str, int], ...], replica: int = 0) -> list[Unit]:
     """Every way to rent a replica of such pools (GPU type, GPUs), with what one unit takes of every offer.
 
     One pool takes whole instances: as many replicas as one holds, or as many instances as one replica needs. Two pools
-    are rented in one region and tier, so that prompts need not travel far.
+    are rented in one region and tier, so that prompts need not travel far. Raises InputError where energy is minimized
+    and the watts of a GPU type are not known.
     """
     found = []
     for chosen in _matches(job, pools):
-        gpus = np.zeros(len(job.offers))
-        for (_, needed), at in zip(pools, chosen, strict=True):
+        gpus, watts = np.zeros(len(job.offers)), np.zeros(len(job.offers))
+        for (gpu, needed), at in zip(pools, chosen, strict=True):
             instance = job.offers[at].instance_gpus
-            gpus[at] += -(-needed // instance) * instance
+            taken = -(-needed // instance) * instance
+            gpus[at] += taken
+            draw = watts_of(job.offers[at], at_clock(gpu)[1])
+            watts[at] += math.nan if draw is None else taken * draw
         copies = int(gpus.sum()) // pools[0][1] if len(pools) == 1 else 1
         rent = float(gpus @ [offer.usd_per_hour for offer in job.offers])
-        watts = [watts_of(job.offers[at]) for at in np.flatnonzero(gpus)]
-        draw = None if None in watts else float(gpus[gpus > 0] @ np.array(watts, dtype=float))
+        draw = None if math.isnan(watts.sum()) else float(watts.sum())
+        if job.objective == "energy" and draw is None:
+            raise InputError(f"objective energy: the watts of {pools[0][0]} are not known: give watts in its offer")
         first, start = job.offers[chosen[0]], job.switching
         price = Price(
             replica=replica,
@@ -122,22 +142,29 @@ def units_of(job: FleetJob, pools: tuple[tuple[str, int], ...], replica: int = 0
             available=math.prod(job.offers[at].available for at in set(chosen)),
             watts=draw,
             usd_per_start=start.usd_per_start * copies + rent * start.start_s / 3600.0,
+            kilowatts=draw / 1e3 if job.objective == "energy" and draw is not None else None,
         )
-        found.append((price, gpus))
+        found.append(Unit(price, gpus, watts))
     return found
 
 
-def _matches(job: FleetJob, gpus: tuple[tuple[str, int], ...]) -> list[tuple[int, ...]]:
+def _matches(job: FleetJob, pools: tuple[tuple[str, int], ...]) -> list[tuple[int, ...]]:
     """The offers that each pool may come from."""
-    by_pool = [[at for at, offer in enumerate(job.offers) if canonical(offer.gpu) == gpu] for gpu, _ in gpus]
+    by_pool = []
+    for gpu, _ in pools:
+        name, clock = at_clock(gpu)
+        mine = [at for at, each in enumerate(job.offers) if canonical(each.gpu) == name and each.runs_at(clock)]
+        by_pool.append(mine)
     if len(by_pool) == 1:
         return [(at,) for at in by_pool[0]]
     places = [(offer.region, offer.tier) for offer in job.offers]
     return [(first, second) for first in by_pool[0] for second in by_pool[1] if places[first] == places[second]]
 
 
-def _caps(job: FleetJob, replicas: list[Replica], prices: list[Price], offers: list[Floats]) -> tuple[Cap, ...]:
-    gpus = np.array(offers)
+def _caps(
+    job: FleetJob, replicas: list[Replica], prices: list[Price], taken: tuple[list[Floats], list[Floats]]
+) -> tuple[Cap, ...]:
+    gpus, watts = (np.array(each) for each in taken)
     caps = []
     for at, offer in enumerate(job.offers):
         if offer.most is not None:
@@ -147,8 +174,10 @@ def _caps(job: FleetJob, replicas: list[Replica], prices: list[Price], offers: l
         counted = gpus @ [float(_in_quota(quota, offer, job)) for offer in job.offers]
         caps.append(Cap(f"quota {quota.name}", "GPUs", counted, float(quota.most)))
     for power in job.power:
-        inside = [not power.regions or offer.region in power.regions for offer in job.offers]
-        drawn = gpus @ [_watts(offer) if mine else 0.0 for offer, mine in zip(job.offers, inside, strict=True)]
+        inside = np.array([not power.regions or offer.region in power.regions for offer in job.offers])
+        drawn = np.where(inside, watts, 0.0).sum(1)
+        if np.isnan(drawn).any():
+            raise InputError(f"power: the watts of {_unknown(job, inside)} are not known: give watts in its offer")
         place = " ".join(power.regions) or "all regions"
         caps.append(Cap(f"power of {place}", "W", drawn, power.watts * (1 + power.oversubscription)))
     if job.budget_usd_per_hour is not None:
@@ -174,8 +203,6 @@ def _in_quota(quota: Quota, offer: Offer, job: FleetJob) -> bool:
     )
 
 
-def _watts(offer: Offer) -> float:
-    watts = watts_of(offer)
-    if watts is None:
-        raise InputError(f"power: the watts of {offer.gpu} are not known: give watts in its offer")
-    return watts
+def _unknown(job: FleetJob, inside: NDArray[np.bool_]) -> str:
+    """The first GPU type offered inside whose watts are not known."""
+    return next(each.gpu for each, mine in zip(job.offers, inside, strict=True) if mine and watts_of(each) is None)

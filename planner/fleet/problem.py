@@ -11,11 +11,15 @@ import numpy as np
 from shardwright.solvers.binpacking.problem import Floats
 
 from ..plan.fleet import Replica, RequestClass
+from ..workload.clocks import at_any_clock
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """One way to rent one kind of replica: where, how and for how much; fields as in plan.fleet.Rented."""
+    """One way to rent one kind of replica: where, how and for how much; fields as in plan.fleet.Rented.
+
+    `kilowatts` takes the place of the rent as what is minimized, where it is given.
+    """
 
     replica: int
     usd_per_hour: float
@@ -26,6 +30,12 @@ class Price:
     available: float = 1.0
     watts: float | None = None
     usd_per_start: float = 0.0
+    kilowatts: float | None = None
+
+    @property
+    def cost(self) -> float:
+        """What one unit adds to the objective per hour."""
+        return self.usd_per_hour if self.kilowatts is None else self.kilowatts
 
     @property
     def capacity(self) -> float:
@@ -74,13 +84,23 @@ class FleetProblem:
 
     @property
     def cost(self) -> Floats:
+        """What one unit of every price adds to the objective per hour: dollars, or kilowatts."""
+        return np.array([price.cost for price in self.prices])
+
+    @property
+    def rent(self) -> Floats:
         """Dollars per hour of one unit of every price."""
         return np.array([price.usd_per_hour for price in self.prices])
 
     @property
+    def energy(self) -> bool:
+        """Whether power is minimized instead of rent."""
+        return any(price.kilowatts is not None for price in self.prices)
+
+    @property
     def gpus(self) -> tuple[str, ...]:
-        """The GPU types offered, in order of appearance."""
-        return tuple(dict.fromkeys(self.replicas[price.replica].gpu for price in self.prices))
+        """The GPU types offered, in order of appearance, whatever their clocks."""
+        return tuple(dict.fromkeys(at_any_clock(self.replicas[price.replica].gpu) for price in self.prices))
 
     def without_caps(self, dropped: Container[int]) -> FleetProblem:
         """The problem with some caps lifted."""

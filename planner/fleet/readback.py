@@ -98,7 +98,7 @@ def schedule_of(
 ) -> Schedule:
     """The hours of a schedule; `static` is the cost of the fleet of the busiest hour kept all the time."""
     rows = rows_of(problem, found.counts)
-    cost = found.counts @ problem.cost
+    cost = found.counts @ problem.rent
     before = found.counts[-1] if demands.before is None else demands.before
     started = np.maximum(np.diff(found.counts, axis=0, prepend=before[None, :]), 0.0)
     begin = np.array([price.usd_per_start for price in problem.prices])

@@ -6,7 +6,8 @@ import numpy as np
 
 from ..errors import Infeasible, LimitReached
 from ..plan.base import Alternative
-from ..plan.fleet import SingleType
+from ..plan.fleet import CARRIED, DRAWN, SingleType
+from ..workload.clocks import at_any_clock
 from .covering import Demands
 from .problem import FleetProblem
 from .solving import solve_fleet
@@ -19,7 +20,9 @@ def single_types(problem: FleetProblem, demands: Demands) -> tuple[SingleType, .
 
 
 def _alone(problem: FleetProblem, demands: Demands, gpu: str) -> SingleType:
-    alone = problem.with_prices(np.array([problem.replicas[price.replica].gpu == gpu for price in problem.prices]))
+    alone = problem.with_prices(
+        np.array([at_any_clock(problem.replicas[price.replica].gpu) == gpu for price in problem.prices])
+    )
     able = problem.throughput[[price.replica for price in alone.prices]].max(0)
     if able.min() <= 0:
         missing = problem.classes[int(able.argmin())].name
@@ -32,15 +35,20 @@ def _alone(problem: FleetProblem, demands: Demands, gpu: str) -> SingleType:
         return SingleType(gpu=gpu, why="not found within the limits of the search")
     counts = found.counts[0]
     gpus = sum(round(float(count)) * price.gpus for price, count in zip(alone.prices, counts, strict=True))
+    watts = [price.watts for price, count in zip(alone.prices, counts, strict=True) if count]
     return SingleType(
-        gpu=gpu, usd_per_hour=float(alone.cost @ counts), gpus=gpus, carried=found.multiple * max(demands.hours)
+        gpu=gpu,
+        usd_per_hour=float(alone.rent @ counts),
+        gpus=gpus,
+        watts=None if None in watts else float(np.array(watts, dtype=float) @ counts[counts > 0]),
+        carried=found.multiple * max(demands.hours),
     )
 
 
-def alternatives(single: tuple[SingleType, ...], value: float, *, largest: bool) -> tuple[Alternative, ...]:
-    """The single-type fleets that there are, best first."""
+def alternatives(single: tuple[SingleType, ...], objective: str, value: float) -> tuple[Alternative, ...]:
+    """The single-type fleets that there are, best first; `value` is that of the mix."""
     able = [each for each in single if each.usd_per_hour is not None]
-    if largest:
+    if objective == CARRIED:
         able.sort(key=lambda each: (-each.carried, each.gpu))
         return tuple(
             Alternative(
@@ -50,8 +58,12 @@ def alternatives(single: tuple[SingleType, ...], value: float, *, largest: bool)
             )
             for each in able
         )
-    costs = sorted((each.usd_per_hour or 0.0, each.gpu, each.gpus) for each in able)
+    unit = "kW" if objective == DRAWN else "$/h"
+    costs = sorted(
+        ((each.watts or 0.0) / 1e3 if objective == DRAWN else each.usd_per_hour or 0.0, each.gpu, each.gpus)
+        for each in able
+    )
     return tuple(
-        Alternative(label=f"{gpu} only", value=cost, why=f"{gpus} GPUs, {cost - value:.4g} $/h more")
+        Alternative(label=f"{gpu} only", value=cost, why=f"{gpus} GPUs, {round(cost - value, 9) + 0.0:.4g} {unit} more")
         for cost, gpu, gpus in costs
     )

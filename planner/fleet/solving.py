@@ -11,6 +11,7 @@ from shardwright.solvers.binpacking.problem import Floats
 from shardwright.solvers.binpacking.rounding import fit
 
 from ..errors import Infeasible, LimitReached
+from ..workload.clocks import at_any_clock
 from ..workload.fleet import ThroughputError
 from .covering import Demands, solve_covering
 from .found import Found
@@ -66,7 +67,10 @@ def insure(problem: FleetProblem, demands: Demands, error: ThroughputError, seed
     """
     trusting = solve_fleet(problem, demands, seed)
     without = chance(problem, trusting, demands, error)
-    bound, types = trusting.bound, len({gpu for replica in problem.replicas for gpu in replica.gpu.split("+")})
+    bound, types = (
+        trusting.bound,
+        len({gpu for replica in problem.replicas for gpu in at_any_clock(replica.gpu).split("+")}),
+    )
     found, counted, risk = trusting, problem, without
     for number in range(1, types + 1):
         if risk <= error.overload + CHANCE:

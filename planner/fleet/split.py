@@ -28,7 +28,7 @@ from .candidates import Candidate
 from .columns import SURE, Columns, serving_job
 from .machines import machine_topology
 from .network import uplink
-from .offers import units_of
+from .offers import prices_of
 
 MOST_WORKERS = 4
 MOST_KEPT = 24
@@ -77,7 +77,7 @@ class _Space:
         for split in self._all():
             gpus = _gpus(split)
             if gpus not in prices:
-                prices[gpus] = [(unit.usd_per_hour, unit.capacity) for unit, _ in units_of(self.columns.job, gpus)]
+                prices[gpus] = [(unit.cost, unit.capacity) for unit in prices_of(self.columns.job, gpus)]
             if split.rates.any() and prices[gpus]:
                 self.splits.append(split)
                 units.append(prices[gpus])

@@ -14,6 +14,7 @@ from .layer_placement import LayerPlacement
 
 COST = "cost of the fleet in dollars per hour"
 CHANGED = "rent and the cost of starting replicas, in dollars per hour"
+DRAWN = "power that the GPUs of the fleet draw at most, in kilowatts"
 CARRIED = "multiple of the given rates that the budget carries"
 
 MANY_GPUS = 200_000
@@ -55,12 +56,30 @@ class CacheTransfer(_Record, frozen=True, kw_only=True):
     bytes_per_s: float
 
 
+class Latencies(_Record, frozen=True, kw_only=True):
+    """What requests see of one replica in a simulation of its share of the load, as mixed and as routed, in the hour
+    where it is fullest.
+
+    Latencies are those at the targets' `percentile`; `met` says whether every target holds there and waiting does not
+    grow.
+    """
+
+    requests_per_s: float
+    requests: int
+    percentile: float
+    ttft_s: float
+    tpot_s: float
+    e2e_s: float
+    met: bool
+
+
 class Replica(_Record, frozen=True, kw_only=True):
     """One copy of a model on GPUs of one type, or a pair of pools of two types.
 
     `requests_per_s[c]` is what it carries of request class c alone within the latency targets; 0 where it cannot.
     `usable` is the share of that which the plan counts on. `gpu` names the GPU types, joined by `+` where prefill and
-    decode have their own. `format` is the number format of the weights. `source` says where the figures come from.
+    decode have their own; behind `@` stands the share of its clock that a GPU runs at, where that is lowered. `format`
+    is the number format of the weights. `source` says where the figures come from.
     """
 
     name: str
@@ -74,6 +93,7 @@ class Replica(_Record, frozen=True, kw_only=True):
     engine: str = ""
     pools: tuple[ReplicaPool, ...] = ()
     transfer: CacheTransfer | None = None
+    latencies: Latencies | None = None
     source: str = ""
 
 
@@ -110,12 +130,13 @@ class Limit(_Record, frozen=True, kw_only=True):
 
 
 class SingleType(_Record, frozen=True, kw_only=True):
-    """The best fleet of one GPU type alone, and the multiple of the rates it carries; no cost where there is none, and
-    why."""
+    """The best fleet of one GPU type alone, its draw where that is known, and the multiple of the rates it carries; no
+    cost where there is none, and why."""
 
     gpu: str
     usd_per_hour: float | None = None
     gpus: int | None = None
+    watts: float | None = None
     carried: float = 1.0
     why: str = ""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..plan.fleet import MANY_GPUS, MANY_NOTE, FleetPlan, Rental, Schedule
+from ..plan.fleet import MANY_GPUS, MANY_NOTE, FleetPlan, Latencies, Rental, Schedule
 from .layer_placement import print_layer_placement
 from .text import console, duration, percent, si, table
 
@@ -30,6 +30,11 @@ def print_fleet_plan(plan: FleetPlan, seconds: float | None = None) -> None:
         rows = [(each.label, f"{each.value:.4g}" if each.value else "-", each.why) for each in others]
         out.print(table("Otherwise", ("change", "value", "why"), rows))
     out.print(_routing(rental))
+    seen = [(each.name, each.latencies) for each in rental.replicas if each.latencies is not None]
+    if seen:
+        at = f"{seen[0][1].percentile:g}"
+        head = ("kind", "requests/s each", f"TTFT p{at}", f"TPOT p{at}", f"end to end p{at}", "targets")
+        out.print(table("Seen in simulation, at the mix and load routed to a replica", head, _seen(seen)))
     if rental.contingencies:
         names = [(each.name, percent(each.load_share, 0)) for each in rental.contingencies]
         out.print(table("Withstands", ("loss", "load served"), names))
@@ -89,6 +94,20 @@ def _rented(rental: Rental) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def _seen(seen: list[tuple[str, Latencies]]) -> list[tuple[str, ...]]:
+    return [
+        (
+            name,
+            f"{each.requests_per_s:.4g}",
+            duration(each.ttft_s),
+            duration(each.tpot_s),
+            duration(each.e2e_s),
+            "met" if each.met else "missed",
+        )
+        for name, each in seen
+    ]
 
 
 def _schedule(rental: Rental, schedule: Schedule) -> object:

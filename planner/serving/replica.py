@@ -22,8 +22,10 @@ from .deployments import Link, handed_over
 from .planning import only
 from .pools import Phase
 from .problem import Problem, problem_of
+from .runs import MOST_REQUESTS, TURNS
 from .schedule import schedule_of
-from .steady import Lengths
+from .simulation import Deployment, Outcome, Pool, simulate
+from .steady import Lengths, steady_state
 from .workers import WorkerType, decode_rate, expected_rate, prefill_rate
 
 PHASES: tuple[Phase, ...] = ("aggregated", "prefill", "decode")
@@ -91,6 +93,51 @@ def replica_rates(
         handing = bucket.link is not None and phase == "prefill"
         rates[place] = _handing_rate(own, copy, bucket, exact) if handing else _rate(own, copy, phase, exact)
     return rates
+
+
+@dataclass(frozen=True, slots=True)
+class PoolUse:
+    """Workers of one phase and layout, and the topology on whose first kind of device they stand."""
+
+    phase: Phase
+    topology: Topology
+    layout: Layout
+    workers: int = 1
+
+
+def replica_outcome(
+    model: ModelGraph, pools: Sequence[PoolUse], job: ServingJob, link: Link | None = None, least: int = 2000
+) -> Outcome | None:
+    """What the requests of the job's load see of one copy: a worker, or a prefill and a decode pool joined by a link.
+
+    At least `least` requests arrive at random times at the job's rate, of the job's lengths, mixed. None where a pool's
+    layout does not fit in memory.
+    """
+    parts: dict[str, tuple[Pool, ...]] = {}
+    start = token = 0.0
+    requests = least
+    for use in pools:
+        try:
+            problem = problem_of(model, use.topology, only(job, use.layout), None)
+        except Infeasible:
+            return None
+        worker = next((each for each in problem.types if each.layout == use.layout), None)
+        if worker is None:
+            return None
+        requests = max(requests, _long_enough(problem, worker, job.load.rate_per_s or 0.0, least))
+        parts[use.phase] = (Pool(worker.table, worker.schedule, use.workers),)
+        if use.phase == "prefill" and link is not None:
+            over = handed_over(problem.setting, worker, link)
+            start, token = problem.setting.engine.hand_over_s, over.exposed_s / max(problem.setting.lengths.isl, 1.0)
+    deployment = Deployment(transfer_start_s=start, transfer_token_s=token, **parts)
+    return simulate(deployment, job.load.sample(requests))
+
+
+def _long_enough(problem: Problem, worker: WorkerType, rate: float, least: int) -> int:
+    """Requests of a run that lasts several times as long as one of them, so that what is in hand settles."""
+    alone = steady_state(worker.cost, worker.schedule, problem.setting.lengths, np.ones(1))
+    seconds = float(alone.e2e_s(problem.setting.lengths.osl)[0])
+    return int(min(max(least, TURNS * rate * seconds), MOST_REQUESTS))
 
 
 def _held(job: ServingJob, layout: Layout, bucket: Bucket) -> ServingJob:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..costs.footprint import state_floor
 from ..costs.step import TrainingCosts
 from ..strategy import SCHEDULES
+from ..workload.strategy_table import BALANCED
 from .objectives import Measures
 from .space import Nodes, Space
 
@@ -18,15 +19,15 @@ Floats = NDArray[np.float64]
 ROUNDING = 1 - 1e-9
 
 
-def node_floors(space: Space, nodes: Nodes, costs: TrainingCosts) -> Measures:
-    """What no leaf of a node goes below.
+def node_floors(space: Space, nodes: Nodes, costs: TrainingCosts, *, interleaved: bool = True) -> Measures:
+    """What no leaf of a node goes below, or with `interleaved` false none without virtual stages.
 
     Time: the slowest rank takes at least the mean of all ranks, weighted by speed, so m micro-batches take m · Σ / pp,
     and the fill at least (Σ - Σ / pp) / vpp with the largest vpp allowed (none for zero-bubble schedules); recompute,
     exposed reductions and stalls only add. Memory: the fullest rank holds at least the mean of the states.
     """
     spread = (nodes.pp > 1) & space.choices.may_spread()
-    table = nodes.table(vocab_parallel=spread.astype(np.int64))
+    table = nodes.table(BALANCED, vocab_parallel=spread.astype(np.int64))
     rows = costs.rows(table)
     both = rows.gathered(rows.costs.forward_s + rows.costs.backward_s)
     total = rows.over_all(rows.stages.total, both)
@@ -36,7 +37,8 @@ def node_floors(space: Space, nodes: Nodes, costs: TrainingCosts) -> Measures:
     microbatches = rows.microbatches
     _, hops = costs.hops(table)
     framework = costs.device.coefficients.framework
-    fill = np.maximum(total - share, 0.0) / _largest_vpp(space, nodes, microbatches) + 2 * hops
+    vpp = _largest_vpp(space, nodes, microbatches) if interleaved else 1.0
+    fill = np.maximum(total - share, 0.0) / vpp + 2 * hops
     bubble_free = {"zb-h1", "zb-v", "dualpipe"} & set(space.scope.constraints.schedule)
     if bubble_free:
         fill = np.zeros(len(nodes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -16,7 +17,7 @@ from shardwright.topologies import Topology
 from ..errors import InputError, input_errors
 from ..plan.frontier import Frontier, FrontierPoint
 from ..workload.strategy_table import StrategyTable
-from ..workload.training import Objective, TrainingJob
+from ..workload.training import Objective, Technique, TrainingJob
 from .bounds import node_floors
 from .context import Context
 from .objectives import shown
@@ -35,10 +36,16 @@ def frontier_training(
     """Every strategy on any of the clusters that none beats in one objective without losing in the other.
 
     Several clusters of different size show what more devices buy: dollars against time per step. Raises InputError
-    when the objectives are the same or a cluster lacks a figure for one, and Infeasible when nothing fits anywhere.
+    when the objectives are the same, a cluster lacks a figure for one or fitted stages are to be explored, and
+    Infeasible when nothing fits anywhere.
     """
     if objectives[0] == objectives[1]:
         raise InputError(f"a frontier needs two different objectives but got {objectives[0]} twice")
+    if "uneven" in job.explore:
+        others = ",".join(each for each in get_args(Technique) if each != "uneven")
+        raise InputError(
+            f"a frontier does not fit stages to their memory: leave uneven out of what to explore ({others} may stay)"
+        )
     points: list[FrontierPoint] = []
     candidates = work = 0
     proven = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from shardwright.topologies import Topology, parse_topology
 
-from ..costs.keys import Floats
-from ..costs.network import Groups, MappedNetwork, Network
+from ..costs.network import MappedNetwork
 from ..costs.step import TrainingCosts
 from ..plan.base import Term
 from ..workload.strategy_table import StrategyTable
+from .apart import ApartCosts, KindsNetwork, crossing_of, kinds_network
 from .context import Context
 from .mapping import node_order
 from .search import Candidate, evaluated
@@ -28,15 +28,6 @@ ORDERED = 2
 def uneven_links(topology: Topology) -> bool:
     """Whether some pairs of devices have other links than others in their place."""
     return topology.has_measured_links or not topology.homogeneous
-
-
-@dataclass(frozen=True)
-class FreeNetwork(Network):
-    """Links that take no time: a bound where clusters mix kinds of node and no link is the best of all."""
-
-    def seconds(self, op: str, size_bytes: Floats, groups: Groups) -> Floats:
-        """No time for any collective."""
-        return np.zeros(np.broadcast_shapes(np.shape(size_bytes), np.shape(groups.degree)))
 
 
 def best_links(topology: Topology) -> Topology:
@@ -148,12 +139,22 @@ def _slowest(topology: Topology) -> list[Term]:
 
 
 def ideal_context(context: Context) -> Context:
-    """The context of a search whose values bound those of every order of nodes on the real links."""
+    """The context of the same cluster with every link as fast as the fastest of its kind."""
     topology = context.topology
     if len(topology.document["nodes"]) > 1 or len(topology.networks) > 1:
         costs = copy.copy(context.costs)
-        costs.network = FreeNetwork(costs.network.collectives, costs.network.domain)
+        costs.network = kinds_network(topology, costs.network)
     else:
         costs = TrainingCosts(context.model, best_links(topology), context.job)
         costs.chain, costs.pipelines = context.costs.chain, context.costs.pipelines
     return replace(context, costs=costs)
+
+
+def bounding_context(context: Context) -> Context:
+    """The context of a search whose values bound those of every order of nodes on the real links."""
+    ideal = ideal_context(context)
+    network = ideal.costs.network
+    crossing = crossing_of(context.topology, network) if isinstance(network, KindsNetwork) and network.kinds else None
+    if crossing is None or not isinstance(network, KindsNetwork):
+        return ideal
+    return replace(ideal, costs=ApartCosts(ideal.costs, network, crossing))

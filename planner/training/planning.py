@@ -20,19 +20,16 @@ from ..workload.legality import facts, violations
 from ..workload.strategy_table import BALANCED, StrategyTable, table_of
 from ..workload.training import TrainingJob
 from .alternatives import ALTERNATIVES
-from .bounds import node_floors
 from .choices import Scope
 from .context import Context
 from .infeasible import infeasible
-from .links import best_placed, ideal_context, own_order, placed, uneven_links
+from .links import ORDERED, best_placed, bounding_context, own_order, placed, uneven_links
 from .objectives import objective_values, sense, shown
 from .readback import read_back
 from .robustness import CONSIDERED
 from .search import Candidate, Search, evaluated, search
 from .space import Space
 from .uneven import fitted
-
-FITTED = "stages were fitted to their memory for the most promising strategies, not for all"
 
 
 def plan_training(
@@ -62,25 +59,23 @@ def plan_training(
         candidates,
         strategy=explicit(best.table, context),
         optimality=_optimality(context, space, found, best.value, bound),
-        notes=[FITTED] if "uneven" in job.explore else [],
     )
 
 
 def _with_fitted(
     context: Context, space: Space, found: Search, candidates: list[Candidate]
 ) -> tuple[list[Candidate], float]:
-    """The candidates with the best strategy of fitted stages, where one is better, and the bound that holds with those
-    too: since only some were tried, never above that of the nodes that have stages to fit."""
+    """The candidates with those of fitted stages that beat them, and the bound that holds with those too."""
     uneven = uneven_links(context.topology)
     costs = own_order(context) if uneven else context.costs
+    bounding = bounding_context(context).costs if uneven else costs
     best = candidates[0].value if candidates else math.inf
-    floors = context.goal.values(node_floors(space, found.nodes, costs))
-    better = fitted(space, found.nodes, costs, context.goal, floors, best)[:1]
+    made = fitted(space, found.nodes, costs, context.goal, best, bounding)
+    better = made.candidates[:ORDERED]
     if uneven:
         better = [placed(context, each.table) for each in better]
-        floors = context.goal.values(node_floors(space, found.nodes, ideal_context(context).costs))
-    least = float(floors[found.nodes.pp > 1].min(initial=math.inf))
-    return sorted([*better, *candidates], key=lambda each: each.value), min(found.outcome.solution.bound, least)
+    joined = sorted([*better, *candidates], key=lambda each: each.value)
+    return joined, min(found.outcome.solution.bound, made.bound)
 
 
 def _candidates(context: Context, space: Space, stop: Stop | None) -> tuple[Search, list[Candidate]]:
@@ -93,7 +88,7 @@ def _candidates(context: Context, space: Space, stop: Stop | None) -> tuple[Sear
     if not uneven_links(context.topology):
         found = search(space, context.costs, context.goal, keep=keep, stop=stop)
         return found, [Candidate(each.point.table, context.costs, each.value) for each in found.outcome.best]
-    ideal = ideal_context(context)
+    ideal = bounding_context(context)
     found = search(space, ideal.costs, ideal.goal, keep=keep, stop=stop)
     views = [own_order(context)]
     if context.topology.has_measured_network:

@@ -1,173 +1,152 @@
-"""Stages fitted to each one's memory: which layers a stage holds, and how many of them it recomputes.
-
-In 1F1B the first stages keep the most micro-batches alive, so the strategy that is fastest where memory allows fails
-there first. An exact partition gives every stage as many layers, and as few recomputed, as suit its place (AdaPipe,
-Sun et al. 2024, with the exact dynamic program of `solvers.partition`).
-"""
+"""Strategies whose stages are fitted to each one's memory: the best of them, and a bound on all."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 
-from shardwright.solvers.partition import PartitionProblem, solve
-
-from ..costs.keys import Floats
-from ..costs.rows import Rows
-from ..costs.sharding import state_memory
-from ..costs.stages import live_microbatches
 from ..costs.step import TrainingCosts
-from ..strategy import RECOMPUTES, SCHEDULES
-from ..workload.strategy_table import Ints, StrategyTable, table_of
+from ..strategy import RECOMPUTES
+from ..workload.strategy_table import FIELDS, Ints, StrategyTable, row_codes
+from .bounds import node_floors
+from .choices import DEFAULT_SCHEDULES
+from .fitting import FULL, Fitting, Way
+from .objectives import Measures
 from .search import Candidate, Goal, evaluated
 from .space import Nodes, Space
 
-TRIED = 24
-LOOKED_AT = 256
-LONGEST = 4
-
-
-def fitted(
-    space: Space, nodes: Nodes, costs: TrainingCosts, goal: Goal, floors: Floats, best: float
-) -> list[Candidate]:
-    """Strategies with fitted stages that beat the best value found, best first.
-
-    Tried are strategies that recompute nothing and would beat it if memory were no limit, those that come nearest to
-    fitting first.
-    """
-    order = np.argsort(floors, kind="stable")
-    chosen = order[floors[order] < best][:LOOKED_AT]
-    if not len(chosen):
-        return []
-    table, _ = space.leaves(nodes, chosen)
-    plain = (table.pp > 1) & (table.schedule == SCHEDULES.index("1f1b")) & (table.vocab_parallel == 0)
-    plain &= (table.recompute == RECOMPUTES.index("none")) & (table.offload_activations == 0)
-    table = table.take(plain & (table.offload_optimizer == 0))
-    measures = evaluated(costs, table)
-    unlimited = Goal(goal.objective, np.inf, goal.time_limit_s, goal.rates)
-    values = unlimited.values(measures)
-    ranked = np.lexsort((values, measures.memory_bytes))
-    ranked = ranked[values[ranked] < best][:TRIED]
-    found = []
-    for row in ranked.tolist():
-        made = fitted_stages(costs, table.take(np.array([row])), goal.capacity_bytes)
-        if made is not None:
-            value = float(goal.values(evaluated(costs, made))[0])
-            if value < best:
-                found.append(Candidate(made, costs, value))
-    return sorted(found, key=lambda each: each.value)
-
-
-def fitted_stages(costs: TrainingCosts, table: StrategyTable, capacity_bytes: float) -> StrategyTable | None:
-    """The only row of a 1F1B table with the layers and the recompute of every stage fitted; None where nothing fits."""
-    pieces = _pieces(costs, table, capacity_bytes)
-    again = _least_recompute(pieces)
-    cost = _stage_seconds(pieces, again)
-    microbatches = int(costs.microbatches(table)[0])
-    partition = solve(PartitionProblem(cost), weight=float(microbatches - 1)).point
-    if partition is None:
-        return None
-    begins = partition.ends - partition.sizes
-    redone = again[np.arange(len(begins)), begins, partition.ends]
-    strategy = msgspec.structs.replace(
-        table.row(0),
-        stage_layers=tuple(partition.sizes.tolist()),
-        recompute="full" if redone.any() else "none",
-        stage_recompute=tuple(redone.tolist()) if redone.any() else None,
-    )
-    return table_of([strategy], len(costs.chain.layers))
+LOOKED_AT = 100_000_000
+"""Entries of stage tables made before the search gives up: about ten seconds of work."""
+FIXED_WORK = 100_000
+"""Entries that take as long as looking at a strategy without making its tables."""
+TOGETHER = 32
 
 
 @dataclass(frozen=True, slots=True)
-class _Pieces:
-    """Sums over the layers before each, [layers + 1]: seconds, seconds of a forward, and bytes of states, of a
-    micro-batch kept and of its inputs alone. Per stage: `fixed_s`, `fixed_bytes`, `live` micro-batches, `room` in
-    bytes, `slowness`. `working` are bytes that recomputing anything takes."""
+class Fitted:
+    """Strategies with fitted stages that beat what was known, best first, and what none goes below."""
 
-    seconds: Floats
-    forward_s: Floats
-    states: Floats
-    saved: Floats
-    inputs: Floats
-    fixed_s: Floats
-    fixed_bytes: Floats
-    live: Floats
-    room: Floats
-    slowness: Floats
-    working: float
+    candidates: list[Candidate]
+    bound: float
 
 
-def _pieces(costs: TrainingCosts, table: StrategyTable, capacity_bytes: float) -> _Pieces:
-    rows, chain, pp = costs.rows(table), costs.chain, int(table.pp[0])
-    framework = costs.device.coefficients.framework
-    both = rows.gathered(rows.costs.forward_s + rows.costs.backward_s)[0]
-    forward = rows.gathered(rows.costs.forward_s)[0]
-    states, saved, inputs = _block_bytes(costs, rows)
-    layer = np.eye(len(chain.blocks))[chain.layers] + chain.beside
-    own = np.eye(len(chain.blocks))[chain.layers]
+def fitted(
+    space: Space, nodes: Nodes, costs: TrainingCosts, goal: Goal, best: float, bounding: TrainingCosts | None = None
+) -> Fitted:
+    """Strategies with fitted stages that beat the best value found.
 
-    def sums(values: Floats, of: Floats = layer) -> Floats:
-        return np.concatenate([[0.0], np.cumsum(of @ values)])
-
-    ends = np.zeros((pp, len(chain.blocks)))
-    ends[0] += chain.first
-    ends[-1] += chain.last
-    live = live_microbatches("1f1b", pp, 1, int(rows.microbatches[0]))[0].astype(np.float64)
-    slowness, tightness = chain.ranks.of_stages(pp)
-    dispatch = float(rows.gathered(rows.costs.dispatch_bytes)[0].max())
-    room = capacity_bytes / tightness - framework.context_bytes
-    return _Pieces(
-        seconds=sums(both),
-        forward_s=sums(forward, own),
-        states=sums(states),
-        saved=sums(saved),
-        inputs=sums(inputs - saved, own),
-        fixed_s=ends @ both,
-        fixed_bytes=ends @ states + live * (ends @ saved) + framework.workspace_bytes + dispatch,
-        live=live,
-        room=room / (1 + framework.allocator_fraction),
-        slowness=slowness,
-        working=2 * float(saved[chain.layers].max()),
-    )
+    Nodes are looked at in the order of what 1F1B takes at least; one is done when a lower bound on all cuts of its
+    leanest strategy reaches the best value, or when every strategy of it was cut exactly. Bounds are by the costs of
+    `bounding`, where those are of faster links.
+    """
+    plain = _plain(space)
+    if plain is None:
+        return Fitted([], np.inf)
+    search = _Search(plain, nodes, costs, bounding or costs, goal, ways(space))
+    return search.run(best)
 
 
-def _block_bytes(costs: TrainingCosts, rows: Rows) -> tuple[Floats, Floats, Floats]:
-    """Bytes of one block of each kind: its states on a rank, what a micro-batch keeps, and its input."""
-    dense, expert = rows.dense_parameters(), rows.gathered(rows.costs.expert_parameters)
-    states = sum(part[0] for part in state_memory(rows.table, dense, expert, costs.states))
-    return np.asarray(states), rows.saved_bytes[0], rows.gathered(rows.costs.input_bytes)[0]
+def ways(space: Space) -> tuple[Way, ...]:
+    """How stages may recompute some of their layers: whole, or each useful set of modules, as constraints allow."""
+    allowed = space.choices.kept("recompute", RECOMPUTES)
+    full = [FULL] if "full" in allowed else []
+    code = RECOMPUTES.index("selective")
+    some = [(code, bits) for bits in space.choices.module_sets()] if "selective" in allowed else []
+    return (*full, *some) or ((0, 0),)
 
 
-def _least_recompute(p: _Pieces) -> Ints:
-    """Fewest layers that stages of layers i to j must recompute to fit, [stages, i, j]; -1 where they never do."""
-    count = len(p.seconds)
-    stages = len(p.live)
-    longest = min(count - 1, LONGEST * -(-(count - 1) // stages))
-    i, j = np.meshgrid(np.arange(count), np.arange(count), indexing="ij")
-    kept = (p.states[j] - p.states[i])[None] + p.fixed_bytes[:, None, None]
-    kept = kept + p.live[:, None, None] * (p.saved[j] - p.saved[i])[None]
-    result = np.full((stages, count, count), -1, np.int64)
-    open_ = np.broadcast_to((j >= i) & (j - i <= longest), result.shape).copy()
-    for again in range(longest + 1):
-        upto = np.minimum(i + again, count - 1)
-        size = kept + p.live[:, None, None] * (p.inputs[upto] - p.inputs[i])[None] + (p.working if again else 0.0)
-        fits = open_ & (size <= p.room[:, None, None]) & (i + again <= j)[None]
-        result[fits] = again
-        open_ &= ~fits
-        if not open_.any():
-            break
-    return result
+def _plain(space: Space) -> Space | None:
+    """The space of the strategies to fit: 1F1B with nothing recomputed or moved off the device; None where constraints
+    leave nothing of it."""
+    held, choices = space.scope.constraints, space.choices
+    wanted = {"vpp": 1, "recompute": "none", "offload_optimizer": "none", "offload_activations": "none"}
+    possible = all(choices.kept(name, (value,)) for name, value in wanted.items())
+    possible &= "1f1b" in (held.schedule or DEFAULT_SCHEDULES) and held.vocab_parallel is not True
+    if not possible:
+        return None
+    changed = {name: (value,) for name, value in wanted.items()} | {"schedule": ("1f1b",), "vocab_parallel": False}
+    scope = replace(space.scope, constraints=msgspec.structs.replace(held, **changed))
+    return Space(space.chain, space.facts, scope)
 
 
-def _stage_seconds(p: _Pieces, again: Ints) -> Floats:
-    """Seconds of a micro-batch on stages of layers i to j, infinite where they do not fit or must not be empty."""
-    count = len(p.seconds)
-    i, j = np.meshgrid(np.arange(count), np.arange(count), indexing="ij")
-    redone = p.forward_s[np.minimum(i[None] + np.maximum(again, 0), count - 1)] - p.forward_s[i][None]
-    cost = ((p.seconds[j] - p.seconds[i])[None] + redone + p.fixed_s[:, None, None]) * p.slowness[:, None, None]
-    empty = np.broadcast_to(i == j, cost.shape).copy()
-    empty[[0, -1]] &= (p.fixed_s[[0, -1]] == 0)[:, None, None]
-    result: Floats = np.where((again < 0) | empty, np.inf, cost)
-    return result
+class _Search:
+    """One search: the best value so far, what was found, and what is left unproven."""
+
+    def __init__(
+        self,
+        space: Space,
+        nodes: Nodes,
+        costs: TrainingCosts,
+        bounding: TrainingCosts,
+        goal: Goal,
+        ways: tuple[Way, ...],
+    ) -> None:
+        self.space, self.nodes, self.costs, self.bounding = space, nodes, costs, bounding
+        self.goal, self.ways = goal, ways
+        self.floors = node_floors(space, nodes, bounding, interleaved=False)
+        self.found: list[Candidate] = []
+        self.bound = np.inf
+        self.work = 0
+
+    def run(self, best: float) -> Fitted:
+        """Look at nodes until the next one's floor reaches the best value, or for as long as is worth while."""
+        values = np.where(self.nodes.pp > 1, self.goal.values(self.floors), np.inf)
+        order = np.argsort(values, kind="stable")
+        for start in range(0, len(order), TOGETHER):
+            chosen = order[start : start + TOGETHER]
+            chosen = chosen[values[chosen] < best]
+            table, origin = self._strategies(chosen)
+            for node in chosen.tolist():
+                if values[node] >= best or self.work > LOOKED_AT:
+                    return self._done(float(values[node]))
+                best = self._node(node, table.take(origin == node), best)
+            if len(chosen) < TOGETHER:
+                break
+        return self._done(best)
+
+    def _done(self, floor: float) -> Fitted:
+        return Fitted(sorted(self.found, key=lambda each: each.value), min(self.bound, floor))
+
+    def _strategies(self, nodes: Ints) -> tuple[StrategyTable, Ints]:
+        """Those of some nodes that differ in more than their layout, the leanest first, and the node of each."""
+        table, origin = self.space.leaves(self.nodes, nodes)
+        first, _ = row_codes([origin, *(table.column(name) for name in FIELDS if name != "layout")])
+        table, origin = table.take(first), origin[first]
+        leanest = np.argsort(evaluated(self.costs, table).memory_bytes, kind="stable")
+        return table.take(leanest), origin[leanest]
+
+    def _node(self, node: int, table: StrategyTable, best: float) -> float:
+        """Cut the strategies of a node, the leanest first; returns the best value since."""
+        leaner: list[tuple[Fitting, float]] = []
+        for row in range(len(table)):
+            fitting = self._fitting(self.bounding, table.take(np.array([row])))
+            known = max((least for other, least in leaner if other.leaner_than(fitting)), default=0.0)
+            if self._value(node, known) >= best:
+                continue
+            self.work += fitting.size
+            least = max(known, fitting.least_s())
+            if self._value(node, least) < best:
+                exact = fitting if self.bounding is self.costs else self._fitting(self.costs, fitting.table)
+                made, exact_s = exact.best()
+                least = exact_s if self.bounding is self.costs else least
+                self.bound = min(self.bound, self._value(node, least))
+                best = self._seen(made, best)
+            leaner.append((fitting, least))
+        return best
+
+    def _seen(self, made: StrategyTable | None, best: float) -> float:
+        value = np.inf if made is None else float(self.goal.values(evaluated(self.costs, made))[0])
+        if made is not None and value < best:
+            self.found.append(Candidate(made, self.costs, value))
+        return min(value, best)
+
+    def _fitting(self, costs: TrainingCosts, table: StrategyTable) -> Fitting:
+        self.work += FIXED_WORK
+        return Fitting(costs, table, self.goal.capacity_bytes, self.ways)
+
+    def _value(self, node: int, seconds: float) -> float:
+        """The objective at least, of a strategy of a node that takes so long."""
+        floor = self.floors.take(np.array([node]))
+        return float(self.goal.values(Measures(np.array([seconds]), floor.busy_s, floor.memory_bytes))[0])

@@ -8,7 +8,8 @@ from statistics import NormalDist
 
 from ..inputs import changed_documents
 from ..plan.base import PlanBase
-from ..plan.fleet import Contingency, FleetPlan, Insurance, Rental
+from ..plan.fleet import DRAWN, Contingency, FleetPlan, Insurance, Rental
+from ..workload.clocks import at_any_clock
 from .common import TOLERANCE, close, optimality_problems
 from .fleet_claims import claim_problems
 from .fleet_job import job_problems, kept_job
@@ -48,6 +49,8 @@ def _value(plan: FleetPlan, rental: Rental) -> float:
     """What the plan's parts say of the objective."""
     if plan.optimality.sense == "max":
         return rental.carried
+    if plan.optimality.objective == DRAWN:
+        return (rental.watts or 0.0) / 1e3
     if rental.schedule is not None:
         return rental.schedule.usd_per_hour + rental.schedule.start_usd_per_hour
     if rental.change is not None:
@@ -221,7 +224,7 @@ def _chance(
     for kind, replica in enumerate(rental.replicas):
         room = _room(rental, counts, kind)
         busy = factor * _load(rental, routing, kind) / room if room else 0.0
-        for gpu in replica.gpu.split("+"):
+        for gpu in at_any_clock(replica.gpu).split("+"):
             fullest[gpu] = max(fullest.get(gpu, 0.0), busy)
     calm = 1.0
     for busy in fullest.values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..plan.fleet import FleetPlan, Rental
+from ..plan.fleet import DRAWN, FleetPlan, Rental
 from .common import TOLERANCE, close
 
 DUAL, ANEW, CLOSED = (
@@ -25,35 +25,39 @@ def claim_problems(plan: FleetPlan, rental: Rental) -> Iterator[str]:
     for each in rental.single_type:
         if (each.usd_per_hour is None) != (each.gpus is None) or (each.usd_per_hour is None) != bool(each.why):
             yield f"single_type {each.gpu} must have a cost and GPUs, or say why there is none"
-        if each.usd_per_hour is None and each.carried != 1:
-            yield f"single_type {each.gpu} carries nothing, and carried must be left at 1"
+        if each.usd_per_hour is None and (each.carried != 1 or each.watts is not None):
+            yield f"single_type {each.gpu} carries nothing, and carried and watts must be left at 1 and null"
     yield from _alternatives(plan, rental)
     yield from _worths(plan, rental)
 
 
 def _alternatives(plan: FleetPlan, rental: Rental) -> Iterator[str]:
     """The fleets of one type stand among the alternatives, best first, and what-ifs behind them."""
-    most = plan.optimality.sense == "max"
-    value = rental.carried if most else rental.usd_per_hour
-    able = [each for each in rental.single_type if each.usd_per_hour is not None and each.gpus is not None]
-    able.sort(key=lambda each: (-each.carried if most else each.usd_per_hour or 0.0, each.gpu))
+    most, energy = plan.optimality.sense == "max", plan.optimality.objective == DRAWN
+    mix = (rental.watts or 0.0) / 1e3 if energy else rental.usd_per_hour
+    able = []
+    for each in rental.single_type:
+        if each.usd_per_hour is None:
+            continue
+        cost = (each.watts or 0.0) / 1e3 if energy else each.usd_per_hour
+        why = f"{each.gpus} GPUs, {round(cost - mix, 9) + 0.0:.4g} {'kW' if energy else '$/h'} more"
+        if most:
+            why = f"{each.gpus} GPUs carry {each.carried:.4g} times the rates"
+        able.append((-each.carried if most else cost, each.gpu, why))
+    able.sort()
     told = [each for each in plan.alternatives if not each.label.startswith("what if ")]
-    if [each.label for each in told] != [f"{each.gpu} only" for each in able]:
+    if [each.label for each in told] != [f"{gpu} only" for _, gpu, _ in able]:
         yield "alternatives must name the fleets of one GPU type, best first"
         return
-    for each, single in zip(told, able, strict=True):
-        cost = single.usd_per_hour or 0.0
-        why = f"{single.gpus} GPUs, {cost - value:.4g} $/h more"
-        if most:
-            why = f"{single.gpus} GPUs carry {single.carried:.4g} times the rates"
-        if not close(each.value, single.carried if most else cost) or each.why != why:
-            yield f"alternatives: {each.label} must be {cost:.6g} $/h for {why}"
+    for other, (value, _, why) in zip(told, able, strict=True):
+        if not close(other.value, abs(value)) or other.why != why:
+            yield f"alternatives: {other.label} must be {abs(value):.6g} for {why}"
 
 
 def _worths(plan: FleetPlan, rental: Rental) -> Iterator[str]:
     """Shadow prices are of the plan's own limits and requests, in its unit, and of the right sign."""
     most = plan.optimality.sense == "max"
-    unit = "requests/s" if most else "$/h"
+    unit = "requests/s" if most else "kW" if plan.optimality.objective == DRAWN else "$/h"
     duals = {}
     for limit in rental.limits:
         step = STEPS.get(limit.unit, 1.0)

@@ -12,15 +12,16 @@ from shardwright.models import kv_bytes_per_token
 
 from ..errors import InputError
 from ..inputs import JOB, restored_model
-from ..plan.fleet import CARRIED, CHANGED, COST, FleetPlan, Insurance, Rental, Replica
+from ..plan.fleet import CARRIED, CHANGED, COST, DRAWN, FleetPlan, Insurance, Rental, Replica
+from ..workload.clocks import at_any_clock, at_clock, clocked
 from ..workload.fleet import FleetJob, Running, ServedModel, ThroughputError
 from ..workload.serving_layout import quantization
 from .common import TOLERANCE, close
+from .fleet_latencies import MODELLED, latency_problems
 from .fleet_losses import lost_problems
-from .fleet_offers import Place, limit_problems, matched, name_of
+from .fleet_offers import Place, limit_problems, matched, name_of, watts_of
 
 MEASURED = "measured table"
-MODELLED = ("cost model", "simulation")
 
 
 def kept_job(plan: FleetPlan) -> FleetJob | None:
@@ -44,6 +45,7 @@ def job_problems(plan: FleetPlan, rental: Rental, job: FleetJob, hours: Sequence
         return found
     found += limit_problems(job, rental, known, hours)
     found += lost_problems(job, rental)
+    found += latency_problems(rental, job)
     found += _alone(plan, rental, job)
     before = [_before(job, rental, known, at) for at in range(len(known))]
     return [*found, *_schedule(plan, rental, job, known, before), *_change(rental, job, known, before)]
@@ -54,7 +56,7 @@ def _asked(plan: FleetPlan, rental: Rental, job: FleetJob) -> Iterator[str]:
     best = plan.optimality
     most = job.objective == "throughput"
     starts = len(job.hours) > 1 or bool(job.current)
-    objective = CARRIED if most else CHANGED if starts else COST
+    objective = CHANGED if starts else {"cost": COST, "energy": DRAWN, "throughput": CARRIED}[job.objective]
     if (best.objective, best.sense) != (objective, "max" if most else "min"):
         yield f"optimality: the job asks for the {'most' if most else 'least'} {objective}"
     if plan.provenance.seed != job.seed:
@@ -143,11 +145,11 @@ def _kinds(plan: FleetPlan, rental: Rental, job: FleetJob) -> Iterator[str]:
         ]
         if any(others):
             yield f"{where}: {replica.name} is said to carry requests of another model"
-        tables = [each for each in job.tables if (each.model, name_of(each.gpu)) == (replica.model, replica.gpu)]
+        gpu, clock = at_any_clock(replica.gpu), at_clock(replica.gpu.partition("+")[0])[1]
+        tables = [each for each in job.tables if (each.model, name_of(each.gpu)) == (replica.model, gpu)]
         if tables:
-            mine = [
-                each.requests_per_s for each in tables if (each.gpus, each.layout) == (replica.gpus, replica.layout)
-            ]
+            kind = (replica.gpus, replica.layout, clock)
+            mine = [each.requests_per_s for each in tables if (each.gpus, each.layout, each.clock) == kind]
             told = tuple(
                 most
                 for most, each in zip(replica.requests_per_s, rental.classes, strict=True)
@@ -226,6 +228,13 @@ def _alone(plan: FleetPlan, rental: Rental, job: FleetJob) -> Iterator[str]:
         if not prices:
             yield f"{where}: is not offered"
         elif each.usd_per_hour is not None and each.gpus is not None:
+            low, high = _draws(job, each.gpu)
+            if (each.watts is None) != (low is None) or not (
+                each.gpus * (low or 0.0) * (1 - TOLERANCE)
+                <= (each.watts or 0.0)
+                <= each.gpus * (high or 0.0) * (1 + TOLERANCE)
+            ):
+                yield f"{where}: {each.gpus} GPUs draw from {low} to {high} W each, not {each.watts} W in all"
             least, most = each.gpus * min(prices), each.gpus * max(prices)
             if not least * (1 - TOLERANCE) <= each.usd_per_hour <= most * (1 + TOLERANCE):
                 yield f"{where}: {each.gpus} GPUs cost from {least:.6g} to {most:.6g} $/h, not {each.usd_per_hour:.6g}"
@@ -235,8 +244,21 @@ def _alone(plan: FleetPlan, rental: Rental, job: FleetJob) -> Iterator[str]:
                     yield f"{where}: carries more than the bound, or costs more than the budget"
             elif not close(each.carried, _busiest(job)):
                 yield f"{where}: carries {each.carried:.6g} times the rates instead of {_busiest(job):.6g}"
-            elif not job.hours and not job.current and each.usd_per_hour < plan.optimality.bound * (1 - TOLERANCE):
+            elif (
+                job.objective == "cost"
+                and not job.hours
+                and not job.current
+                and each.usd_per_hour < plan.optimality.bound * (1 - TOLERANCE)
+            ):
                 yield f"{where}: costs {each.usd_per_hour:.6g} $/h, less than the bound {plan.optimality.bound:.6g}"
+
+
+def _draws(job: FleetJob, gpu: str) -> tuple[float | None, float | None]:
+    """The least and the most that a GPU of a type may draw at any of its clocks."""
+    offers = [offer for offer in job.offers if name_of(offer.gpu) == gpu]
+    draws = [watts_of(offer, clock) for offer in offers for clock in (1.0, *(each.share for each in offer.clocks))]
+    known = [each for each in draws if each is not None]
+    return (min(known), max(known)) if len(known) == len(draws) else (None, None)
 
 
 def _before(job: FleetJob, rental: Rental, rows: Sequence[Place], at: int) -> int | None:
@@ -258,7 +280,7 @@ def _before(job: FleetJob, rental: Rental, rows: Sequence[Place], at: int) -> in
 
 
 def _place(group: Running) -> tuple[str, str, str]:
-    return name_of(group.gpu), group.region, group.tier
+    return name_of(at_any_clock(group.gpu)), group.region, group.tier
 
 
 def _tables(job: FleetJob, group: Running) -> int:
@@ -268,7 +290,8 @@ def _tables(job: FleetJob, group: Running) -> int:
 def _is_of(group: Running, replica: Replica, rental: Rental, at: int) -> bool:
     row = rental.rented[at]
     same = replica.layout == group.layout if group.layout else replica.gpus == group.gpus
-    gpu = "+".join(name_of(part) for part in group.gpu.split("+"))
+    parts = [at_clock(part) for part in group.gpu.split("+")]
+    gpu = "+".join(clocked(name_of(name), clock) for name, clock in parts)
     return (
         same
         and group.model in ("", replica.model)

@@ -75,7 +75,12 @@ def _alone(plan: FleetPlan, rental: Rental, config: _Melange) -> Iterator[str]:
     for each in rental.single_type:
         known = config.gpu_info.get(each.gpu)
         cost = None if known is None or each.gpus is None else known.cost * each.gpus
-        if known is None or (cost is None) != (each.usd_per_hour is None) or each.carried != 1:
+        if (
+            known is None
+            or (cost is None) != (each.usd_per_hour is None)
+            or each.carried != 1
+            or each.watts is not None
+        ):
             yield f"single_type {each.gpu} must be of the configuration and carry its rate once"
         elif cost is not None and each.usd_per_hour is not None and not close(cost, each.usd_per_hour):
             yield f"single_type {each.gpu}: {each.gpus} cost {cost:.6g} $/h, not {each.usd_per_hour:.6g}"

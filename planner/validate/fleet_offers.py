@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..inputs import catalog_gpu
-from ..plan.fleet import Limit, Rental, Rented, Replica
+from ..plan.fleet import Limit, Rental, Rented, Replica, ReplicaPool
+from ..workload.clocks import at_clock
 from ..workload.fleet import FleetJob, Offer, Quota
 from .common import close
 
@@ -17,28 +18,31 @@ SECONDS_PER_HOUR = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One way to rent a kind of replica: a row as the offers make it, GPUs of every offer in a unit, and its start."""
+    """One way to rent a kind of replica: a row as the offers make it, GPUs and watts of every offer in a unit (watts
+    that are not known are not numbers), and its start."""
 
     row: Rented
     taken: tuple[int, ...]
+    drawn: tuple[float, ...]
     usd_per_start: float
 
 
 def places(job: FleetJob, replica: Replica) -> list[Place]:
     """Every way to rent a kind of replica: whole instances, two pools in one region and tier."""
-    by_pool = [[at for at, offer in enumerate(job.offers) if name_of(offer.gpu) == each.gpu] for each in replica.pools]
+    by_pool = [_fitting(job, each) for each in replica.pools]
     found = []
     for chosen in itertools.product(*by_pool):
         offers = [job.offers[at] for at in chosen]
         if len({(offer.region, offer.tier) for offer in offers}) != 1:
             continue
-        taken = [0] * len(job.offers)
+        taken, drawn = [0] * len(job.offers), [0.0] * len(job.offers)
         for pool, at, offer in zip(replica.pools, chosen, offers, strict=True):
-            taken[at] += math.ceil(pool.gpus / offer.instance_gpus) * offer.instance_gpus
+            gpus = math.ceil(pool.gpus / offer.instance_gpus) * offer.instance_gpus
+            watts = watts_of(offer, at_clock(pool.gpu)[1])
+            taken[at] += gpus
+            drawn[at] += math.nan if watts is None else gpus * watts
         rent = sum(gpus * offer.usd_per_hour for gpus, offer in zip(taken, job.offers, strict=True))
         copies = sum(taken) // replica.pools[0].gpus if len(replica.pools) == 1 else 1
-        draws = [watts_of(offer) for offer in offers]
-        watts = [gpus * (watts_of(offer) or 0.0) for gpus, offer in zip(taken, job.offers, strict=True)]
         row = Rented(
             replica=0,
             count=1,
@@ -48,11 +52,17 @@ def places(job: FleetJob, replica: Replica) -> list[Place]:
             region=offers[0].region,
             tier=offers[0].tier,
             available=math.prod(job.offers[at].available for at in set(chosen)),
-            watts=None if None in draws else sum(watts),
+            watts=None if math.isnan(sum(drawn)) else sum(drawn),
         )
         start = job.switching.usd_per_start * copies + rent * job.switching.start_s / SECONDS_PER_HOUR
-        found.append(Place(row, tuple(taken), start))
+        found.append(Place(row, tuple(taken), tuple(drawn), start))
     return found
+
+
+def _fitting(job: FleetJob, pool: ReplicaPool) -> list[int]:
+    """The offers of a pool's GPU type that may run at its clock."""
+    name, clock = at_clock(pool.gpu)
+    return [at for at, each in enumerate(job.offers) if name_of(each.gpu) == name and each.runs_at(clock)]
 
 
 def name_of(gpu: str) -> str:
@@ -60,9 +70,9 @@ def name_of(gpu: str) -> str:
     return catalog_gpu(gpu)[0]
 
 
-def watts_of(offer: Offer) -> float | None:
-    """Draw of one GPU: as offered, or the catalog's limit."""
-    return catalog_gpu(offer.gpu)[1] if offer.watts is None else offer.watts
+def watts_of(offer: Offer, clock: float = 1.0) -> float | None:
+    """Draw of one GPU at a share of its clock: as offered, or from the catalog's limit."""
+    return offer.watts_at(clock, catalog_gpu(offer.gpu)[1])
 
 
 def matched(job: FleetJob, rental: Rental) -> tuple[list[Place | None], list[str]]:
@@ -130,7 +140,7 @@ def _twins(job: FleetJob) -> list[int]:
 
 def _identity(offer: Offer) -> tuple[object, ...]:
     kind = (name_of(offer.gpu), offer.region, offer.tier, offer.instance_gpus)
-    return (*kind, offer.usd_per_hour, offer.available, watts_of(offer))
+    return (*kind, offer.usd_per_hour, offer.available, watts_of(offer), offer.clocks)
 
 
 def _limits(job: FleetJob, rental: Rental, rows: Sequence[Place], hours: Sequence[Sequence[int]]) -> Iterator[Limit]:
@@ -157,7 +167,7 @@ def _limits(job: FleetJob, rental: Rental, rows: Sequence[Place], hours: Sequenc
         yield Limit(name=f"quota {quota.name}", unit="GPUs", used=counted, most=float(quota.most))
     for power in job.power:
         inside = [not power.regions or offer.region in power.regions for offer in job.offers]
-        draw = drawn([(watts_of(offer) or 0.0) * mine for offer, mine in zip(job.offers, inside, strict=True)])
+        draw = used([sum(watts for watts, mine in zip(row.drawn, inside, strict=True) if mine) for row in rows])
         name = f"power of {' '.join(power.regions) or 'all regions'}"
         yield Limit(name=name, unit="W", used=draw, most=power.watts * (1 + power.oversubscription))
     if job.budget_usd_per_hour is not None:

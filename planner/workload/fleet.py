@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from ..errors import InputError
+from .clocks import LEAST_CLOCK, power_share
 from .serving import LengthBin, Targets
 from .serving_layout import quantization
 
@@ -74,13 +75,28 @@ class ServedModel(_Record, frozen=True, kw_only=True):
         _count(f"models: least_replicas of {self.model}", self.least_replicas)
 
 
+class Clock(_Record, frozen=True, kw_only=True):
+    """A GPU with its SM clock lowered to a `share` of the highest, and what it draws then; null scales the draw at full
+    clock (see power_share)."""
+
+    share: float
+    watts: float | None = None
+
+    def __post_init__(self) -> None:
+        if not LEAST_CLOCK <= self.share < 1:
+            raise InputError(f"clocks: share must be from {LEAST_CLOCK:g} to below 1 but is {self.share:g}")
+        if self.watts is not None:
+            _positive("clocks: watts", self.watts)
+
+
 class Offer(_Record, frozen=True, kw_only=True):
     """GPUs for rent: what one costs per hour, where and how, and how many there are.
 
     They come in instances of `instance_gpus`, rented whole. A spot GPU is taken away `interruptions_per_hour` times an
     hour and back after `recovery_s`. `watts` is the draw of one GPU with its share of the host; null takes the
     catalog's figure. `network_bytes_per_s` is one GPU's share of what its instance sends to others; null takes the
-    NICs of the catalog's node of that type.
+    NICs of the catalog's node of that type. `clocks` are lower clocks that its GPUs may run at, at the same price; they
+    matter where power is capped or minimized.
     """
 
     gpu: str
@@ -93,8 +109,16 @@ class Offer(_Record, frozen=True, kw_only=True):
     recovery_s: float = 300.0
     watts: float | None = None
     network_bytes_per_s: float | None = None
+    clocks: tuple[Clock, ...] = ()
 
     def __post_init__(self) -> None:
+        if "@" in self.gpu or "+" in self.gpu:
+            raise InputError(f"offers: gpu must be one type without @ or + but is {self.gpu!r}; clocks lower its clock")
+        drawn = [each.watts for each in self.clocks if each.watts is not None and self.watts is not None]
+        if any(each > (self.watts or 0.0) for each in drawn):
+            raise InputError(f"offers: clocks of {self.gpu} must not draw more than its {self.watts:g} W at full clock")
+        if len({each.share for each in self.clocks}) != len(self.clocks):
+            raise InputError(f"offers: clocks of {self.gpu} must have different shares")
         _not_negative(f"offers: usd_per_hour of {self.gpu}", self.usd_per_hour)
         if self.most is not None:
             _count(f"offers: most of {self.gpu}", self.most)
@@ -112,18 +136,39 @@ class Offer(_Record, frozen=True, kw_only=True):
         """Share of the time that a GPU is there: up 1/λ on average, then gone for the recovery."""
         return 1.0 / (1.0 + self.interruptions_per_hour * self.recovery_s / 3600.0)
 
+    def watts_at(self, clock: float, rated: float | None) -> float | None:
+        """Draw of one GPU at a share of its clock; `rated` is the catalog's figure. None where no figure is known.
+
+        Never more than at full clock.
+        """
+        full = rated if self.watts is None else self.watts
+        if clock == 1:
+            return full
+        given = next((each.watts for each in self.clocks if each.share == clock), None)
+        if given is None:
+            return None if full is None else full * power_share(clock)
+        return given if full is None else min(given, full)
+
+    def runs_at(self, clock: float) -> bool:
+        """Whether its GPUs may run at a share of their clock."""
+        return clock == 1 or any(each.share == clock for each in self.clocks)
+
 
 class MeasuredTable(_Record, frozen=True, kw_only=True):
     """Measured requests per second within the targets of one replica on `gpus` GPUs, one figure for each of the
-    model's lengths; 0 where it cannot. It replaces what the cost model says of the GPU type."""
+    model's lengths; 0 where it cannot. It replaces what the cost model says of the GPU type, at all of its clocks:
+    `clock` is the share of it at which the table was measured."""
 
     model: str
     gpu: str
     requests_per_s: tuple[float, ...]
     gpus: int = 1
     layout: str = ""
+    clock: float = 1.0
 
     def __post_init__(self) -> None:
+        if not LEAST_CLOCK <= self.clock <= 1:
+            raise InputError(f"tables: clock of {self.gpu} must be from {LEAST_CLOCK:g} to 1 but is {self.clock:g}")
         if self.gpus < 1:
             raise InputError(f"tables: gpus of {self.gpu} must be at least 1 but is {self.gpus}")
         for at, value in enumerate(self.requests_per_s):
@@ -237,11 +282,11 @@ class Running(_Record, frozen=True, kw_only=True):
 class FleetJob(_Record, frozen=True, kw_only=True):
     """Everything a fleet plan is made from; the form of an offers file.
 
-    `objective` `cost` is the cheapest fleet for the rates; `throughput` the one that carries the largest multiple of
-    them under `budget_usd_per_hour`. `hours` are (name, multiple of the rates) pairs: the fleet follows them hour by
-    hour. `current` is the fleet that runs now. Where throughputs come from the cost model, `simulate` holds the
-    percentiles of the replicas in the plan in simulation; null does so where there are few request classes.
-    `disaggregated` adds prefill and decode pools, on the same or different GPU types.
+    `objective` `cost` is the cheapest fleet for the rates; `energy` the one whose GPUs draw least; `throughput` the one
+    that carries the largest multiple of the rates under `budget_usd_per_hour`. `hours` are (name, multiple of the
+    rates) pairs: the fleet follows them hour by hour. `current` is the fleet that runs now. Where throughputs come from
+    the cost model, `simulate` holds the percentiles of the replicas in the plan in simulation; null does so where there
+    are few request classes. `disaggregated` adds prefill and decode pools, on the same or different GPU types.
     """
 
     models: tuple[ServedModel, ...]
@@ -249,7 +294,7 @@ class FleetJob(_Record, frozen=True, kw_only=True):
     tables: tuple[MeasuredTable, ...] = ()
     quotas: tuple[Quota, ...] = ()
     power: tuple[PowerCap, ...] = ()
-    objective: Literal["cost", "throughput"] = "cost"
+    objective: Literal["cost", "energy", "throughput"] = "cost"
     budget_usd_per_hour: float | None = None
     failures: Failures = Failures()
     error: ThroughputError | None = None
@@ -299,13 +344,13 @@ def _combinations(job: FleetJob) -> None:
         for name, asked in (
             ("hours", bool(job.hours)),
             ("current", bool(job.current)),
-            ("objective throughput", job.objective == "throughput"),
+            (f"objective {job.objective}", job.objective != "cost"),
         )
         if asked
     ]
-    if "objective throughput" in several and len(several) > 1:
-        raise InputError(f"objective throughput cannot be planned with {several[0]}")
-    if job.slices is not None and (several or job.failures.any):
+    if job.objective != "cost" and len(several) > 1:
+        raise InputError(f"objective {job.objective} cannot be planned with {several[0]}")
+    if job.slices is not None and (any(each != "objective energy" for each in several) or job.failures.any):
         raise InputError(f"slices cannot be planned with {several[0] if several else 'failures'}: leave slices out")
 
 

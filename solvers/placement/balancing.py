@@ -9,12 +9,10 @@ from numpy.typing import NDArray
 
 from .annealing import Annealed
 from .bounds import peak_floors
+from .exchanges import Singles, Table, Whole
 from .problem import PlacementProblem
-from .slots import SlotPlacement, copies, even_weights
+from .slots import SlotPlacement, even_weights
 
-Singles = NDArray[np.float32]
-Whole = NDArray[np.int64]
-VOID = -2
 ROUNDS = 80
 HOT, COLD = 0.05, 0.0005
 NOISE = 1 << 17
@@ -35,9 +33,9 @@ def balance(problem: PlacementProblem, start: SlotPlacement, seed: int = 0) -> A
     weights = even_weights(problem, start.owner)
     target = peak_floors(problem, weights) * (1 + ENOUGH)
     best, work = start.device.copy(), 0
-    peaks = _Table(problem, start, weights).peaks()
+    peaks = Table(problem, start, weights).peaks()
     for warm in (False, True):
-        table = _Table(problem, start, weights)
+        table = Table(problem, start, weights)
         if warm:
             work += _mix(table, peaks > target, seed)
         work += _descend(table, target, seed)
@@ -49,69 +47,7 @@ def balance(problem: PlacementProblem, start: SlotPlacement, seed: int = 0) -> A
     return Annealed(SlotPlacement(start.owner, best), work)
 
 
-class _Table:
-    """Slots sorted by device: `weights[k, r, j]`, `owner[r, j]` and `slot[r, j]` of place j on device r of all layers.
-
-    Row r is device r mod devices of layer r // devices. Devices with fewer slots end in void places, which hold
-    nothing and never move.
-    """
-
-    def __init__(self, problem: PlacementProblem, start: SlotPlacement, weights: NDArray[np.float64]) -> None:
-        layers, slots = start.owner.shape
-        self.layers, self.count, self.devices_ = layers, slots, problem.devices
-        rows = np.arange(layers)[:, None] * problem.devices + start.device
-        order = np.argsort(rows, axis=None, kind="stable")
-        held = np.bincount(rows.ravel(), minlength=layers * problem.devices)
-        self.places = int(held.max())
-        first = np.cumsum(held) - held
-        row = rows.ravel()[order]
-        at = (row, np.arange(layers * slots) - first[row])
-        shape = (layers * problem.devices, self.places)
-        self.weights: Singles = np.zeros((len(weights), *shape), dtype=np.float32)
-        self.weights[(slice(None), *at)] = weights.reshape(len(weights), -1)[:, order]
-        self.owner = np.full(shape, VOID, dtype=np.int32)
-        self.owner[at] = start.owner.ravel()[order]
-        self.slot = np.full(shape, -1, dtype=np.int64)
-        self.slot[at] = np.broadcast_to(np.arange(slots), (layers, slots)).ravel()[order]
-        self.unit = np.tile(problem.per_fair_share.astype(np.float32), layers)
-        self.value = np.float32(problem.devices) / self.unit
-        self.ragged = bool(np.any(held != self.places))
-        self.copied = bool(np.any(copies(start.owner, problem.items) > 1))
-        self.loads: Singles = self.weights.sum(axis=2) * self.unit
-
-    def peaks(self) -> NDArray[np.float64]:
-        """The fullest device of every layer, worst scenario."""
-        return np.asarray(self.loads.reshape(len(self.loads), self.layers, -1).max(axis=(0, 2)), dtype=np.float64)
-
-    def devices(self) -> Whole:
-        """Device of every slot, [layers, slots]."""
-        out = np.empty((self.layers, self.count), dtype=np.int64)
-        row, place = np.nonzero(self.slot >= 0)
-        out[row // self.devices_, self.slot[row, place]] = row % self.devices_
-        return out
-
-    def barred(self, mine: Whole, theirs: Whole) -> NDArray[np.bool_] | None:
-        """Exchanges of `mine` for `theirs` (owners, [..., i] and [..., j]) that may not be, [..., i, j]; None: any."""
-        out = None
-        if self.copied:
-            same = (mine[..., :, None] == theirs[..., None, :]) & (mine >= 0)[..., :, None]
-            out = same.any(axis=-1)[..., :, None] | same.any(axis=-2)[..., None, :]
-        if self.ragged:
-            void = (mine == VOID)[..., :, None] | (theirs == VOID)[..., None, :]
-            out = void if out is None else out | void
-        return out
-
-    def exchange(self, here: Whole, i: Whole, there: Whole, j: Whole) -> None:
-        """Exchange place i of row `here` with place j of row `there`, for many disjoint pairs of rows at once."""
-        for table in (self.owner, self.slot, *self.weights):
-            kept = table[here, i]
-            table[here, i] = table[there, j]
-            table[there, j] = kept
-        for row in (here, there):
-            self.loads[:, row] = self.weights[:, row].sum(axis=2) * self.unit[row]
-
-
-def _mix(table: _Table, open_layers: NDArray[np.bool_], seed: int) -> int:
+def _mix(table: Table, open_layers: NDArray[np.bool_], seed: int) -> int:
     """Heat bath over random pairs of devices in the open layers, cooling from exchanges of slots to single ones."""
     devices, looked_at = table.devices_, min(table.places, MOST_LOOKED_AT)
     rng = np.random.default_rng(seed)
@@ -140,7 +76,7 @@ def _mix(table: _Table, open_layers: NDArray[np.bool_], seed: int) -> int:
     return ROUNDS * size
 
 
-def _energies(table: _Table, here: Whole, there: Whole, places: Whole) -> tuple[Singles, Singles]:
+def _energies(table: Table, here: Whole, there: Whole, places: Whole) -> tuple[Singles, Singles]:
     """Squared deviation of two devices' loads from fair after every exchange, [pairs, exchanges], and as it is now."""
     after: Singles = np.zeros((len(here), len(places), len(places)), dtype=np.float32)
     now: Singles = np.zeros(len(here), dtype=np.float32)
@@ -160,7 +96,7 @@ def _energies(table: _Table, here: Whole, there: Whole, places: Whole) -> tuple[
     return after.reshape(len(here), -1), now
 
 
-def _descend(table: _Table, target: NDArray[np.float64], seed: int) -> int:
+def _descend(table: Table, target: NDArray[np.float64], seed: int) -> int:
     """Exchanges between the fullest and the lightest devices of each layer while the layer's peak falls."""
     devices = table.devices_
     rng = np.random.default_rng(seed)
@@ -190,7 +126,7 @@ class _Step:
     looked_at: int
 
 
-def _best_exchange(table: _Table, layers: Whole, partners: int, rng: np.random.Generator) -> _Step:
+def _best_exchange(table: Table, layers: Whole, partners: int, rng: np.random.Generator) -> _Step:
     devices, count = table.devices_, np.arange(len(layers))
     rows = layers[:, None] * devices + np.arange(devices)
     worst = table.loads[:, rows].max(axis=0)

@@ -80,7 +80,7 @@ def _cut(problem: PlacementProblem, work: int, seed: int) -> Ints:
         device = spectral_start(problem, seed)
     else:
         device = np.tile(np.repeat([0, 1], problem.slots), (problem.layers, 1)).astype(np.int64)
-    schedule = replace(Schedule.for_size(problem.layers, problem.items, work, seed), hot=0.1)
+    schedule = replace(Schedule.for_size(problem.layers, problem.items, 2, work, seed), hot=0.1)
     found = anneal(problem, SlotPlacement(owner, device), schedule).placement.device
     pairs = (problem.layers - 1) * problem.items**2
     return _program(problem, found) if pairs <= PROGRAM_PAIRS else found

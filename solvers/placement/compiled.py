@@ -16,10 +16,3 @@ def compiled(function: F) -> F:
     import numba
 
     return cast(F, numba.njit(cache=True)(function))
-
-
-def inlined(function: F) -> F:
-    """The function as a part of the compiled functions that call it: no call, no counting of references."""
-    import numba
-
-    return cast(F, numba.njit(cache=True, inline="always")(function))

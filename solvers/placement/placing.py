@@ -17,10 +17,12 @@ from .problem import Ints, PlacementProblem, Score, score
 from .replication import owners, replicate
 from .slots import SlotPlacement, even_weights, followed_score, one_copy_each
 from .spectral import spectral_start
+from .stacking import beside, stacked, stacked_placement
 from .threads import one_blas_thread
 
 CLOSED = 1e-9
 WARM = 0.1
+AS_GOOD = 5e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,6 @@ class Effort:
     """
 
     work: int = 100_000_000
-    starts: int = 2
     seed: int = 0
     exact: bool = True
     certify: bool = False
@@ -82,17 +83,26 @@ def _balance(problem: PlacementProblem, spare: int, effort: Effort) -> Annealed:
 
 def _search(problem: PlacementProblem, spare: int, effort: Effort) -> Annealed:
     start = packed(problem, spare)
-    schedule = Schedule.for_size(problem.layers, start.owner.shape[1], effort.work, effort.seed)
-    starts = effort.starts if schedule.rounds >= 1000 else 1
-    schedule = replace(schedule, rounds=schedule.rounds // starts)
+    schedule = Schedule.for_size(problem.layers, start.owner.shape[1], problem.devices, effort.work, effort.seed)
+    times = beside(problem, start.owner.shape[1])
     if problem.equal_devices and spare == 0 and problem.slots.sum() == problem.items:
         start = SlotPlacement(start.owner, spectral_start(problem, effort.seed))
-        schedule = replace(schedule, hot=WARM)
+        schedule = schedule if times > 1 else replace(schedule, hot=WARM)
     else:
         start = SlotPlacement(start.owner, _shuffled(start, effort.seed) if spare == 0 else start.device)
-    runs = [anneal(problem, start, replace(schedule, seed=effort.seed + turn)) for turn in range(starts)]
-    best = min(runs, key=lambda run: value_of(problem, run.placement).value)
-    return Annealed(best.placement, sum(run.work for run in runs))
+    run = anneal(stacked(problem, times), stacked_placement(start, times), schedule)
+    rows = np.split(run.placement.device, times)
+    return Annealed(_most_even([SlotPlacement(start.owner, row) for row in rows], problem), run.work)
+
+
+def _most_even(found: list[SlotPlacement], problem: PlacementProblem) -> SlotPlacement:
+    """The best placement, or where load counts the most even of those that are as good but for a sliver."""
+    scores = [value_of(problem, each) for each in found]
+    best = min(score.value for score in scores)
+    if problem.load_weight == 0:
+        return found[min(range(len(found)), key=lambda at: scores[at].value)]
+    near = [at for at, score in enumerate(scores) if score.value <= best * (1 + AS_GOOD)]
+    return found[min(near, key=lambda at: scores[at].imbalance)]
 
 
 def _shuffled(start: SlotPlacement, seed: int) -> Ints:

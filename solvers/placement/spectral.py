@@ -8,6 +8,7 @@ from .levels import levels
 from .problem import Floats, Ints, PlacementProblem
 
 STEPS = 24
+APART = 6
 ROUNDS = 8
 
 
@@ -27,9 +28,9 @@ def spectral_start(problem: PlacementProblem, seed: int = 0) -> Ints:
         for parent in np.unique(parents):
             children = np.unique(group[parents == parent])
             sizes = np.array([problem.slots[group == child].sum() for child in children])
-            members = [np.flatnonzero(row == parent) for row in out]
-            for layer, labels in enumerate(_balanced_means(points, members, sizes, rng)):
-                following[layer, members[layer]] = children[labels]
+            members = np.array([np.flatnonzero(row == parent) for row in out])
+            labels = _balanced_means(points, members, sizes, rng)
+            np.put_along_axis(following, members, children[labels], axis=1)
         out, parents = following, group
     return out
 
@@ -43,38 +44,48 @@ def _coordinates(problem: PlacementProblem, width: int, rng: np.random.Generator
     root = 1 / np.sqrt(np.maximum(total, 1e-12 * total.max()))
     scaled = (flow * root[:-1, :, None] * root[1:, None, :]).astype(np.float32)
     points = rng.standard_normal((problem.layers, problem.items, width)).astype(np.float32)
-    for _ in range(STEPS):
+    for step in range(STEPS):
         following = points * 0.5
         following[:-1] += scaled @ points[1:]
         following[1:] += scaled.transpose(0, 2, 1) @ points[:-1]
-        flat, _ = np.linalg.qr(following.reshape(-1, width))
-        points = flat.reshape(points.shape)
+        points = following
+        if step % APART == APART - 1:
+            points = np.linalg.qr(points.reshape(-1, width))[0].reshape(points.shape)
     return np.asarray(points * root[:, :, None], dtype=np.float64)
 
 
-def _balanced_means(points: Floats, members: list[Ints], sizes: Ints, rng: np.random.Generator) -> list[Ints]:
-    """Labels of the members of every layer, `sizes[c]` of each label per layer, around centres common to all layers."""
-    clouds = [points[layer, items] for layer, items in enumerate(members)]
-    everything = np.concatenate(clouds)
-    norms = np.linalg.norm(everything, axis=1, keepdims=True)
+def _balanced_means(points: Floats, members: Ints, sizes: Ints, rng: np.random.Generator) -> Ints:
+    """Labels of the members, [layers, members]: `sizes[c]` of each label per layer, centres common to all layers."""
+    clouds = np.take_along_axis(points, members[:, :, None], axis=1)
+    everything = clouds.reshape(-1, clouds.shape[2])
     centres = everything[rng.choice(len(everything), len(sizes), replace=False)]
-    clouds = [cloud / np.maximum(np.linalg.norm(cloud, axis=1, keepdims=True), 1e-12) for cloud in clouds]
-    everything = everything / np.maximum(norms, 1e-12)
-    labels: list[Ints] = []
+    clouds = clouds / np.maximum(np.linalg.norm(clouds, axis=2, keepdims=True), 1e-12)
+    labels = np.zeros(members.shape, dtype=np.int64)
     for _ in range(ROUNDS):
-        labels = [_fill_nearest(cloud, centres, sizes) for cloud in clouds]
-        flat = np.concatenate(labels)
-        centres = np.array([everything[flat == c].mean(axis=0) for c in range(len(sizes))])
+        labels = _fill_nearest(clouds @ (-2 * centres.T) + (centres**2).sum(axis=1), sizes)
+        chosen = np.eye(len(sizes))[labels.ravel()]
+        centres = chosen.T @ clouds.reshape(everything.shape) / chosen.sum(axis=0)[:, None]
     return labels
 
 
-def _fill_nearest(cloud: Floats, centres: Floats, sizes: Ints) -> Ints:
-    distance = ((cloud[:, None, :] - centres[None]) ** 2).sum(axis=2)
-    labels = np.full(len(cloud), -1, dtype=np.int64)
-    left = sizes.copy()
-    for flat in np.argsort(distance, axis=None, kind="stable").tolist():
-        item, centre = divmod(flat, len(sizes))
-        if labels[item] < 0 and left[centre]:
-            labels[item] = centre
-            left[centre] -= 1
+def _fill_nearest(distance: Floats, sizes: Ints) -> Ints:
+    """Labels by distance, [layers, members, centres]: all ask the nearest centre with room, which takes the nearest."""
+    layers, count, _ = distance.shape
+    labels = np.full((layers, count), -1, dtype=np.int64)
+    left = np.tile(sizes, (layers, 1))
+    row = np.arange(layers)[:, None]
+    while np.any(labels < 0):
+        asked = np.where(left[:, None, :] > 0, distance, np.inf)
+        wish = asked.argmin(axis=2)
+        wish[labels >= 0] = len(sizes)
+        near = np.where(labels < 0, asked.min(axis=2), 0.0)
+        order = np.lexsort((near, wish), axis=1)
+        ordered = np.take_along_axis(wish, order, axis=1)
+        first = (ordered[:, :, None] > np.arange(len(sizes) + 1)[None, None, :] - 0.5).argmax(axis=1)
+        rank = np.arange(count) - first[row, ordered]
+        room = np.pad(left, ((0, 0), (0, 1)))[row, ordered]
+        layer, taken = np.nonzero(rank < room)
+        label = ordered[layer, taken]
+        labels[layer, order[layer, taken]] = label
+        np.subtract.at(left, (layer, label), 1)
     return labels

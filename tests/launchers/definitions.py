@@ -21,6 +21,17 @@ def problems(document: dict[str, Any], definition: str) -> list[str]:
     return [f"{'.'.join(map(str, error.path))}: {error.message}" for error in found]
 
 
+def part_problems(part: dict[str, Any], definition: str, version: str, *path: str) -> list[str]:
+    """What the definition refuses in a part that it embeds at a path of properties, as LLMInferenceService embeds the
+    spec of an HTTPRoute."""
+    jsonschema = pytest.importorskip("jsonschema", reason="the launcher checks run in `make test-launchers`")
+    schema = _schema(definition, version)
+    for name in path:
+        schema = schema["properties"][name]
+    found = jsonschema.Draft202012Validator(schema).iter_errors(part)
+    return [f"{'.'.join(map(str, error.path))}: {error.message}" for error in found]
+
+
 @lru_cache
 def _schema(definition: str, version: str) -> dict[str, Any]:
     text = shared_file(f"launchers/crds/{definition}").read_text(encoding="utf-8")

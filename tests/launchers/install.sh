@@ -26,7 +26,10 @@ pip install --quiet --disable-pip-version-check --requirement "$here/requirement
 pip install --quiet --disable-pip-version-check --no-deps torchtitan==0.3.0 kubeflow-trainer-api==2.3.0
 DS_BUILD_OPS=0 pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation deepspeed==0.19.8
 pip install --quiet --disable-pip-version-check --no-deps ai-dynamo==1.6.1
-# The wheel asks for a newer Python than its training package, which is plain Python, needs.
+# The wheels ask for a newer Python than their training packages, which are plain Python, need.
 pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python --python-version 3.12 \
-	--only-binary=:all: --target "$venv/megatron" megatron-core==0.19.2
+	--only-binary=:all: --target "$venv/megatron" megatron-core==0.19.2 megatron-bridge==0.6.2
+# Kustomize itself as a shared library, which its Python package, for a newer Python, is not needed to call.
+pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python --python-version 3.14 \
+	--only-binary=:all: --target "$venv/kustomize" pykustomize==0.1.4
 [ -z "$system" ] || wait "$system" || { echo "Slurm, Open MPI and pdsh could not be installed; their tests will skip:" >&2; tail -3 "$venv.apt.log" >&2; }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import yaml
 
 from shardwright.planner import Strategy, export_plan
-from tests.launchers import plans
+from tests.launchers import fleets, plans
 
 STRATEGY = Strategy(tp=2, dp_shard=2)
 
@@ -28,6 +30,42 @@ def test_skypilots_own_reader_refuses_a_broken_export(change):
     document = yaml.safe_load(export_plan(plans.two_hosts(STRATEGY), "skypilot").files["task.yaml"])
     with pytest.raises((ValueError, TypeError)):
         sky.Task.from_yaml_config(document | change)
+
+
+def services() -> list[dict[str, Any]]:
+    """The services of a rented fleet: spot in a region, and on demand."""
+    files = export_plan(fleets.catalog_plan(), "fleet-skypilot").files
+    return [yaml.safe_load(text) for name, text in files.items() if name.endswith(".yaml")]
+
+
+def test_skypilots_own_reader_reads_the_services_of_a_fleet():
+    sky = pytest.importorskip("sky", reason="the check runs in `make test-skypilot`")
+    rental = fleets.catalog_plan().rental
+    found = [sky.Task.from_yaml_config(each) for each in services()]
+    assert [task.service.min_replicas for task in found] == [each.count for each in rental.rented]
+    for task, row in zip(found, rental.rented, strict=True):
+        [resources] = task.resources
+        assert list(resources.accelerators.values()) == [row.gpus]
+        assert resources.use_spot == (row.tier == "spot")
+        assert (resources.region or "") == row.region
+        assert task.service.readiness_path == "/v1/models"
+        assert task.run.startswith("exec vllm serve meta-llama/Llama-3.1-8B")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"service": {"replicas": "two", "readiness_probe": "/"}},
+        {"service": {"replicas": 2, "readiness_probe": "/", "copies": 2}},
+        {"service": {"replicas": 2, "readiness_probe": 7}},
+        {"resources": {"accelerators": {"A10G": "x"}}},
+    ],
+    ids=str,
+)
+def test_skypilots_own_reader_refuses_a_broken_service(change):
+    sky = pytest.importorskip("sky", reason="the check runs in `make test-skypilot`")
+    with pytest.raises((ValueError, TypeError)):
+        sky.Task.from_yaml_config(services()[0] | change)
 
 
 def test_ranks_of_skypilot_are_where_the_plan_put_them(tmp_path):

@@ -81,6 +81,7 @@ def test_every_entry_says_its_norm_or_has_only_one(name):
     [
         (catalog_entry("llama-3.1-8b").config, (0.0, 0.0)),
         (catalog_entry("gpt2").config, (0.1, 0.1)),
+        (catalog_entry("opt-13b").config, (0.1, 0.0)),
         ({"model_type": "gpt2", "resid_pdrop": 0.0, "attn_pdrop": 0.2}, (0.0, 0.2)),
         ({"hidden_dropout": 0.05, "attention_dropout": 0}, (0.05, 0.0)),
         ({"hidden_dropout": 2.0, "attention_dropout": -1.0}, (0.0, 0.0)),

@@ -89,6 +89,14 @@ class _Stream:
     def wait_stream(self, _: Any) -> None: ...
 
 
+class _NoFp8:
+    """What recomputation asks before it runs a module."""
+
+    @staticmethod
+    def is_fp8_enabled() -> bool:
+        return False
+
+
 class _Even:
     """As many tokens for every expert, which a fake tensor cannot say."""
 
@@ -148,6 +156,9 @@ def rank_of(world: int, rank: int, parsed: Any, patch: pytest.MonkeyPatch) -> It
     patch.setattr(torch.cuda, "current_device", lambda: torch.device("cpu"))
     for module in (attention, multi_latent_attention):
         patch.setattr(module, "apply_rotary_pos_emb", lambda x, angles, *_, **__: _Rotated.apply(x, angles))
+    # Of Transformer Engine, without which Megatron does not define them.
+    patch.setattr(random, "FP8GlobalStateManager", _NoFp8, raising=False)
+    patch.setattr(random, "activation_recompute_forward", lambda **_: nullcontext(), raising=False)
     patch.setattr(random, "_get_all_rng_states", lambda: ())
     patch.setattr(random, "_set_all_rng_states", lambda *_: None)
     patch.setattr(random.CudaRNGStatesTracker, "fork", lambda *_: nullcontext())  # nothing is drawn

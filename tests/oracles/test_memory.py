@@ -20,6 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Megatron's own, about kerne
 TOLERANCE = 0.03
 # Model, its layers here, cluster, strategy, and what Megatron needs to know shapes before it routes tokens.
 # DeepSeek has no tp: Megatron divides the down-projections by it, but copies them where Transformer Engine is there.
+# Only Transformer Engine's experts can run their activation again, so that module is not here.
 EVEN = ("--moe-expert-capacity-factor", "1.0", "--moe-pad-expert-input-to-capacity")
 CASES = {
     "Llama": ("llama-3.1-8b", 8, "dgx-h100:32", Strategy(tp=4, sp=True, cp=2, pp=4, dp_shard=8), ()),
@@ -28,6 +29,48 @@ CASES = {
     "Qwen 3": ("qwen3-8b", 4, "dgx-h100:32", Strategy(tp=8, sp=True, cp=4, dp_shard=8), ()),
     "Qwen 3 experts": ("qwen3-30b-a3b", 4, "dgx-h100:32", Strategy(tp=2, sp=True, pp=2, dp_shard=64, ep=32), EVEN),
     "DeepSeek": ("deepseek-v2", 4, "dgx-h100:32", Strategy(pp=2, dp_shard=128, ep=32), EVEN),
+    "every layer again": (
+        "llama-3.1-8b",
+        16,
+        "dgx-h100:16",
+        Strategy(tp=4, sp=True, pp=2, dp_shard=16, recompute="full"),
+        (),
+    ),
+    "some layers again": (
+        "llama-3.1-8b",
+        8,
+        "dgx-h100:16",
+        Strategy(tp=4, sp=True, pp=2, dp_shard=16, recompute="full", recompute_layers=2),
+        (),
+    ),
+    "attention again": (
+        "llama-3.1-8b",
+        8,
+        "dgx-h100:16",
+        Strategy(tp=4, sp=True, pp=2, dp_shard=16, recompute="selective", recompute_modules=("core_attention",)),
+        (),
+    ),
+    "norms and feed-forward again": (
+        "qwen3-8b",
+        8,
+        "dgx-h100:16",
+        Strategy(tp=4, sp=True, pp=2, dp_shard=16, recompute="selective", recompute_modules=("norm", "mlp")),
+        (),
+    ),
+    "experts again": (
+        "qwen3-30b-a3b",
+        4,
+        "dgx-h100:16",
+        Strategy(tp=2, sp=True, pp=2, dp_shard=32, ep=32, recompute="selective", recompute_modules=("experts",)),
+        EVEN,
+    ),
+    "latent projections again": (
+        "deepseek-v2",
+        4,
+        "dgx-h100:32",
+        Strategy(pp=2, dp_shard=128, ep=32, recompute="selective", recompute_modules=("mla_up",)),
+        EVEN,
+    ),
 }
 
 

@@ -9,9 +9,10 @@ from shardwright.planner.costs.coefficients import coefficients
 from shardwright.planner.costs.compute import device_of
 from shardwright.planner.costs.keys import block_keys
 from shardwright.planner.costs.memory import block_parameters, input_bytes, saved_bytes, state_bytes
+from shardwright.planner.costs.step import TrainingCosts
 from shardwright.planner.workload.strategy_table import table_of_columns
 from shardwright.planner.workload.training import TrainingJob
-from shardwright.topologies import accelerator
+from shardwright.topologies import accelerator, cluster
 
 H, A, S, B = 6144, 64, 2048, 4
 GPT = transformer(
@@ -46,6 +47,29 @@ def test_sequence_parallelism_divides_all_of_it():
 
 def test_recomputing_the_attention_core_frees_the_scores():
     assert kept(("core_attention",), tp=8, sp=1) == pytest.approx(34 * S * B * H / 8)
+
+
+def test_recomputing_a_fused_attention_keeps_the_whole_projection_that_its_values_are_a_part_of():
+    keys, _ = block_keys(table_of_columns({"mbs": B, "tp": 4}, 1), S)
+    llama = next(block for block in model("llama-3.1-8b").blocks if block.role == "layer")
+    fused = device("megatron-2025", "bf16")
+    more = saved_bytes(llama, keys, fused, ("core_attention",)) - saved_bytes(llama, keys, fused, ())
+    assert float(more[0]) == 2 * S * B * (32 + 8) * 128 / 4
+
+
+def test_only_models_that_drop_keep_masks():
+    """Llama has no dropout, GPT-2 has in both its branches, whatever generation of software trains it."""
+    job = TrainingJob(gbs=8, sequence_length=1024)
+    topology = cluster("dgx-a100:1")
+    for framework in ("megatron-2024", "megatron-2025"):
+        at = msgspec.structs.replace(job, framework=framework)
+        drops = [
+            TrainingCosts(model(name), topology, at).device.coefficients.framework.dropout
+            for name in ("llama-3.1-8b", "gpt2")
+        ]
+        assert drops == [False, True]
+    bare = TrainingCosts(GPT, topology, job).device.coefficients.framework
+    assert bare.dropout == coefficients("Ampere", "bf16", job.framework).framework.dropout
 
 
 def test_full_recompute_keeps_the_layer_input():

@@ -8,6 +8,7 @@ import shlex
 import msgspec
 import pytest
 
+from shardwright.models import catalog_entry
 from shardwright.planner import Strategy, TrainingJob, estimate_training, export_plan
 from shardwright.planner.errors import InputError
 from shardwright.planner.export import Export
@@ -92,9 +93,16 @@ def test_megatron_bridge_keeps_the_gradients_of_fp16_in_two_bytes():
     assert exported("megatron-bridge", precision="fp16", gradient_bytes=2).text
 
 
-def test_megatron_says_that_masks_of_dropout_are_not_counted_where_the_framework_has_none():
-    for framework, said in (("megatron-2024", False), ("megatron-2025", True)):
+def test_megatron_is_told_the_dropout_whose_masks_the_plan_counts(tmp_path):
+    """Whatever the generation of software, a model that drops keeps a byte an element of every residual branch."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**catalog_entry("gpt2").config, "resid_pdrop": 0.0, "attn_pdrop": 0.0}))
+    for framework in ("megatron-2024", "megatron-2025"):
         job = msgspec.structs.replace(JOB, framework=framework, sequence_length=1024)
-        made = export_plan(estimate_training("gpt2", "dgx-h100:2", job, Strategy(dp_shard=16)), "megatron")
-        assert "--hidden-dropout 0.1" in made.text
-        assert any("dropout" in note for note in made.cannot_express) == said
+        drops, does_not = (
+            estimate_training(model, "dgx-h100:2", job, Strategy(dp_shard=16)) for model in ("gpt2", str(path))
+        )
+        assert "--hidden-dropout 0.1" in export_plan(drops, "megatron").text
+        assert "--hidden-dropout 0.0" in export_plan(does_not, "megatron").text
+        masks = drops.memory[0].categories["activations"] - does_not.memory[0].categories["activations"]
+        assert masks == 12 * 2 * 768 * 1024

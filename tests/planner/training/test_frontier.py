@@ -61,3 +61,9 @@ def test_more_devices_buy_time_for_dollars():
 def test_one_objective_twice_is_refused():
     with pytest.raises(InputError, match="two different objectives"):
         frontier_training(LLAMA, [NODE], JOB, ("step_s", "step_s"))
+
+
+def test_a_frontier_refuses_fitted_stages_in_one_line():
+    job = msgspec.structs.replace(JOB, explore=("uneven", "context"))
+    with pytest.raises(InputError, match="leave uneven out of what to explore"):
+        frontier_training(LLAMA, [NODE], job, ("step_s", "usd"))

@@ -11,7 +11,7 @@ from shardwright.planner import inputs
 from shardwright.planner.errors import Infeasible
 from shardwright.planner.strategy import Constraints
 from shardwright.planner.training import plan_training
-from shardwright.planner.training.links import ideal_context
+from shardwright.planner.training.links import bounding_context
 from shardwright.planner.training.planning import context_of, space_of
 from shardwright.planner.training.search import evaluated
 from shardwright.planner.validate.training import problems
@@ -93,7 +93,7 @@ def test_every_plan_on_a_mixed_cluster_holds(groups, sizes):
     space = space_of(context)
     nodes = space.nodes()
     table, _ = space.leaves(nodes, np.arange(len(nodes)))
-    ideal = ideal_context(context)
+    ideal = bounding_context(context)
     least = float(ideal.goal.values(evaluated(ideal.costs, table)).min())
     assert plan.optimality.bound == min(plan.prediction.step_s, least) or np.isclose(plan.optimality.bound, least)
     assert plan.prediction.step_s >= plan.optimality.bound

@@ -1,0 +1,207 @@
+"""Stages of one strategy fitted to each one's memory: which layers a stage holds, and how many of them it recomputes.
+
+In 1F1B the first stages keep the most micro-batches alive, so the strategy that is fastest where memory allows fails
+there first. An exact partition gives every stage as many layers, and as few recomputed, as suit its place (AdaPipe,
+Sun et al. 2024, with the exact dynamic program of `solvers.partition`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+
+from shardwright.solvers.partition import Partition, PartitionProblem, least_value, solve
+
+from ..costs.footprint import largest_temporary
+from ..costs.keys import Floats
+from ..costs.rows import SELECTIVE, Rows
+from ..costs.sharding import local_parameters, state_memory
+from ..costs.stages import live_microbatches
+from ..costs.step import TrainingCosts
+from ..strategy import RECOMPUTE_MODULES, RECOMPUTES
+from ..workload.strategy_table import Ints, StrategyTable, table_of
+
+LONGEST = 4
+ROUNDING = 1e-12
+
+Way = tuple[int, int]
+"""How a stage may recompute some of its layers: a position in RECOMPUTES, and the modules' bits."""
+
+FULL: Way = (RECOMPUTES.index("full"), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """Sums over the layers before each, [layers + 1]: seconds, bytes of states, and of what a micro-batch keeps; and
+    [ways, layers + 1]: seconds of recomputing and bytes that it spares. Per stage: `fixed_s`, `fixed_bytes`, `live`
+    micro-batches, `room` in bytes, `slowness`. `working` are bytes that recomputing anything takes, [ways]."""
+
+    seconds: Floats
+    states: Floats
+    saved: Floats
+    redone_s: Floats
+    spared: Floats
+    fixed_s: Floats
+    fixed_bytes: Floats
+    live: Floats
+    room: Floats
+    slowness: Floats
+    working: Floats
+
+
+class Fitting:
+    """The ways to cut one 1F1B strategy that recomputes nothing into stages that fit a capacity.
+
+    A stage recomputes its first few layers in one of the `ways`, the same on all stages.
+    """
+
+    def __init__(
+        self, costs: TrainingCosts, table: StrategyTable, capacity_bytes: float, ways: Sequence[Way] = (FULL,)
+    ) -> None:
+        self.costs, self.table, self.ways = costs, table, tuple(ways)
+        columns = table.take(np.zeros(1 + len(self.ways), np.int64))
+        codes, bits = (np.array([0, *(way[i] for way in self.ways)], np.int64) for i in (0, 1))
+        rows = costs.rows(replace(columns, recompute=codes, recompute_modules=bits))
+        self.beyond_s = _beyond_the_stages(costs, rows)
+        self.pieces = _pieces(costs, rows, capacity_bytes)
+        self.weight = float(costs.microbatches(table)[0] - 1)
+
+    @functools.cached_property
+    def again(self) -> Ints:
+        """Fewest layers that a stage of layers i to j recomputes, [ways, stages, i, j]; -1 where it never fits."""
+        return _least_recompute(self.pieces)
+
+    @functools.cached_property
+    def cost(self) -> Floats:
+        """Seconds of a micro-batch on such a stage, infinite where it may not be."""
+        return _stage_seconds(self.pieces, self.again)
+
+    @property
+    def size(self) -> int:
+        """Entries of the tables it is made of: what it costs to look at."""
+        return len(self.ways) * len(self.pieces.live) * len(self.pieces.seconds) ** 2
+
+    def least_s(self) -> float:
+        """Seconds that no cut takes less than."""
+        return least_value(PartitionProblem(self.cost.min(axis=0)), self.weight) + self.beyond_s
+
+    def leaner_than(self, other: Fitting) -> bool:
+        """Whether every stage takes no more memory than in the other, so that no cut of the other takes less time."""
+        return bool(
+            np.all(np.diff(self.pieces.states) <= np.diff(other.pieces.states))
+            and np.all(self.pieces.fixed_bytes <= other.pieces.fixed_bytes)
+            and self.beyond_s <= other.beyond_s
+        )
+
+    def best(self) -> tuple[StrategyTable | None, float]:
+        """The strategy with the layers and the recompute of every stage fitted, None where nothing fits; and the
+        seconds that no cut takes less than."""
+        best: tuple[StrategyTable | None, float] = (None, np.inf)
+        for way in range(len(self.ways)):
+            solution = solve(PartitionProblem(self.cost[way]), weight=self.weight)
+            if solution.point is not None and solution.value + self.beyond_s < best[1]:
+                best = (self._strategy(way, solution.point), solution.value + self.beyond_s)
+        return best
+
+    def _strategy(self, way: int, partition: Partition) -> StrategyTable:
+        begins = partition.ends - partition.sizes
+        redone = self.again[way, np.arange(len(begins)), begins, partition.ends]
+        code, bits = self.ways[way]
+        modules = tuple(name for bit, name in enumerate(RECOMPUTE_MODULES) if bits >> bit & 1)
+        strategy = msgspec.structs.replace(
+            self.table.row(0),
+            stage_layers=tuple(partition.sizes.tolist()),
+            recompute=RECOMPUTES[code] if redone.any() else "none",
+            recompute_modules=modules if redone.any() else (),
+            stage_recompute=tuple(redone.tolist()) if redone.any() else None,
+        )
+        return table_of([strategy], len(self.costs.chain.layers))
+
+
+def _beyond_the_stages(costs: TrainingCosts, rows: Rows) -> float:
+    """Seconds of a step of the first row beside the stages' own that no cut changes or goes below: transfers, the
+    optimizer on the mean of all stages, and what is fixed."""
+    table, step = rows.table, costs.step(rows)
+    dense, expert = (
+        rows.over_all(rows.stages.total, each) / table.pp
+        for each in (rows.dense_parameters(), rows.gathered(rows.costs.expert_parameters))
+    )
+    local = local_parameters(table, dense, expert)
+    optimizer_s = local * costs.states.touched / costs.device.effective_memory_bytes_per_s
+    _, hops = costs.hops(table)
+    return float((step.pipeline.waiting_s + 2 * hops + optimizer_s)[0]) + step.fixed_s
+
+
+def _pieces(costs: TrainingCosts, rows: Rows, capacity_bytes: float) -> _Pieces:
+    """Row 0 of `rows` recomputes nothing, row 1 + i everything in way i."""
+    chain, pp = costs.chain, int(rows.table.pp[0])
+    framework = costs.device.coefficients.framework
+    own = np.eye(len(chain.blocks))[chain.layers]
+    layer = own + chain.beside
+
+    def sums(values: Floats, of: Floats = layer) -> Floats:
+        return np.concatenate([[0.0], np.cumsum(of @ values)])
+
+    both = rows.gathered(rows.costs.forward_s + rows.costs.backward_s)[0]
+    dense, expert = rows.dense_parameters(), rows.gathered(rows.costs.expert_parameters)
+    parts = state_memory(rows.table, dense, expert, costs.states)
+    states, saved = np.asarray(sum(part[0] for part in parts)), rows.saved_bytes[0]
+    selective = (rows.table.recompute == SELECTIVE)[1:, None]
+    redone = np.where(selective, rows.again_s[1:], rows.redone_s[1:])
+    kept = np.where(selective, rows.saved_bytes[1:], rows.kept_bytes[1:])
+    spared = np.stack([sums(np.maximum(saved - each, 0.0), own) for each in kept]) if len(kept) else np.zeros((0, 1))
+    ends = np.zeros((pp, len(chain.blocks)))
+    ends[0] += chain.first
+    ends[-1] += chain.last
+    live = live_microbatches("1f1b", pp, 1, int(rows.microbatches[0]))[0].astype(np.float64)
+    slowness, tightness = chain.ranks.of_stages(pp)
+    temporary = framework.workspace_bytes + largest_temporary(rows, costs.states, chain.layers)
+    return _Pieces(
+        seconds=sums(both),
+        states=sums(states),
+        saved=sums(saved),
+        redone_s=np.stack([sums(each, own) for each in redone]) if len(redone) else np.zeros((0, 1)),
+        spared=spared,
+        fixed_s=ends @ both,
+        fixed_bytes=ends @ states + live * (ends @ saved) + temporary,
+        live=live,
+        room=(capacity_bytes / tightness - framework.context_bytes) / (1 + framework.allocator_fraction),
+        slowness=slowness,
+        working=np.where(selective[:, 0], 0.0, 2 * float(saved[chain.layers].max())),
+    )
+
+
+def _least_recompute(p: _Pieces) -> Ints:
+    """Fewest layers that stages of layers i to j must recompute to fit, [ways, stages, i, j]; -1 where they never
+    do."""
+    count, stages = len(p.seconds), len(p.live)
+    longest = min(count - 1, LONGEST * -(-(count - 1) // stages))
+    i, j = np.meshgrid(np.arange(count), np.arange(count), indexing="ij")
+    kept = (p.states[j] - p.states[i])[None] + p.fixed_bytes[:, None, None]
+    kept = kept + p.live[:, None, None] * (p.saved[j] - p.saved[i])[None]
+    excess = kept - p.room[:, None, None]
+    within = np.broadcast_to((j >= i) & (j - i <= longest), excess.shape)
+    result = []
+    for spared, working in zip(p.spared, p.working, strict=True):
+        wanted = (excess + working) / p.live[:, None, None] * (1 + ROUNDING) + spared[i]
+        least = np.maximum(np.searchsorted(spared, wanted, side="left") - i, 1)
+        again = np.where(excess <= 0, 0, np.where(least <= j - i, least, -1))
+        result.append(np.where(within, again, -1))
+    return np.stack(result)
+
+
+def _stage_seconds(p: _Pieces, again: Ints) -> Floats:
+    """Seconds of a micro-batch on stages of layers i to j, infinite where they do not fit or must not be empty."""
+    count = len(p.seconds)
+    i, j = np.meshgrid(np.arange(count), np.arange(count), indexing="ij")
+    upto = i + np.maximum(again, 0)
+    redone = np.stack([seconds[at] - seconds[i] for seconds, at in zip(p.redone_s, upto, strict=True)])
+    cost = ((p.seconds[j] - p.seconds[i])[None] + p.fixed_s[:, None, None] + redone) * p.slowness[:, None, None]
+    empty = np.broadcast_to(i == j, cost.shape).copy()
+    empty[:, [0, -1]] &= (p.fixed_s[[0, -1]] == 0)[:, None, None]
+    result: Floats = np.where((again < 0) | empty, np.inf, cost)
+    return result

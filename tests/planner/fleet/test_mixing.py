@@ -1,0 +1,129 @@
+"""Replicas are simulated under the mix that is routed to them, and throughputs that do not hold there are lowered."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from shardwright.planner import load_model, plan_fleet
+from shardwright.planner.fleet.columns import serving_job
+from shardwright.planner.fleet.job import _ready, _simulated
+from shardwright.planner.fleet.machines import machine_topology
+from shardwright.planner.fleet.mixing import shares_of
+from shardwright.planner.fleet.offers import assemble, undominated
+from shardwright.planner.fleet.planning import plan_assembled
+from shardwright.planner.serving.deployments import Link
+from shardwright.planner.serving.replica import PoolUse, replica_outcome
+from shardwright.planner.validate import validate_plan
+from shardwright.planner.workload.serving import LengthBin, Load
+from shardwright.planner.workload.serving_layout import Layout
+from tests.planner.fleet.edits import survivors
+from tests.planner.fleet.instances import plan, two_gpus
+from tests.planner.fleet.test_columns import job
+from tests.planner.fleet.test_validation import CLAIMS, NOTES
+
+MIXED = {
+    "model": "llama-3.1-8b",
+    "rate_per_s": 30.0,
+    "lengths": [{"isl": 500, "osl": 200, "weight": 3}, {"isl": 3000, "osl": 300}],
+    "targets": {"ttft_s": 2.0, "tpot_s": 0.05},
+}
+OFFERS = [{"gpu": "h100", "usd_per_hour": 2.95, "clocks": [{"share": 0.6}]}]
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    return plan_fleet(job(models=[MIXED], offers=OFFERS, objective="energy", simulate=True))
+
+
+def seen(replica, share, factor=1.0):
+    """What requests see of one whole replica under a share of the load, simulated here."""
+    (pool,) = replica.pools
+    served = job(models=[MIXED]).models[0]
+    load = Load(lengths=share.lengths, rate_per_s=share.rate * factor)
+    task = msgspec.structs.replace(serving_job(served, "bf16", 0), load=load)
+    use = PoolUse("aggregated", machine_topology(pool.gpu)[0], pool.degrees)
+    return replica_outcome(load_model("llama-3.1-8b"), (use,), task)
+
+
+def test_percentiles_of_the_mix_stand_in_the_plan_and_keep_the_targets(mixed):
+    for replica, share in zip(mixed.rental.replicas, shares_of(mixed.rental), strict=True):
+        outcome = seen(replica, share)
+        assert replica.latencies.met
+        assert replica.latencies.requests_per_s == pytest.approx(share.rate)
+        assert replica.latencies.tpot_s == outcome.percentile("tpot", 99) <= 0.05
+        assert replica.latencies.ttft_s == outcome.percentile("ttft", 99) <= 2.0
+    assert validate_plan(mixed) == []
+
+
+def test_a_mix_that_misses_the_targets_lowers_what_is_counted_on():
+    """At the throughputs that each size keeps alone a mix misses them; the plan counts on less, and costs no less."""
+    clocks = [{"share": 0.8}, {"share": 0.6}]
+    offers = [{"gpu": "h100", "usd_per_hour": 2.95, "clocks": clocks}]
+    offers += [{"gpu": "a100-80gb", "usd_per_hour": 1.79, "clocks": clocks}]
+    task = job(models=[MIXED], offers=offers, objective="energy", simulate=True)
+    ready = _ready(task, ())
+    made, _ = _simulated(task, ready.columns, list(ready.columns.made))
+    alone = plan_assembled(task, assemble(task, ready.columns.classes, undominated(task, made)))
+    outcomes = [
+        seen(replica, share)
+        for replica, share in zip(alone.rental.replicas, shares_of(alone.rental), strict=True)
+        if share is not None
+    ]
+    assert not all(each.meets(task.models[0].targets) for each in outcomes)
+    settled = plan_fleet(task)
+    assert all(each.latencies.met for each in settled.rental.replicas if each.latencies is not None)
+    assert any("were lowered until the mix" in line for line in settled.assumptions)
+    assert settled.optimality.value >= alone.optimality.value * (1 - 1e-4)
+    assert validate_plan(settled) == []
+
+
+def test_shares_are_what_reaches_one_replica_in_the_fullest_hour():
+    made = plan(two_gpus(hours=[("0", 0.4), ("1", 1.0)]))
+    rental = made.rental
+    for kind, share in enumerate(shares_of(rental)):
+        loads = []
+        for hour in rental.schedule.hours:
+            count = sum(n for n, row in zip(hour.counts, rental.rented, strict=True) if row.replica == kind)
+            routed = sum(p * each.rate_per_s for p, each in zip(hour.routing[kind], rental.classes, strict=True))
+            loads.append(hour.multiple * routed / count if count else 0.0)
+        assert share is None or min(abs(share.rate - load) for load in loads) < 1e-9
+
+
+def test_measured_replicas_are_not_simulated_and_a_job_may_leave_it_out():
+    assert all(each.latencies is None for each in plan(two_gpus()).rental.replicas)
+    assert all(each.latencies is None for each in plan_fleet(job()).rental.replicas)
+
+
+def test_latencies_that_contradict_the_plan_are_found(mixed):
+    first, *others = mixed.rental.replicas
+    told = first.latencies
+    for changes, words in (
+        ({"requests_per_s": told.requests_per_s * 1.1}, "are routed to a replica"),
+        ({"tpot_s": 0.06}, "says that targets are met"),
+        ({"met": False}, "misses the targets"),
+        ({"percentile": 50.0}, "at percentile 99"),
+        ({"e2e_s": told.ttft_s / 2}, "ends after its first token"),
+    ):
+        wrong = msgspec.structs.replace(first, latencies=msgspec.structs.replace(told, **changes))
+        rental = msgspec.structs.replace(mixed.rental, replicas=(wrong, *others))
+        assert any(words in line for line in validate_plan(msgspec.structs.replace(mixed, rental=rental)))
+    without = msgspec.structs.replace(mixed.rental, replicas=(msgspec.structs.replace(first, latencies=None), *others))
+    assert any("is simulated" in line for line in validate_plan(msgspec.structs.replace(mixed, rental=without)))
+
+
+def test_no_other_edit_of_a_simulated_plan_passes(mixed):
+    simulated = {f"rental.replicas.latencies.{name}" for name in ("ttft_s", "tpot_s", "e2e_s", "requests")}
+    assert survivors(mixed) <= NOTES | CLAIMS | simulated | {"rental.replicas.requests_per_s"}
+
+
+def test_split_pools_are_simulated_together():
+    served = job().models[0]
+    topology = machine_topology("H100-SXM5-80GB")[0]
+    load = Load(lengths=(LengthBin(isl=2000, osl=100),), rate_per_s=5.0)
+    task = msgspec.structs.replace(serving_job(served, "bf16", 0), load=load)
+    pools = (PoolUse("prefill", topology, Layout()), PoolUse("decode", topology, Layout(), 2))
+    graph = load_model("llama-3.1-8b")
+    free, slow = (replica_outcome(graph, pools, task, link) for link in (None, Link(1e9, 1e-5)))
+    sent = 2000 * 131072 / 1e9
+    assert free.percentile("ttft", 50) < slow.percentile("ttft", 50) <= free.percentile("ttft", 50) + sent + 0.01
