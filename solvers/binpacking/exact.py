@@ -13,6 +13,8 @@ import numpy as np
 from .problem import BinPacking, Floats
 
 FEASIBILITY = 1e-9
+SAFE = 1e-7
+"""Relative slack on what prices prove."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +28,34 @@ class Answer:
     proven: bool
 
 
-def pack_exactly(problem: BinPacking, units: Floats, allowed: Floats, nodes: int) -> Answer:
-    """Is there a packing of whole items into what `units` buy? `allowed` masks the cells worth using."""
-    return _Program(problem, allowed, fixed=units).solve(nodes)
+def pack_exactly(problem: BinPacking, units: Floats, prices: Floats, nodes: int) -> Answer:
+    """Is there a packing of whole items into what `units` buy?
+
+    At any prices of the profiles the room is worth Σ_j w_j room_j and the items at least Σ_i min_j w_j load_ij, so no
+    packing wastes more than the difference: an item placed where it is dearer uses it up, which leaves few cells.
+    """
+    room = problem.capacity @ units
+    able = np.isfinite(problem.load) & (room > 0)[:, None]
+    priced = np.where(able, prices[:, None] * np.where(able, problem.load, 0.0), np.inf)
+    cheapest = priced.min(0)
+    worth = float(prices @ room)
+    waste = worth - float(problem.items @ cheapest) + SAFE * worth
+    dearer = np.where(able, priced - cheapest, 0.0)
+    afforded = np.divide(waste, dearer, out=np.full_like(dearer, np.inf), where=dearer > 0)
+    most = np.where(able, np.floor(np.minimum(problem.items, afforded)), 0.0)
+    return _Program(problem, most, fixed=units).wasting(dearer, waste).solve(nodes)
 
 
 def pack_cheapest(problem: BinPacking, allowed: Floats, window: tuple[float, float], nodes: int) -> Answer:
     """The cheapest packing whose cost lies in `window`, units free between the problem's own bounds."""
-    return _Program(problem, allowed, window=window).solve(nodes)
+    return _Program(problem, allowed * problem.items, window=window).solve(nodes)
 
 
 class _Program:
     def __init__(
         self,
         problem: BinPacking,
-        allowed: Floats,
+        most: Floats,
         fixed: Floats | None = None,
         window: tuple[float, float] | None = None,
     ) -> None:
@@ -55,12 +70,20 @@ class _Program:
         self.cells: list[tuple[int, int, Any]] = []
         for cls, count in enumerate(problem.items):
             complete = self.solver.Constraint(float(count), float(count))
-            for profile in map(int, np.flatnonzero(allowed[:, cls])):
-                cell = self.solver.IntVar(0, float(count), "")
+            for profile in map(int, np.flatnonzero(most[:, cls])):
+                cell = self.solver.IntVar(0, float(most[profile, cls]), "")
                 complete.SetCoefficient(cell, 1)
                 self.rows[profile].SetCoefficient(cell, float(problem.load[profile, cls]))
                 self.cells.append((profile, cls, cell))
         self.units = [] if fixed is not None else self._offers(infinity)
+
+    def wasting(self, dearer: Floats, waste: float) -> _Program:
+        """The program with a limit on what items cost beyond their cheapest places."""
+        limit = self.solver.Constraint(-self.solver.infinity(), waste)
+        for profile, cls, cell in self.cells:
+            if dearer[profile, cls] > 0:
+                limit.SetCoefficient(cell, float(dearer[profile, cls]))
+        return self
 
     def _offers(self, infinity: float) -> list[Any]:
         problem = self.problem

@@ -12,6 +12,8 @@ Integers = NDArray[np.int64]
 
 CAPACITY_TOLERANCE = 1e-9
 """Relative overload that counts as fitting: rounding in sums of thousands of loads, not slack."""
+COST_UNIT = 1e-6
+"""Costs that differ by less are the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +116,23 @@ class Packed:
     packing: Floats
     prices: Floats
     limit_prices: Floats
+
+
+def why_impossible(problem: BinPacking) -> str:
+    """What no units can mend: an item that fits nowhere, or a limit below the lower bounds; empty when neither."""
+    nowhere = np.flatnonzero(~np.isfinite(problem.load).any(0))
+    if len(nowhere):
+        return f"item class {nowhere[0]} fits in no profile"
+    least = np.where(problem.limit_matrix >= 0, problem.lower, problem.upper)
+    with np.errstate(invalid="ignore"):
+        broken = np.nansum(problem.limit_matrix * least, 1) > problem.limit
+    return f"limit {int(np.flatnonzero(broken)[0])} is below what the lower bounds need" if broken.any() else ""
+
+
+def cost_step(cost: Floats) -> float:
+    """The largest step of which every cost is a multiple, zero when costs are not on a grid of 1e-6."""
+    scaled = cost / COST_UNIT
+    whole = np.round(scaled)
+    if not np.allclose(scaled, whole, rtol=0, atol=1e-6 * max(1.0, float(scaled.max(initial=0.0)) * 1e-6)):
+        return 0.0
+    return float(np.gcd.reduce(whole.astype(np.int64))) * COST_UNIT

@@ -17,7 +17,8 @@ from .relaxation import Relaxation, Relaxed
 
 MOVES = 300
 ESCAPES = 24
-DESCENTS = 200
+DESCENTS = 400
+"""Steps of descent in all rounds together."""
 KICKS = (2, 6)
 STEEPEST_KICK = 200
 ROUNDS = 8
@@ -28,10 +29,12 @@ ROUTING_TOLERANCE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """`packing` when one was found; `impossible` when the relaxation proves that there is none."""
+    """`packing` when one was found; `impossible` when the relaxation proves that there is none; else the profiles'
+    `prices` at which the items fill the room most."""
 
     packing: Floats | None
     impossible: bool = False
+    prices: Floats | None = None
 
 
 def fit(problem: BinPacking, units: Floats, rng: np.random.Generator, rounds: int = ROUNDS) -> Fit:
@@ -43,7 +46,7 @@ def fit(problem: BinPacking, units: Floats, rng: np.random.Generator, rounds: in
         return Fit(None, impossible=True)
     load = load[used]
     shrunk = _shrink(load, problem.items, room[used])
-    if not shrunk.solved:
+    if not shrunk.solved or shrunk.bound > 1 + ROUTING_TOLERANCE:
         return Fit(None, impossible=shrunk.bound > 1 + ROUTING_TOLERANCE)
     shares, prices = shrunk.shares, shrunk.prices
     shares = np.where(np.isfinite(load), shares, 0.0)
@@ -56,7 +59,9 @@ def fit(problem: BinPacking, units: Floats, rng: np.random.Generator, rounds: in
         return Fit(None if over.any() else packing)
     whole = _Repair(load, room[used], prices).run(shares, problem.items, rng, rounds)
     if whole is None:
-        return Fit(None)
+        everywhere = np.zeros(len(room))
+        everywhere[used] = prices
+        return Fit(None, prices=everywhere)
     packing[used] = whole
     return Fit(packing if problem.fits(units, packing) else None)
 
@@ -88,6 +93,7 @@ class _Repair:
         self.regret = blocked - blocked.min(0)
         self.room = prices * room
         self.tolerance = 0.5 * CAPACITY_TOLERANCE * self.room.max()
+        self.left = DESCENTS
 
     def run(self, shares: Floats, items: Integers, rng: np.random.Generator, rounds: int) -> Floats | None:
         best, kept = np.inf, None
@@ -108,9 +114,12 @@ class _Repair:
     def _descend(self, packing: Floats) -> float:
         """Improve in place until nothing helps; the remaining penalty, zero when everything fits."""
         over = (packing * self.priced).sum(1) - self.room
-        for _ in range(DESCENTS):
+        while True:
             if (over <= self.tolerance).all():
                 return 0.0
+            if self.left <= 0:
+                break
+            self.left -= 1
             held, cls, to = self._moves(packing, over)
             if not len(cls):
                 break

@@ -17,19 +17,27 @@ import numpy as np
 
 from ..solution import Gap, Progress, Solution, Status, Stop, Work
 from .exact import pack_cheapest, pack_exactly
-from .problem import BinPacking, Floats, Packed
+from .lagrangian import Lagrangian, Priced, separable
+from .problem import COST_UNIT, BinPacking, Floats, Packed, cost_step, why_impossible
 from .relaxation import Relaxation, Relaxed
 from .rounding import fit
 
 WHOLE = 1e-4
-DIVE_EVERY = 16
+DIVE_EVERY = 32
 PACK_CELL_NODES = 4_000_000
 MOST_PACK_NODES = 2_800
+SMALL_PACK_NODES = 500
 PROGRAM_CELL_NODES = 4_000_000
 OPEN_FLEETS = 6
 SMALL_PROGRAM_CELLS = 500
 TOP_UPS = 12
-COST_UNIT = 1e-6
+ROOT_ASCENT, NODE_ASCENT = (300, 1.0), (40, 0.25)
+"""Steps, and the share of the way to the cut that the first ones aim at."""
+WORTH_PRICING = 0.05
+"""Share of the gap at the root that the Lagrangian bound must close for nodes to be priced."""
+SLOW_CELLS = 4_000
+PATIENT_NODES = 32
+MORE_PATIENT_NODES = 400
 DEFAULT_STOP = Gap(1e-4) | Work(20_000)
 
 
@@ -40,7 +48,7 @@ def solve(problem: BinPacking, stop: Stop = DEFAULT_STOP, seed: int = 0) -> Solu
     any packing was found.
     """
     progress = Progress()
-    reason = _impossible(problem)
+    reason = why_impossible(problem)
     if reason:
         return Solution(Status.INFEASIBLE, None, bound=math.inf, seconds=progress.seconds, reason=reason)
     search = _Search(problem, stop, progress, np.random.default_rng(seed))
@@ -55,16 +63,7 @@ class _Node:
     upper: Floats
     units: Floats
     solved: bool
-
-
-def _impossible(problem: BinPacking) -> str:
-    nowhere = np.flatnonzero(~np.isfinite(problem.load).any(0))
-    if len(nowhere):
-        return f"item class {nowhere[0]} fits in no profile"
-    least = np.where(problem.limit_matrix >= 0, problem.lower, problem.upper)
-    with np.errstate(invalid="ignore"):
-        broken = np.nansum(problem.limit_matrix * least, 1) > problem.limit
-    return f"limit {int(np.flatnonzero(broken)[0])} is below what the lower bounds need" if broken.any() else ""
+    prices: Floats | None = None
 
 
 class _Search:
@@ -72,7 +71,7 @@ class _Search:
         self.problem, self.stop, self.progress, self.rng = problem, stop, progress, rng
         self.relaxation = Relaxation(problem)
         self.cost = problem.cost
-        self.step = _cost_step(self.cost)
+        self.step = cost_step(self.cost)
         self.units: Floats | None = None
         self.packing: Floats | None = None
         self.tried: set[bytes] = set()
@@ -80,6 +79,11 @@ class _Search:
         self.open_bound = math.inf
         self.open_fleets = 0
         self.root: Relaxed | None = None
+        self.lagrangian: Lagrangian | None = None
+        self.priced: Priced | None = None
+        self.filtered_at = math.inf
+        self.floor = -math.inf
+        self.separable, self.price_nodes = separable(problem), False
         self.numbers = 0
         self.gain = np.zeros((2, len(self.cost)))
         self.branched = np.zeros((2, len(self.cost)))
@@ -108,11 +112,14 @@ class _Search:
         while heap:
             self.progress.value, self.progress.work = self.value, self.relaxation.solves
             self.progress.bound = self._lift(min(heap[0].bound, self.open_bound, self.value))
+            self.floor = heap[0].bound - COST_UNIT
             if heap[0].bound >= self.cut or self.stop(self.progress):
                 break
             if self.open_fleets > patience and not self.problem.fractional:
                 return self._finish_by_program(min(heap[0].bound, self.open_bound))
             node = heapq.heappop(heap)
+            if not self._priced(node, expanded):
+                continue
             expanded += 1
             for child in self._expand(node):
                 heapq.heappush(heap, child)
@@ -122,7 +129,7 @@ class _Search:
         return self._end(min(left, self.open_bound))
 
     def _finish_by_program(self, floor: float) -> Solution[Packed]:
-        allowed = self._worth_using(floor_only=True)
+        allowed = self._worth_using()
         window = (self._lift(floor) - COST_UNIT, self.cut)
         answer = pack_cheapest(self.problem, allowed, window, self._nodes(PROGRAM_CELL_NODES))
         if answer.units is not None and answer.packing is not None:
@@ -205,35 +212,76 @@ class _Search:
     def _child(self, node: _Node, offer: int, low: float, high: float) -> _Node | None:
         lower, upper = node.lower.copy(), node.upper.copy()
         lower[offer], upper[offer] = low, high
-        relaxed = self._relax(lower, upper)
-        child = self._node(relaxed, lower, upper, node.bound)
+        floor, prices = node.bound, node.prices
+        if self.lagrangian is not None and prices is not None:
+            found = self.lagrangian.ascend(prices, (lower, upper), self.cut, NODE_ASCENT)
+            if found.bound >= self.cut:
+                return None
+            floor, prices, lower, upper = max(floor, found.bound), found.prices, found.lower, found.upper
+            if self.problem.load.size > SMALL_PROGRAM_CELLS:
+                self.relaxation.solves += 1
+                self.numbers += 1
+                return _Node(floor, self.numbers, lower, upper, found.units, True, prices)
+        child = self._node(self._relax(lower, upper), lower, upper, floor)
+        child.prices = prices
         return None if child.bound >= self.cut else child
+
+    def _priced(self, node: _Node, expanded: int) -> bool:
+        """Tighten a node by the prices of the root, once that may pay; False when nothing is left of it."""
+        cells = self.problem.load.size
+        wait = 0 if cells > SLOW_CELLS else PATIENT_NODES if cells > SMALL_PROGRAM_CELLS else MORE_PATIENT_NODES
+        if math.isinf(self.value) or expanded < wait or not self.separable:
+            return True
+        if self.lagrangian is None or self.priced is None:
+            self.lagrangian, self.priced = self._price_root()
+        elif self.cut < self.filtered_at:
+            self.priced = self.lagrangian.tightened(self.priced, self.cut)
+        self.filtered_at = self.cut
+        node.bound = max(node.bound, self.priced.bound)
+        if self.price_nodes and node.prices is None:
+            node.prices = self.priced.prices
+        node.lower = np.maximum(node.lower, self.priced.lower)
+        node.upper = np.minimum(node.upper, self.priced.upper)
+        node.units = np.clip(node.units, node.lower, np.maximum(node.lower, node.upper))
+        return bool((node.lower <= node.upper).all()) and node.bound < self.cut
+
+    def _price_root(self) -> tuple[Lagrangian, Priced]:
+        assert self.root is not None
+        lagrangian = Lagrangian(self.problem, self.root.limit_prices)
+        load = self.relaxation.load
+        with np.errstate(invalid="ignore"):
+            prices = np.where(np.isfinite(load), self.root.prices[:, None] * load, np.inf).min(0)
+        priced = lagrangian.ascend(prices, (self.problem.lower, self._finite_upper()), self.cut, ROOT_ASCENT)
+        self.price_nodes = priced.bound - self.root.bound > WORTH_PRICING * (self.cut - self.root.bound)
+        return lagrangian, priced
 
     def _close(self, units: Floats) -> None:
         """Decide a single fleet for good, or leave it open with its cost as the bound."""
-        if float(self.cost @ units) >= self.cut or not self.problem.allows(units):
+        if not self.floor <= float(self.cost @ units) < self.cut or not self.problem.allows(units):
             return
-        if fit(self.problem, units, self.rng, rounds=1).impossible:
+        found = fit(self.problem, units, self.rng, rounds=1)
+        if found.packing is not None:
+            self.units, self.packing = units, found.packing
+        if found.impossible or found.packing is not None:
             return
-        if self.problem.fractional:
+        if found.prices is None:
             self.open_bound = min(self.open_bound, float(self.cost @ units))
             return
-        answer = pack_exactly(
-            self.problem, units, self._worth_using(), min(self._nodes(PACK_CELL_NODES), MOST_PACK_NODES)
-        )
+        most = SMALL_PACK_NODES if self.problem.load.size <= SMALL_PROGRAM_CELLS else MOST_PACK_NODES
+        answer = pack_exactly(self.problem, units, found.prices, min(self._nodes(PACK_CELL_NODES), most))
         if answer.packing is not None:
             self.units, self.packing = units, answer.packing
         elif not answer.proven:
             self.open_bound = min(self.open_bound, float(self.cost @ units))
-        self.open_fleets += answer.packing is None
+            self.open_fleets += 1
 
     def _nodes(self, cell_nodes: int) -> int:
         return max(cell_nodes // self.problem.load.size, 20)
 
-    def _worth_using(self, floor_only: bool = False) -> Floats:
+    def _worth_using(self) -> Floats:
         """Cells of the program that may hold an item in a packing cheaper than the best (reduced costs at the root)."""
         allowed = np.isfinite(self.problem.load)
-        if self.root is None or not floor_only or math.isinf(self.value):
+        if self.root is None or math.isinf(self.value):
             return allowed.astype(float)
         with np.errstate(invalid="ignore"):
             priced = np.where(allowed, self.root.prices[:, None] * self.problem.load, np.inf)
@@ -243,7 +291,8 @@ class _Search:
 
     def _offer(self, units: Floats) -> bool:
         """Try to pack a candidate; True when it became the best."""
-        if float(self.cost @ units) >= self.cut or units.tobytes() in self.tried:
+        spent = float(self.cost @ units)
+        if not self.floor <= spent < self.cut or units.tobytes() in self.tried:
             return False
         self.tried.add(units.tobytes())
         if not self.problem.allows(units):
@@ -326,12 +375,3 @@ class _Search:
         if not self.step or not math.isfinite(bound):
             return bound
         return max(bound, self.step * math.ceil((bound - COST_UNIT) / self.step))
-
-
-def _cost_step(cost: Floats) -> float:
-    """The largest step of which every cost is a multiple, zero when costs are not on a grid of 1e-6."""
-    scaled = cost / COST_UNIT
-    whole = np.round(scaled)
-    if not np.allclose(scaled, whole, rtol=0, atol=1e-6 * max(1.0, float(scaled.max(initial=0.0)) * 1e-6)):
-        return 0.0
-    return float(np.gcd.reduce(whole.astype(np.int64))) * COST_UNIT

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from shardwright.solvers import Gap, Status, Work
 from shardwright.solvers.binpacking import BinPacking, solve
+from shardwright.solvers.binpacking.exact import pack_exactly
+from shardwright.solvers.binpacking.lagrangian import Lagrangian, separable
 from shardwright.solvers.binpacking.relaxation import Relaxation
+from shardwright.solvers.binpacking.rounding import fit
 
 
 def per_slice_optimum(cost, load, items):
@@ -79,6 +82,59 @@ def test_any_prices_bound_the_optimum_from_below(packing):
     relaxation = Relaxation(problem)
     for prices in rng.uniform(0, 3, (20, len(problem.cost))):
         assert relaxation.bound(prices, np.zeros(0), 0 * upper, upper) <= optimum + 1e-9
+
+
+@settings(derandomize=True, max_examples=25, deadline=None)
+@given(small_packings())
+def test_prices_of_classes_bound_the_optimum_and_keep_its_units(packing):
+    problem = BinPacking.of(*packing)
+    upper = np.full(len(problem.cost), 100.0)
+    best = solve(problem, Gap(0.0) | Work(20_000))
+    lagrangian = Lagrangian(problem, np.zeros(0))
+    rng = np.random.default_rng(0)
+    for prices in rng.uniform(0, 3, (8, len(problem.items))):
+        found = lagrangian.ascend(prices, (0 * upper, upper), best.value + 1e-3, (40, 1.0))
+        assert found.bound <= best.value + 1e-9
+        assert (found.lower <= best.point.units).all()
+        assert (best.point.units <= found.upper).all()
+
+
+def test_prices_of_classes_prove_more_than_the_relaxation_where_units_are_hardly_used():
+    """One item that fills a tenth of a unit costs the whole unit."""
+    problem = BinPacking.of(np.array([1.0, 1.5]), np.array([[0.1, 0.1], [0.1, 0.1]]), np.array([1, 1]))
+    assert Relaxation(problem).solve(np.zeros(2), np.full(2, 5.0)).bound == pytest.approx(0.2)
+    found = Lagrangian(problem, np.zeros(0)).ascend(np.full(2, 0.1), (np.zeros(2), np.full(2, 5.0)), 1.5, (100, 1.0))
+    assert found.bound == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_profile_with_two_offers_is_not_separable():
+    base = two_types()
+    assert separable(base)
+    shared = BinPacking(
+        cost=np.array([1.0, 1.5]), capacity=np.array([[1.0, 1.0]]), load=np.array([[0.5]]), items=np.array([9]),
+        lower=np.zeros(2), upper=np.full(2, np.inf), limit_matrix=np.zeros((0, 2)), limit=np.zeros(0),
+    )  # fmt: skip
+    assert not separable(shared)
+
+
+@settings(derandomize=True, max_examples=20, deadline=None)
+@given(small_packings())
+def test_cells_that_waste_too_much_are_in_no_packing(packing):
+    """Of all fleets at the optimum's cost or one unit less, the same are packed with all cells and with those left."""
+    problem = BinPacking.of(*packing)
+    best = solve(problem).point.units
+    for units in (best, *(best - unit for unit in np.eye(len(best)))):
+        if (units < 0).any():
+            continue
+        rough = fit(problem, units, np.random.default_rng(0))
+        if rough.impossible:
+            continue
+        prices = rough.prices if rough.prices is not None else problem.cost
+        every = pack_exactly(problem, units, np.zeros(len(units)), 10_000)
+        few = pack_exactly(problem, units, prices, 10_000)
+        assert every.proven
+        assert few.proven
+        assert (every.packing is None) == (few.packing is None)
 
 
 def two_types():
@@ -188,6 +244,25 @@ def roofline(profiles, sizes, rate, seed):
 def test_large_tables_are_proven_to_a_hundredth_of_a_percent(profiles, sizes, slices):
     cost, load = roofline(profiles, sizes, 50.0, seed=1)
     problem = BinPacking.of(cost, load / slices, np.full(load.shape[1], slices))
+    found = solve(problem)
+    assert found.gap <= 1e-4
+    assert problem.fits(found.point.units, found.point.packing)
+
+
+def scattered(profiles, sizes, rate, seed):
+    """Throughputs drawn independently, one in ten zero: every profile is good at other classes."""
+    rng = np.random.default_rng(seed)
+    cost = np.round(rng.uniform(0.5, 8, profiles), 2)
+    throughput = rng.lognormal(1.0, 1.0, (profiles, sizes * sizes))
+    throughput[1:][rng.random((profiles - 1, sizes * sizes)) < 0.1] = 0.0
+    with np.errstate(divide="ignore"):
+        return cost, rng.dirichlet(np.ones(sizes * sizes)) * rate / throughput
+
+
+@pytest.mark.parametrize("rate", [3.0, 60.0])
+def test_scattered_tables_are_proven_to_a_hundredth_of_a_percent(rate):
+    cost, load = scattered(12, 12, rate, seed=1)
+    problem = BinPacking.of(cost, load / 4, np.full(load.shape[1], 4))
     found = solve(problem)
     assert found.gap <= 1e-4
     assert problem.fits(found.point.units, found.point.packing)
