@@ -8,7 +8,7 @@ from shardwright.models import TransformerShape, model, transformer
 from shardwright.planner.costs.serving.coefficients import engine, host_factor, kernels
 from shardwright.planner.costs.serving.communication import fabric
 from shardwright.planner.costs.serving.memory import replica_memory
-from shardwright.planner.costs.serving.shapes import check_layout, replica_shapes
+from shardwright.planner.costs.serving.shapes import check_layout, has_experts, replica_shapes
 from shardwright.planner.costs.serving.step import Machine, step_cost
 from shardwright.planner.errors import InputError
 from shardwright.planner.serving.schedule import StepTable
@@ -34,13 +34,19 @@ MOE = TransformerShape(
 )
 
 
-@pytest.mark.parametrize("name", ["llama-3.1-8b", "deepseek-v3", "gpt-oss-20b", "qwen3-30b-a3b"])
-def test_a_decode_step_takes_longer_with_batch_and_with_context(name):
-    found = cost(Layout(tp=8, ep=8) if "llama" not in name else Layout(tp=8), name=name)
-    by_batch = found.decode_seconds(BATCHES, 2000.0)
-    by_context = found.decode_seconds(16.0, np.array([100.0, 1000, 10_000, 100_000]))
-    assert (np.diff(by_batch) > 0).all()
-    assert (np.diff(by_context) > 0).all()
+@pytest.mark.parametrize(
+    "name",
+    ["llama-3.1-8b", "qwen3-32b", "mixtral-8x7b", "deepseek-v3", "deepseek-v3.2", "gpt-oss-20b", "gemma-3-27b",
+     "nemotron-h-8b"],
+)  # fmt: skip
+@pytest.mark.parametrize("layout", [Layout(tp=4), Layout(tp=2, pp=2)], ids=["tp4", "tp2-pp2"])
+def test_a_decode_step_takes_longer_with_batch_and_with_context(name, layout):
+    if has_experts(model(name)):
+        layout = msgspec.structs.replace(layout, ep=layout.tp)
+    found = cost(layout, "fp8", name)
+    step = found.decode_seconds(BATCHES[:, None], np.array([[128.0, 512.0, 2048.0, 8192.0, 32768.0, 100_000.0]]))
+    assert (np.diff(step, axis=0) > 0).all()
+    assert (np.diff(step, axis=1) > 0).all()
 
 
 def test_decode_reads_the_cache_in_proportion_to_the_context():
