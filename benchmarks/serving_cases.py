@@ -349,7 +349,24 @@ def _pool(row: Row, phase: str, graph: ModelGraph) -> tuple[Layout, int]:
         "ep": _count(row, f"{phase}_ep") or 1,
         "moe_tp": _count(row, f"{phase}_moe_tp") or 1,
     }
+    shared = _recipe_shares_attention(row) if phase == "prefill" else None
+    if shared is not None:
+        ranks = degrees["tp"] * degrees["attn_dp"]
+        degrees |= {"tp": 1, "attn_dp": ranks} if shared else {"tp": ranks, "attn_dp": 1}
     return _layout(degrees, graph), workers
+
+
+def _recipe_shares_attention(row: Row) -> bool | None:
+    """Whether the recipe of a prefill worker has data-parallel attention, where sources declare now this, now that.
+
+    InferenceX ran DeepSeek-R1 on H200s twice by the same recipes (ishandhanani/srt-slurm, recipes/trtllm/h200:
+    `enable_attention_dp` of prefill is true for prompts of 1k and false for 8k) and declared the opposite once. The
+    two runs measured alike.
+    """
+    names = (_text(row, "gpu"), _text(row, "model"), _text(row, "engine"))
+    if "InferenceX" not in _text(row, "source") or names != ("H200", "deepseek-r1", "TensorRT-LLM"):
+        return None
+    return {1024.0: True, 8192.0: False}.get(_number(row, "isl") or 0.0)
 
 
 def _layout(degrees: dict[str, int], graph: ModelGraph) -> Layout:

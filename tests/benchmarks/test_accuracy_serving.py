@@ -129,6 +129,17 @@ def test_disaggregated_runs_that_state_a_release_of_dynamo_ran_the_engine_it_shi
     assert case_of(row).engine_version.startswith("0.8.1")
 
 
+@pytest.mark.parametrize(("isl", "shared"), [("1024", True), ("8192", False)])
+def test_prefill_workers_have_the_attention_of_their_recipe_however_declared(isl: str, shared: bool) -> None:
+    row = ROW | {"engine": "TensorRT-LLM", "model": "deepseek-r1", "gpu": "H200", "source": "(InferenceX measurements)"}
+    row |= {"mode": "disagg", "isl": isl, "num_gpus": "16", "prefill_workers": "1", "decode_workers": "1"}
+    row |= {"decode_tp": "8", "decode_ep": "8", "prefill_ep": "8"}
+    for tp, dp in (("8", "1"), ("1", "8")):
+        prefill, decode = case_of(row | {"prefill_tp": tp, "prefill_dp": dp}).layouts
+        assert (prefill.tp, prefill.attn_dp) == ((1, 8) if shared else (8, 1))
+        assert decode.tp == 8
+
+
 def test_requests_of_a_data_set_differ_in_length_and_keep_their_means() -> None:
     row = ROW | {"isl": "215.2", "osl": "180", "load_kind": "qps", "load": "4", "notes": "1000 prompts of ShareGPT"}
     case = case_of(row)
