@@ -86,7 +86,7 @@ def load_job(path: str) -> TrainingJob:
 
 def with_choices(message: str, records: tuple[type, ...] = (Constraints, TrainingJob)) -> str:
     """msgspec's refusal of a word in one of these records, with the words that the field takes."""
-    found = re.search(r"Invalid enum value .* at `\$\.(?:constraints\.)?(\w+)", message)
+    found = re.search(r"Invalid enum value .* at `\$\.(?:[\w\[\].]*\.)?(\w+)(?:\[[^\]]*\])*`", message)
     kinds = {name: kind for record in records for name, kind in get_type_hints(record).items()}
     if found is None or found[1] not in kinds:
         return message

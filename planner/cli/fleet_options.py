@@ -172,7 +172,8 @@ def fleet_job(options: FleetOptions) -> tuple[FleetJob, tuple[Input, ...]]:
     """The job of the file, if any, with the options put over it. Raises InputError naming what is wrong or missing."""
     import msgspec
 
-    from ..workload.fleet import FleetJob
+    from ..inputs import with_choices
+    from ..workload.fleet import FleetJob, Offer, ThroughputError
 
     document, sources = _file(options)
     if options.gpus is not None:
@@ -188,7 +189,7 @@ def fleet_job(options: FleetOptions) -> tuple[FleetJob, tuple[Input, ...]]:
     try:
         return msgspec.convert(document, FleetJob), sources
     except (msgspec.ValidationError, InputError) as error:
-        raise InputError(f"{where}{error}") from error
+        raise InputError(f"{where}{with_choices(str(error), (FleetJob, Offer, ThroughputError))}") from error
 
 
 def _file(options: FleetOptions) -> tuple[dict[str, Any], tuple[Input, ...]]:
@@ -211,6 +212,8 @@ def _catalog_offers(text: str) -> list[dict[str, Any]]:
 
     offers = []
     for name in (part.strip() for part in text.split(",")):
+        if not name:
+            raise InputError(f"--gpus {text!r}: a name is empty; separate GPU types by single commas")
         with input_errors():
             device = topologies.accelerator(name)
         if device.usd_per_hour is None:

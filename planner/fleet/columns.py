@@ -108,6 +108,27 @@ class Columns:
                 return
             self._make(able[:BATCH])
 
+    def too_large(self, reached: Floats) -> str | None:
+        """A sentence for the first model, of those with classes that nothing serves, whose weights no type holds."""
+        for served in self.job.models:
+            mine = [rate for rate, each in zip(reached, self.classes, strict=True) if each.model == served.model]
+            if served.model not in self.models or all(rate > 0 for rate in mine):
+                continue
+            held = []
+            for gpu in offered_types(self.job):
+                most = min(MOST_DEVICES, machine_topology(gpu)[0].n_devices)
+                for format_ in served.formats:
+                    machine = ideal(self.models[served.model], gpu, format_, served)
+                    room = most * machine.usable_bytes
+                    held.append((room / machine.weight_bytes, most, gpu, machine.weight_bytes, room))
+            fullest, most, gpu, weights, room = max(held)
+            if fullest < 1:
+                return (
+                    f"fleet: {served.model} fits on no GPU type offered: its weights take {weights / 1e9:.4g} GB, but "
+                    f"{most} {gpu} hold {room / 1e9:.4g} GB; offer a larger type, or formats with fewer bits"
+                )
+        return None
+
     def refine(self, value_of: Callable[[list[Candidate]], tuple[float, float, int]]) -> None:
         """Make replicas until none left can be part of a better fleet.
 

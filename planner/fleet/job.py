@@ -89,7 +89,7 @@ def _ready(job: FleetJob, sources: tuple[Input, ...]) -> _Ready:
         served = 1 / columns.prices()
     reason = unservable(classes, served, gpus)
     if reason is not None:
-        raise Infeasible(reason)
+        raise Infeasible(columns.too_large(served) or reason)
 
     def value_of(made: list[Candidate]) -> tuple[float, float, int]:
         try:

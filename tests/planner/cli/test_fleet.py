@@ -238,6 +238,8 @@ def test_catalog_gpus_and_prices_serve_a_catalog_model(capsys):
         (["chat", "--offers", "job.yaml", "--isl", "3"], "--osl"),
         (["llama-3.1-8b", "--gpus", "a10g", "--isl", "9", "--osl", "9"], "--rate is missing"),
         (["llama-3.1-8b", "--gpus", "abacus", "--isl", "9", "--osl", "9", "--rate", "1"], "abacus"),
+        (["llama-3.1-8b", "--gpus", "a10g,,l4", "--isl", "9", "--osl", "9", "--rate", "1"], "a name is empty"),
+        (["--offers", "tier.yaml"], "on-demand, spot, reserved"),
         (["llama-3.1-8b", "--gpus", "h800", "--isl", "9", "--osl", "9", "--rate", "1"], "no price"),
         (["llama-3.1-8b", "--isl", "9", "--osl", "9", "--rate", "1"], "--gpus"),
         (["--melange", "config.json", "--spare", "1"], "leave spare out"),
@@ -254,6 +256,7 @@ def test_catalog_gpus_and_prices_serve_a_catalog_model(capsys):
 def test_wrong_jobs_are_one_line(capsys, arguments, word):
     Path("job.yaml").write_text(JOB)
     Path("typo.yaml").write_text(JOB.replace("usd_per_hour: 1.0", "usd_per_hour: 1.0, prise: 2"))
+    Path("tier.yaml").write_text(JOB.replace("usd_per_hour: 1.0", "usd_per_hour: 1.0, tier: cheap"))
     assert run(["fleet", *arguments]) in (2, 5)
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1

@@ -8,26 +8,16 @@ import msgspec
 import pytest
 import yaml
 
-from shardwright.planner import FleetJob, InputError, export_plan, plan_fleet
+from shardwright.planner import InputError, export_plan
 from shardwright.planner.export.base import Context
 from shardwright.planner.export.fleet_kubernetes import FleetKubernetes
+from tests.launchers import fleets
 from tests.planner.fleet.instances import plan, two_gpus, two_regions
 
 
 @pytest.fixture(scope="module")
 def catalog_plan():
-    """Two GPU types that share the requests of a catalog model, one of them spot in a region."""
-    served = {
-        "model": "llama-3.1-8b",
-        "rate_per_s": 12.0,
-        "lengths": [{"isl": 200, "osl": 100}, {"isl": 3000, "osl": 300}],
-        "targets": {"tpot_s": 0.1},
-    }
-    offers = [
-        {"gpu": "a10g", "usd_per_hour": 0.5, "region": "us-east-1", "tier": "spot", "most": 4},
-        {"gpu": "a100-80gb", "usd_per_hour": 3.67},
-    ]
-    return plan_fleet(msgspec.convert({"models": [served], "offers": offers, "simulate": False}, FleetJob))
+    return fleets.catalog_plan()
 
 
 def test_kubernetes_runs_as_many_copies_where_the_plan_says(catalog_plan):

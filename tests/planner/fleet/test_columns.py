@@ -127,6 +127,12 @@ def test_targets_that_nothing_meets_are_infeasible():
         plan_fleet(task)
 
 
+def test_a_model_that_no_type_holds_is_told_by_its_weights():
+    served = {"model": "llama-3.1-405b", "rate_per_s": 1.0, "lengths": [{"isl": 500, "osl": 100}]}
+    with pytest.raises(Infeasible, match=r"fits on no GPU type .* weights take 811\.\d GB, but 16 A10G hold 3\d\d"):
+        plan_fleet(job(models=[served], offers=[{"gpu": "a10g", "usd_per_hour": 1.01}]))
+
+
 def test_a_request_longer_than_the_context_is_wrong_input():
     lengths = [{"isl": 200_000, "osl": 100}]
     with pytest.raises(InputError, match=r"context of llama-3\.1-8b"):
