@@ -13,15 +13,15 @@ from shardwright.models import ModelGraph
 from .. import inputs
 from ..errors import Infeasible, LimitReached
 from ..plan.base import Alternative, Input
-from ..plan.fleet import FleetPlan, Replica, ShadowPrice
+from ..plan.fleet import FleetPlan, Rental, Replica, ShadowPrice
 from ..workload.fleet import FleetJob, ServedModel
 from .candidates import Candidate, covered_by_tables, measured_candidates, offered_types, request_classes
 from .columns import Columns, check_context
 from .explain import unit_of
 from .infeasible import unservable
-from .mixing import settled
+from .mixing import Settled, settled
 from .offers import assemble, name_of, undominated
-from .planning import best_found, plan_assembled
+from .planning import best_found, plan_assembled, routed
 from .problem import FleetProblem
 from .split import PLACED, ValueOf, simulated_split, split_candidates
 from .what_if import WhatIf, changed
@@ -65,17 +65,27 @@ def _planned(job: FleetJob, sources: tuple[Input, ...]) -> tuple[_Ready, FleetPl
     ready = _ready(job, sources)
     columns = ready.columns
 
-    def finish(made: list[Candidate]) -> tuple[list[Candidate], FleetPlan]:
-        made, notes = _simulated(job, columns, made)
-        problem = assemble(job, columns.classes, undominated(job, made))
-        plan = plan_assembled(job, problem, ready.sources, ready.notes + notes, outside=ready.outside)
-        return made, plan
+    def rent(made: list[Candidate], alone: bool) -> tuple[list[Candidate], Rental, float]:
+        if alone:
+            made = _simulated(job, columns, made)
+        rental, bound = routed(job, assemble(job, columns.classes, undominated(job, made)))
+        return made, rental, bound
 
-    if job.simulate is False or not any(each.source == "cost model" for each in columns.made):
-        made, plan = finish(list(columns.made))
+    if job.simulate is False or all(each.source != "cost model" for each in columns.made):
+        ended = Settled(list(columns.made), [], (), None)
     else:
-        made, plan = settled(columns, finish)
-    return replace(ready, problem=assemble(job, columns.classes, undominated(job, made))), plan
+        ended = settled(columns, rent)
+    outsides = [each for each in (ready.outside, ended.outside) if each is not None]
+    best = max if job.objective == "throughput" else min
+    problem = assemble(job, columns.classes, undominated(job, ended.made))
+    notes = ready.notes + _how(job, columns) + ended.notes
+    plan = plan_assembled(job, problem, ready.sources, notes, outside=best(outsides) if outsides else None)
+    assert plan.rental is not None
+    latencies = ended.latencies or [None] * len(plan.rental.replicas)
+    pairs = zip(plan.rental.replicas, latencies, strict=True)
+    replicas = tuple(msgspec.structs.replace(replica, latencies=each) for replica, each in pairs)
+    rental = msgspec.structs.replace(plan.rental, replicas=replicas)
+    return replace(ready, problem=problem), msgspec.structs.replace(plan, rental=rental)
 
 
 def _ready(job: FleetJob, sources: tuple[Input, ...]) -> _Ready:
@@ -151,13 +161,25 @@ def _models(job: FleetJob) -> tuple[dict[str, ModelGraph], tuple[Input, ...]]:
     return models, tuple(records)
 
 
-def _simulated(job: FleetJob, columns: Columns, made: list[Candidate]) -> tuple[list[Candidate], tuple[str, ...]]:
-    """The replicas, those of the best fleet with simulated throughputs, until no other would be rented."""
+def _how(job: FleetJob, columns: Columns) -> tuple[str, ...]:
+    """Where throughputs come from, as a note."""
     if all(each.source != "cost model" for each in columns.made):
-        return made, ()
-    wanted = job.simulate if job.simulate is not None else len(columns.classes) <= FEW_CLASSES
-    if not wanted:
-        return made, (UNSEEN if job.simulate is False else MEANS,)
+        return ()
+    if not _alone(job, columns):
+        return (UNSEEN if job.simulate is False else MEANS,)
+    percentile = ", ".join(sorted({f"{each.targets.percentile:g}" for each in job.models}))
+    return (f"throughputs of the replicas rented hold the targets at percentile {percentile} in simulation",)
+
+
+def _alone(job: FleetJob, columns: Columns) -> bool:
+    """Whether replicas are simulated under each class alone."""
+    return job.simulate if job.simulate is not None else len(columns.classes) <= FEW_CLASSES
+
+
+def _simulated(job: FleetJob, columns: Columns, made: list[Candidate]) -> list[Candidate]:
+    """The replicas, those of the best fleet with simulated throughputs, until no other would be rented."""
+    if not _alone(job, columns):
+        return made
     served = {each.model: each for each in job.models}
     while True:
         problem = assemble(job, columns.classes, undominated(job, made))
@@ -170,10 +192,7 @@ def _simulated(job: FleetJob, columns: Columns, made: list[Candidate]) -> tuple[
             if each.source == "cost model" and (each.model, name_of(each)) in names
         }
         if not changes:
-            percentile = ", ".join(sorted({f"{each.targets.percentile:g}" for each in job.models}))
-            return made, (
-                f"throughputs of the replicas rented hold the targets at percentile {percentile} in simulation",
-            )
+            return made
         made = [changes.get(at, each) for at, each in enumerate(made)]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from ..errors import LimitReached
-from ..plan.fleet import FleetPlan, Latencies, Rental, Replica
+from ..plan.fleet import Latencies, Rental, Replica
 from ..serving.capacity import steady
 from ..serving.deployments import Link
 from ..serving.replica import PoolUse, replica_outcome
@@ -35,7 +35,12 @@ MISSED = (
     "relax the targets, or leave the simulation out (simulate: false)"
 )
 
-Finish = Callable[[list[Candidate]], tuple[list[Candidate], FleetPlan]]
+UNTRIED = (
+    "replicas that were in none of the plans simulated are counted on as little as the worst of those; the bound is "
+    "that of a fleet with all of them as the cost model has them"
+)
+
+Rent = Callable[[list[Candidate], bool], tuple[list[Candidate], Rental, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,35 +81,53 @@ def _lengths(rental: Rental, rates: Sequence[float]) -> tuple[LengthBin, ...]:
     )
 
 
-def settled(columns: Columns, finish: Finish) -> tuple[list[Candidate], FleetPlan]:
-    """The candidates and the plan whose replicas keep the targets under their mix.
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Candidates whose best fleet keeps the targets under its mix, what is seen of each of its kinds, and notes.
 
-    `finish` makes the plan of some candidates, and hands back those that it simulated alone. Raises LimitReached where
-    TURNS plans find none.
+    `outside` is the best value of a fleet whose replicas were not looked into further, None where all were.
     """
-    made, plan = finish(list(columns.made))
+
+    made: list[Candidate]
+    latencies: list[Latencies | None]
+    notes: tuple[str, ...]
+    outside: float | None
+
+
+def settled(columns: Columns, rent: Rent) -> Settled:
+    """Lower throughputs that do not hold under the mix, one plan after the other, until those of a plan do.
+
+    `rent` makes the rental of some candidates, simulates those in it alone or not, and hands back the candidates, the
+    rental and its bound. After TURNS plans what was in none of them is lowered as the worst that was, and the bound
+    stays. Raises LimitReached where as many plans more find none.
+    """
+    made, rental, bound = rent(list(columns.made), True)
     lowered: dict[str, None] = {}
-    for turn in range(TURNS + 1):
-        assert plan.rental is not None
-        seen, carried = _seen(columns, plan.rental)
-        slower = {
-            (replica.model, replica.name): share
-            for replica, share in zip(plan.rental.replicas, carried, strict=True)
-            if share < 1
-        }
+    known: set[tuple[str, str]] = set()
+    outside, worst = None, 1.0
+    for turn in range(2 * TURNS + 1):
+        seen, carried = _seen(columns, rental)
+        names = [(replica.model, replica.name) for replica in rental.replicas]
+        slower = {name: share for name, share in zip(names, carried, strict=True) if share < 1}
         if not slower:
-            break
-        if turn == TURNS:
-            raise LimitReached(MISSED.format(names=", ".join(name for _, name in slower), turns=TURNS))
+            notes = (LOWERED.format(names=", ".join(lowered)),) if lowered else ()
+            return Settled(made, seen, notes + ((UNTRIED,) if outside is not None else ()), outside)
+        known |= set(names)
         lowered |= dict.fromkeys(name for _, name in slower)
-        made = [replace(each, rates=each.rates * slower.get((each.model, name_of(each)), 1.0)) for each in made]
-        made, plan = finish(made)
-    notes = [LOWERED.format(names=", ".join(lowered))] if lowered else []
-    assert plan.rental is not None
-    pairs = zip(plan.rental.replicas, seen, strict=True)
-    replicas = tuple(msgspec.structs.replace(replica, latencies=each) for replica, each in pairs)
-    rental = msgspec.structs.replace(plan.rental, replicas=replicas)
-    return made, msgspec.structs.replace(plan, rental=rental, assumptions=plan.assumptions + tuple(notes))
+        worst = min(worst, *slower.values())
+        rest = 1.0
+        if turn == TURNS:
+            outside, rest = bound, worst
+        made = [
+            replace(each, rates=each.rates * slower.get(name, 1.0 if name in known or _measured(each) else rest))
+            for each, name in ((each, (each.model, name_of(each))) for each in made)
+        ]
+        made, rental, bound = rent(made, turn < TURNS)
+    raise LimitReached(MISSED.format(names=", ".join(name for _, name in slower), turns=2 * TURNS))
+
+
+def _measured(candidate: Candidate) -> bool:
+    return any(pool.degrees is None for pool in candidate.pools)
 
 
 def _seen(columns: Columns, rental: Rental) -> tuple[list[Latencies | None], list[float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import msgspec
@@ -37,18 +37,19 @@ def plan_problem(problem: FleetProblem, inputs: tuple[Input, ...] = (), seed: in
     return _plan(problem, found, demands, rental_of(problem, found, demands), (inputs, (), seed))
 
 
-def plan_assembled(
-    job: FleetJob,
-    problem: FleetProblem,
-    inputs: tuple[Input, ...] = (),
-    notes: tuple[str, ...] = (),
-    outside: float | None = None,
-) -> FleetPlan:
-    """The plan of a job whose problem is assembled; the job is kept in it.
+@dataclass(frozen=True, slots=True)
+class _Solved:
+    """What was found for a job, on the throughputs that are counted on, and what runs but cannot be rented."""
 
-    `outside` is the best value that a fleet with replicas left out of the problem may have; the proof goes no further.
-    Raises Infeasible naming what binds.
-    """
+    counted: FleetProblem
+    found: Found
+    demands: Demands
+    dropped: tuple[str, ...]
+    insurance: Insurance | None
+    kept: bool
+
+
+def _solved(job: FleetJob, problem: FleetProblem) -> _Solved:
     demands, dropped = _demands(job, problem)
     insurance = None
     counted = problem
@@ -70,9 +71,37 @@ def plan_assembled(
         found, kept = _kept(job, counted, demands, found)
     if kept and insurance is not None and job.error is not None:
         insurance = msgspec.structs.replace(insurance, overload=chance(counted, found, demands, job.error))
+    return _Solved(counted, found, demands, dropped, insurance, kept)
+
+
+def routed(job: FleetJob, problem: FleetProblem) -> tuple[Rental, float]:
+    """What a plan would rent and route, without the fleets set beside it, and the bound of its value."""
+    solved = _solved(job, problem)
+    rental = rental_of(solved.counted, solved.found, solved.demands)
+    if job.hours:
+        names = tuple(name for name, _ in job.hours)
+        hours = schedule_of(solved.counted, solved.found, solved.demands, names, solved.found.value)
+        rental = msgspec.structs.replace(rental, schedule=hours)
+    return rental, solved.found.bound
+
+
+def plan_assembled(
+    job: FleetJob,
+    problem: FleetProblem,
+    inputs: tuple[Input, ...] = (),
+    notes: tuple[str, ...] = (),
+    outside: float | None = None,
+) -> FleetPlan:
+    """The plan of a job whose problem is assembled; the job is kept in it.
+
+    `outside` is the best value that a fleet with replicas left out of the problem may have; the proof goes no further.
+    Raises Infeasible naming what binds.
+    """
+    solved = _solved(job, problem)
+    counted, found, demands = solved.counted, solved.found, solved.demands
     if outside is not None:
         found = _reaching(found, outside, largest=demands.largest)
-    rental = msgspec.structs.replace(rental_of(counted, found, demands), insurance=insurance)
+    rental = msgspec.structs.replace(rental_of(counted, found, demands), insurance=solved.insurance)
     if job.hours:
         busiest = replace(demands, hours=(max(demands.hours),), before=None)
         static = solve_fleet(counted, busiest, job.seed).value
@@ -80,8 +109,10 @@ def plan_assembled(
         rental = msgspec.structs.replace(rental, schedule=schedule_of(counted, found, demands, names, static))
     elif job.current:
         anew = solve_fleet(counted, replace(demands, before=None), job.seed).value
-        rental = msgspec.structs.replace(rental, change=change_of(counted, found, demands, dropped, anew, kept))
-    notes += _notes(job, dropped)
+        rental = msgspec.structs.replace(
+            rental, change=change_of(counted, found, demands, solved.dropped, anew, solved.kept)
+        )
+    notes += _notes(job, solved.dropped)
     return _plan(counted, found, demands, rental, ((*inputs, job_input(job)), notes, job.seed))
 
 

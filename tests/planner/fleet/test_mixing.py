@@ -63,7 +63,7 @@ def test_a_mix_that_misses_the_targets_lowers_what_is_counted_on():
     offers += [{"gpu": "a100-80gb", "usd_per_hour": 1.79, "clocks": clocks}]
     task = job(models=[MIXED], offers=offers, objective="energy", simulate=True)
     ready = _ready(task, ())
-    made, _ = _simulated(task, ready.columns, list(ready.columns.made))
+    made = _simulated(task, ready.columns, list(ready.columns.made))
     alone = plan_assembled(task, assemble(task, ready.columns.classes, undominated(task, made)))
     outcomes = [
         seen(replica, share)
