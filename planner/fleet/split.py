@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -65,16 +65,23 @@ class _Split:
 
 @dataclass
 class _Space:
-    """Every split replica of the layouts that whole replicas have, and what its units cost and are worth."""
+    """The split replicas of the layouts that whole replicas have that may be in a better fleet, and what their units
+    cost and are worth; `count` is how many there are in all.
+
+    `known` is the value of a fleet of whole replicas, with the multiples of the rates and the hours behind it. Caches
+    left out, a split replica carries at most min(a P, b D) for at least its GPUs' lowest prices; what the bound at
+    those figures keeps out of every fleet better than the known one is not looked into.
+    """
 
     columns: Columns
+    known: tuple[float, float, int] = (math.inf, 1.0, 1)
     splits: list[_Split] = field(default_factory=list)
-    known: dict[tuple[object, ...], Floats] = field(default_factory=dict)
+    count: int = 0
 
     def __post_init__(self) -> None:
         units = []
         prices: dict[tuple[tuple[str, int], ...], list[tuple[float, float]]] = {}
-        for split in self._all():
+        for split in self._promising():
             gpus = _gpus(split)
             if gpus not in prices:
                 prices[gpus] = [(unit.cost, unit.capacity) for unit in prices_of(self.columns.job, gpus)]
@@ -87,50 +94,27 @@ class _Space:
         self.rents, self.worths = table[:, :, 0], table[:, :, 1]
         self.rates = np.array([split.rates for split in self.splits]).reshape(len(units), len(self.columns.classes))
 
-    def _all(self) -> list[_Split]:
+    def _promising(self) -> list[_Split]:
+        """The splits that the bound leaves in, caches counted."""
+        sides = [_Side.of(self.columns, served) for served in self.columns.job.models]
+        self.count = sum(side.pairs * len(RATIOS) for side in sides)
+        prices = self.columns.prices()
+        for side in sides:
+            for _, rates, rents in side.rows():
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    costs = np.where(rates > 0, rents[..., None] / rates, np.inf)
+                prices = np.minimum(prices, costs.reshape(-1, len(prices)).min(0, initial=np.inf))
+        value, multiples, hours = self.known
+        bound = float(np.array([each.rate_per_s for each in self.columns.classes]) @ prices) * multiples
         found = []
-        for served in self.columns.job.models:
-            layouts = [
-                self._worker(each)
-                for each in self.columns.made
-                if each.model == served.model and len(each.pools) == 1 and each.pools[0].degrees is not None
-            ]
-            for first, second in itertools.product(layouts, repeat=2):
-                if first.format == second.format:
-                    found += self._ratios(served, first, second)
+        for side in sides:
+            kept: list[tuple[int, int, int]] = []
+            for first, rates, rents in side.rows():
+                added = np.maximum(rents - (rates * np.where(np.isfinite(prices), prices, 0.0)).max(-1), 0.0)
+                able = (bound + added < value * hours) & rates.any(-1)
+                kept += [(first, int(second), int(ratio)) for second, ratio in np.argwhere(able)]
+            found += side.exact(self.columns, kept)
         return found
-
-    def _worker(self, candidate: Candidate) -> _Worker:
-        (pool,) = candidate.pools
-        assert pool.degrees is not None
-        link, note = uplink(self.columns.job, pool.gpu)
-        if note not in self.columns.notes:
-            self.columns.notes.append(note)
-        whole = Link(link.bytes_per_s * pool.gpus, link.latency_s)
-        return _Worker(pool.gpu, candidate.format, pool.degrees, whole)
-
-    def _ratios(self, served: ServedModel, first: _Worker, second: _Worker) -> list[_Split]:
-        size = kv_bytes_per_token(self.columns.models[served.model], dtype_bytes=quantization(first.format).cache_bytes)
-        prompts = np.array([each.isl or 1 for each in self.columns.classes])
-        between = Link(
-            min(first.link.bytes_per_s, second.link.bytes_per_s), max(first.link.latency_s, second.link.latency_s)
-        )
-        prefill = self._rates(served, first, "prefill", between)
-        decode = self._rates(served, second, "decode", None)
-        found = []
-        for few, many in RATIOS:
-            passed = min(few * first.link.bytes_per_s, many * second.link.bytes_per_s)
-            sent = passed / (size * prompts) if size else np.full(len(prompts), np.inf)
-            rates = np.minimum(np.minimum(few * prefill, many * decode), sent)
-            transfer = CacheTransfer(bytes_per_token=size, bytes_per_s=passed)
-            found.append(_Split(served, (first, second), (few, many), transfer, rates))
-        return found
-
-    def _rates(self, served: ServedModel, worker: _Worker, phase: Phase, link: Link | None) -> Floats:
-        key = (served.model, worker.gpu, worker.format, worker.degrees, phase, link)
-        if key not in self.known:
-            self.known[key] = _phase_rates(self.columns, served, worker, (phase, link))
-        return self.known[key]
 
     def cheapest(self, prices: Floats) -> set[int]:
         """The splits that serve some class at less than its price, the cheapest for each; then none does."""
@@ -150,6 +134,94 @@ class _Space:
         return least
 
 
+@dataclass(frozen=True)
+class _Side:
+    """Workers of a model, what each carries in either phase with its caches left out, and its GPUs' lowest cost."""
+
+    served: ServedModel
+    workers: list[_Worker]
+    prefill: Floats
+    decode: Floats
+    least: Floats
+
+    @classmethod
+    def of(cls, columns: Columns, served: ServedModel) -> _Side:
+        """The layouts that whole replicas of the model have."""
+        workers = [
+            _worker(columns, each)
+            for each in columns.made
+            if each.model == served.model and len(each.pools) == 1 and each.pools[0].degrees is not None
+        ]
+        shape = (len(workers), len(columns.classes))
+        free = [
+            np.array([_phase_rates(columns, served, each, phase) for each in workers]).reshape(shape)
+            for phase in _PHASES
+        ]
+        least = [
+            min((unit.cost / unit.gpus for unit in prices_of(columns.job, ((each.gpu, 1),))), default=math.inf)
+            * each.degrees.devices
+            for each in workers
+        ]
+        return cls(served, workers, free[0], free[1], np.array(least))
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of workers in one number format."""
+        formats = [each.format for each in self.workers]
+        return sum(formats.count(each) for each in formats)
+
+    def rows(self) -> Iterator[tuple[int, Floats, Floats]]:
+        """For every prefill worker: its place, most rates [decode worker, ratio, class] of pairs, and least rents."""
+        few, many = (np.array(each, dtype=float) for each in zip(*RATIOS, strict=True))
+        formats = np.array([each.format for each in self.workers])
+        for first, worker in enumerate(self.workers):
+            same = (formats == worker.format)[:, None, None]
+            rates = np.minimum(few[:, None] * self.prefill[first], many[:, None] * self.decode[:, None, :])
+            yield first, np.where(same, rates, 0.0), few * self.least[first] + many * self.least[:, None]
+
+    def exact(self, columns: Columns, kept: list[tuple[int, int, int]]) -> list[_Split]:
+        """Splits (prefill worker, decode worker, ratio) with the caches' way between their pools."""
+        if not kept:
+            return []
+        ways: dict[int, list[Link]] = {}
+        for first, second, _ in kept:
+            link = _between(self.workers[first], self.workers[second])
+            if link not in ways.setdefault(first, []):
+                ways[first].append(link)
+        handing = {
+            first: dict(zip(links, _handing_rates(columns, self.served, self.workers[first], links), strict=True))
+            for first, links in ways.items()
+        }
+        found = []
+        for first, second, ratio in kept:
+            workers = self.workers[first], self.workers[second]
+            few, many = RATIOS[ratio]
+            size = kv_bytes_per_token(
+                columns.models[self.served.model], dtype_bytes=quantization(workers[0].format).cache_bytes
+            )
+            passed = min(few * workers[0].link.bytes_per_s, many * workers[1].link.bytes_per_s)
+            sent = np.array([size * (each.isl or 1) for each in columns.classes])
+            prefill = few * handing[first][_between(*workers)]
+            rates = np.minimum(np.minimum(prefill, many * self.decode[second]), passed / np.maximum(sent, 1e-300))
+            transfer = CacheTransfer(bytes_per_token=size, bytes_per_s=passed)
+            found.append(_Split(self.served, workers, RATIOS[ratio], transfer, rates))
+        return found
+
+
+def _worker(columns: Columns, candidate: Candidate) -> _Worker:
+    (pool,) = candidate.pools
+    assert pool.degrees is not None
+    link, note = uplink(columns.job, pool.gpu)
+    if note not in columns.notes:
+        columns.notes.append(note)
+    return _Worker(pool.gpu, candidate.format, pool.degrees, Link(link.bytes_per_s * pool.gpus, link.latency_s))
+
+
+def _between(first: _Worker, second: _Worker) -> Link:
+    """What joins one worker of each pool."""
+    return Link(min(first.link.bytes_per_s, second.link.bytes_per_s), max(first.link.latency_s, second.link.latency_s))
+
+
 def split_candidates(columns: Columns, value_of: ValueOf) -> tuple[list[Candidate], float | None, str]:
     """The split replicas that can be part of a better fleet, the best value of a fleet with one left out, and a note.
 
@@ -157,8 +229,8 @@ def split_candidates(columns: Columns, value_of: ValueOf) -> tuple[list[Candidat
     promising first. The value (a cost, or a multiple of the rates under a budget) is None where every one left out is
     proven useless.
     """
-    space = _Space(columns)
     whole = list(columns.made)
+    space = _Space(columns, value_of(whole))
     chosen = space.cheapest(columns.prices())
     outside = None
     for number in range(ROUNDS + 1):
@@ -188,25 +260,44 @@ def split_candidates(columns: Columns, value_of: ValueOf) -> tuple[list[Candidat
         kept,
         outside,
         (
-            f"{len(kept)} of {len(space.splits)} split replicas of up to {MOST_WORKERS} workers a phase, of layouts "
+            f"{len(kept)} of {space.count} split replicas of up to {MOST_WORKERS} workers a phase, of layouts "
             f"looked into, are planned with: by the cost model's means {rest}"
         ),
     )
 
 
 def _phase_rates(
-    columns: Columns, served: ServedModel, worker: _Worker, way: tuple[Phase, Link | None], exact: bool = False
+    columns: Columns,
+    served: ServedModel,
+    worker: _Worker,
+    phase: Phase,
+    *,
+    link: Link | None = None,
+    exact: bool = False,
 ) -> Floats:
     """What one worker of a phase carries of every class of a model."""
-    phase, link = way
+    return _phase_rates_over(columns, served, worker, (phase, (link,)), exact)[0]
+
+
+def _handing_rates(columns: Columns, served: ServedModel, worker: _Worker, links: list[Link]) -> list[Floats]:
+    """What one prefill worker carries whose caches leave over each of some links."""
+    return _phase_rates_over(columns, served, worker, ("prefill", tuple(links)), False)
+
+
+def _phase_rates_over(
+    columns: Columns, served: ServedModel, worker: _Worker, way: tuple[Phase, tuple[Link | None, ...]], exact: bool
+) -> list[Floats]:
+    phase, links = way
     mine = [at for at, each in enumerate(columns.classes) if each.model == served.model]
-    buckets = [Bucket(columns.classes[at].isl or 1, columns.classes[at].osl or 1, link) for at in mine]
+    sizes = [(columns.classes[at].isl or 1, columns.classes[at].osl or 1) for at in mine]
+    buckets = [Bucket(isl, osl, link) for link in links for isl, osl in sizes]
     topology, _ = machine_topology(worker.gpu)
     job = serving_job(served, worker.format, columns.job.seed)
-    rates = np.zeros(len(columns.classes))
     graph = columns.models[served.model]
-    rates[mine] = replica_rates(graph, topology, worker.degrees, buckets, job, phase=phase, exact=exact)
-    return rates
+    carried = replica_rates(graph, topology, worker.degrees, buckets, job, phase=phase, exact=exact)
+    found = np.zeros((len(links), len(columns.classes)))
+    found[:, mine] = carried.reshape(len(links), len(mine))
+    return list(found)
 
 
 def simulated_split(columns: Columns, served: ServedModel, candidate: Candidate) -> Candidate:
@@ -218,12 +309,12 @@ def simulated_split(columns: Columns, served: ServedModel, candidate: Candidate)
         link, _ = uplink(columns.job, pool.gpu)
         whole = Link(link.bytes_per_s * pool.degrees.devices, link.latency_s)
         workers.append(_Worker(pool.gpu, candidate.format, pool.degrees, whole))
-    between = Link(min(each.link.bytes_per_s for each in workers), max(each.link.latency_s for each in workers))
     sizes = np.array([candidate.transfer.bytes_per_token * (each.isl or 1) for each in columns.classes])
-    rates = np.where(sizes > 0, candidate.transfer.bytes_per_s / np.maximum(sizes, 1e-300), np.inf)
+    rates = candidate.transfer.bytes_per_s / np.maximum(sizes, 1e-300)
     for pool, worker in zip(candidate.pools, workers, strict=True):
-        way = (pool.phase, between if pool.phase == "prefill" else None)
-        rates = np.minimum(rates, pool.workers * _phase_rates(columns, served, worker, way, exact=True))
+        way = _between(*workers) if pool.phase == "prefill" else None
+        alone = _phase_rates(columns, served, worker, pool.phase, link=way, exact=True)
+        rates = np.minimum(rates, pool.workers * alone)
     return replace(candidate, rates=rates, source="simulation")
 
 
