@@ -63,17 +63,20 @@ def task(**changes) -> FleetJob:
 
 
 def test_a_power_cap_that_full_clocks_break_is_met_with_lower_ones():
-    free = plan_fleet(task())
-    assert [each.gpu for each in free.rental.replicas] == ["A100-SXM4-80GB"]
-    cap = [{"watts": free.rental.watts * 0.95}]
-    capped = plan_fleet(task(power=cap))
+    def least(offers) -> float:
+        return plan_fleet(msgspec.structs.replace(task(objective="energy"), offers=offers)).rental.watts
+
+    offers = task().offers
+    full = (msgspec.structs.replace(offers[0], clocks=()),)
+    cap = (least(offers) + least(full)) / 2
+    assert cap < least(full)
+    capped = plan_fleet(task(power=[{"watts": cap}]))
     assert any("@" in each.gpu for each in capped.rental.replicas)
-    assert capped.rental.watts <= cap[0]["watts"]
-    assert capped.optimality.value >= free.optimality.value
+    assert capped.rental.watts <= cap
+    assert capped.optimality.value >= plan_fleet(task()).optimality.value
     assert validate_plan(capped) == []
-    offers = [msgspec.structs.replace(task().offers[0], clocks=())]
     with pytest.raises(Infeasible, match="power of all regions"):
-        plan_fleet(msgspec.structs.replace(task(power=cap), offers=tuple(offers)))
+        plan_fleet(msgspec.structs.replace(task(power=[{"watts": cap}]), offers=full))
 
 
 def test_without_a_want_of_power_clocks_change_nothing():

@@ -12,9 +12,11 @@ from shardwright.planner.fleet.machines import machine_topology
 from shardwright.planner.fleet.mixing import shares_of
 from shardwright.planner.fleet.offers import assemble, undominated
 from shardwright.planner.fleet.planning import plan_assembled
+from shardwright.planner.plan.fleet import FleetPlan
 from shardwright.planner.serving.deployments import Link
 from shardwright.planner.serving.replica import PoolUse, replica_outcome
 from shardwright.planner.validate import validate_plan
+from shardwright.planner.workload.fleet import FleetJob
 from shardwright.planner.workload.serving import LengthBin, Load
 from shardwright.planner.workload.serving_layout import Layout
 from tests.planner.fleet.edits import survivors
@@ -56,26 +58,28 @@ def test_percentiles_of_the_mix_stand_in_the_plan_and_keep_the_targets(mixed):
     assert validate_plan(mixed) == []
 
 
+def alone(task: FleetJob) -> FleetPlan:
+    """The plan at the throughputs that each size keeps alone."""
+    columns = _ready(task, ()).columns
+    made = _simulated(task, columns, list(columns.made))
+    return plan_assembled(task, assemble(task, columns.classes, undominated(task, made)))
+
+
 def test_a_mix_that_misses_the_targets_lowers_what_is_counted_on():
     """At the throughputs that each size keeps alone a mix misses them; the plan counts on less, and costs no less."""
-    clocks = [{"share": 0.8}, {"share": 0.6}]
-    offers = [{"gpu": "h100", "usd_per_hour": 2.95, "clocks": clocks}]
-    offers += [{"gpu": "a100-80gb", "usd_per_hour": 1.79, "clocks": clocks}]
-    task = job(models=[MIXED], offers=offers, objective="energy", simulate=True)
-    ready = _ready(task, ())
-    made = _simulated(task, ready.columns, list(ready.columns.made))
-    alone = plan_assembled(task, assemble(task, ready.columns.classes, undominated(task, made)))
-    outcomes = [
-        seen(replica, share)
-        for replica, share in zip(alone.rental.replicas, shares_of(alone.rental), strict=True)
-        if share is not None
-    ]
-    assert not all(each.meets(task.models[0].targets) for each in outcomes)
-    settled = plan_fleet(task)
-    assert all(each.latencies.met for each in settled.rental.replicas if each.latencies is not None)
-    assert any("were lowered until the mix" in line for line in settled.assumptions)
-    assert settled.optimality.value >= alone.optimality.value * (1 - 1e-4)
-    assert validate_plan(settled) == []
+    lengths = [{"isl": 500, "osl": 200, "weight": 3}, {"isl": 6000, "osl": 300}]
+    missed = 0
+    for rate in (9.0, 9.4):
+        task = job(models=[MIXED | {"rate_per_s": rate, "lengths": lengths}], offers=OFFERS, simulate=True)
+        first, settled = alone(task), plan_fleet(task)
+        pairs = zip(first.rental.replicas, shares_of(first.rental), strict=True)
+        met = all(seen(replica, share).meets(task.models[0].targets) for replica, share in pairs if share is not None)
+        assert all(each.latencies.met for each in settled.rental.replicas if each.latencies is not None)
+        assert any("were lowered until the mix" in line for line in settled.assumptions) == (not met)
+        assert settled.optimality.value >= first.optimality.value * (1 - 1e-4)
+        assert validate_plan(settled) == []
+        missed += not met
+    assert missed
 
 
 def test_shares_are_what_reaches_one_replica_in_the_fullest_hour():
@@ -126,4 +130,4 @@ def test_split_pools_are_simulated_together():
     graph = load_model("llama-3.1-8b")
     free, slow = (replica_outcome(graph, pools, task, link) for link in (None, Link(1e9, 1e-5)))
     sent = 2000 * 131072 / 1e9
-    assert free.percentile("ttft", 50) < slow.percentile("ttft", 50) <= free.percentile("ttft", 50) + sent + 0.01
+    assert free.percentile("ttft", 50) < slow.percentile("ttft", 50) <= free.percentile("ttft", 50) + sent + 0.1
