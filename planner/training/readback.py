@@ -195,6 +195,7 @@ def assumptions(context: Context, strategy: Strategy) -> tuple[str, ...]:
     notes = [*costs.device.coefficients.assumptions, *context.model.assumptions]
     if len(context.topology.accelerators) > 1:
         notes.append("a pipeline rank goes at the pace of its slowest accelerator and holds what its smallest can")
+        notes.append("all stages have the same tp: no launcher of `export` runs stages of unequal tp")
     notes.append(f"{job.memory_margin:.0%} of the device's memory stays free")
     if not job.constraints.schedule:
         notes.append("schedules 1f1b and interleaved were considered; others only when job.constraints.schedule asks")

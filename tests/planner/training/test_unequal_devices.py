@@ -73,6 +73,7 @@ def test_mixed_accelerators_share_the_layers_by_their_pace():
     kinds = topology.device_accelerator[list(plan.rank_to_device)]
     assert len(set(kinds[:16].tolist())) == len(set(kinds[16:].tolist())) == 1
     assert any("slowest accelerator" in note for note in plan.assumptions)
+    assert any("unequal tp" in note for note in plan.assumptions)
 
 
 def test_a_smaller_device_holds_what_fits_it():

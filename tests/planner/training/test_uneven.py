@@ -112,8 +112,9 @@ def test_where_memory_binds_the_first_stages_fitted_ones_are_faster_and_hold():
     records = (inputs.model_input(llama), inputs.topology_input(nodes))
     made = plan_training(llama, nodes, job, inputs=records)
     assert made.prediction.step_s < plain.prediction.step_s
-    assert made.strategy.stage_layers is not None
-    assert made.strategy.stage_layers[0] < max(made.strategy.stage_layers)
+    layers, again = made.strategy.stage_layers, made.strategy.stage_recompute
+    assert layers is not None
+    assert layers[0] < max(layers) or (again is not None and again[0] > again[-1])
     assert problems(made) == []
     assert made.optimality.gap < 0.005
     again = estimate_training(llama, nodes, job, made.strategy)
