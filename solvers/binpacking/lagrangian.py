@@ -83,8 +83,9 @@ class Lagrangian:
         worth, load = np.take_along_axis(worth, order, 1), np.take_along_axis(load, order, 1)
         low, high = priced.lower[self.offers], priced.upper[self.offers]
         wanted = np.where(worth > costs[:, None], load, 0.0).sum(1)
-        first = np.clip(np.floor(wanted) - WINDOW, low, high)
-        units = np.clip(first[:, None] + np.arange(2 * WINDOW + 2), low[:, None], high[:, None])
+        span = int(min((high - low).max() + 1, 2 * WINDOW + 2))
+        first = np.clip(np.floor(wanted) - WINDOW, low, np.maximum(high - span + 1, low))
+        units = np.clip(first[:, None] + np.arange(span), low[:, None], high[:, None])
         filled, earned = load.cumsum(1), (load * worth).cumsum(1)
         held = [
             np.interp(row, np.append(0.0, full), np.append(0.0, sums))
