@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.serving_cases import TRTLLM_REQUESTS, Case
 from benchmarks.serving_models import SkippedError
-from shardwright.planner.costs.serving.coefficients import Engine, Kernels, engine, host_factor, kernels
+from shardwright.planner.costs.serving.coefficients import Engine, engine, host_factor, kernels
 from shardwright.planner.costs.serving.memory import replica_memory
 from shardwright.planner.costs.serving.shapes import ReplicaShapes, replica_shapes
 from shardwright.planner.costs.serving.step import Machine, StepCost, cost_of_shapes
@@ -200,6 +200,3 @@ def _trace(isl: np.ndarray, osl: np.ndarray) -> Trace:
         output_tokens=np.maximum(1, osl).astype(np.int64),
         cached_tokens=np.zeros(count, dtype=np.int64),
     )
-
-
-__all__ = ["Engine", "Kernels", "machine_of", "predict"]
