@@ -2,7 +2,7 @@
 
     python -m benchmarks.fit_serving FILE.csv [--half even|odd] [--split N] [--without SOURCE] [--prior N]
         [--rounds N] [--steps N] [--resume FILE.json] [--output FILE.json]
-    python -m benchmarks.fit_serving FILE.csv --each-source --resume FILE.json
+    python -m benchmarks.fit_serving FILE.csv --each source|half --resume FILE.json
 
 The start is benchmarks/serving_start.json: kernel figures read off AIConfigurator's operator tables
 (aiconfigurator-core 0.12.0, Apache-2.0: gemm, attention, moe and custom all-reduce tables by accelerator and engine),
@@ -14,9 +14,9 @@ that follow time those anew and simulate nothing (see benchmarks.serving_record)
 
 There is one set of figures per accelerator architecture and per engine generation; nothing belongs to a row, a model
 or a source. `--half` fits on one half of the workloads (model, prompt and output length; by CRC-32, `--split` seeds
-other halves) and reports on the other; `--without` leaves a source out and reports on it. `--each-source` leaves every
-source out in turn and reports on it, with one step from the figures resumed: what the step minimizes does not hold the
-source, but the point it is taken from has seen it.
+other halves) and reports on the other; `--without` leaves a source out and reports on it. `--each` leaves every source
+out in turn, or both halves of SPLITS splits, and reports on it, with one step from the figures resumed: what the step
+minimizes does not hold what is left out, but the point it is taken from has seen it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import csv
 import json
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ MOST = 3.0
 NEAR = 0.03  # errors below it pull less
 DIFFERENCE = 1.03
 LEAST_GAIN = 0.002
+SPLITS = 5
 
 Floats = NDArray[np.float64]
 
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--start", default=str(START))
     parser.add_argument("--resume", help="a fitted file to go on from; the start still is what figures are held to")
-    parser.add_argument("--each-source", action="store_true")
+    parser.add_argument("--each", choices=("source", "half"))
     parser.add_argument("--output", default=str(TARGET))
     given = parser.parse_args(arguments)
     cases = usable_cases(given.file)
@@ -73,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     resumed = json.loads(Path(given.resume).read_text()) if given.resume else document
     fit = Fit(document, resumed, cases, given.prior)
     marked = np.array(fitted_on)
-    if given.each_source:
-        fit.record(marked)
-        fit.leave_out_each_source()
+    if given.each:
+        fit.record(np.ones_like(marked))
+        fit.leave_out(_parts(cases, given.each))
         return 0
     for left in reversed(range(given.rounds)):
         fit.record(marked if left else np.ones_like(marked))
@@ -93,6 +94,17 @@ def half_of(case: Case, split: int = 0) -> str:
     """Which half of the workloads a case belongs to, in one of many splits."""
     key = f"{case.model_name}/{case.isl:g}/{case.osl:g}"
     return "odd" if zlib.crc32((f"{split}:{key}" if split else key).encode()) % 2 else "even"
+
+
+def _parts(cases: Sequence[Case], kind: str) -> dict[str, NDArray[np.bool_]]:
+    """What is left out in turn: the cases of each source, or each half of each split."""
+    if kind == "source":
+        return {name: np.array([each.source == name for each in cases]) for name in sorted({c.source for c in cases})}
+    return {
+        f"split {split}, {half} half": np.array([half_of(each, split) == half for each in cases])
+        for split in range(SPLITS)
+        for half in ("odd", "even")
+    }
 
 
 def _is_fitted_on(case: Case, half: str | None, split: int, without: str) -> bool:
@@ -207,17 +219,16 @@ class Fit:
             if gain < LEAST_GAIN * loss:
                 return
 
-    def leave_out_each_source(self) -> None:
-        """Print the errors of every source by figures that a step without it leads to."""
+    def leave_out(self, parts: Mapping[str, NDArray[np.bool_]]) -> None:
+        """Print the errors on every part of the cases by figures that a step without it leads to."""
         everything = np.ones(len(self.cases), dtype=bool)
         origin, now, slopes = self.figures.point(), self.residuals(), self.slopes(everything)
-        for source in sorted({case.source for case in self.cases}):
-            used = np.array([case.source != source for case in self.cases])
-            self.figures.move(origin + self._move(now, slopes, used))
+        for name, part in parts.items():
+            self.figures.move(origin + self._move(now, slopes, ~part))
             found = self.residuals()
-            errors = {metric: found.errors(metric, ~used) for metric in WEIGHTS}
+            errors = {metric: found.errors(metric, part) for metric in WEIGHTS}
             shown = [f"{metric} {each.mean():.1%} of {each.size}" for metric, each in errors.items() if each.size]
-            print(f"{source}: {', '.join(shown)}", flush=True)
+            print(f"{name}: {', '.join(shown)}", flush=True)
         self.figures.move(origin)
 
     def _loss(self, residuals: Residuals, used: NDArray[np.bool_]) -> float:

@@ -41,7 +41,7 @@ def test_a_recorded_run_says_what_a_new_simulation_would(kind: str) -> None:
     assert run.predicted(slower) == pytest.approx(predict(case, slower), rel=0.04)
 
 
-def test_figures_come_back_from_measurements_made_with_them() -> None:
+def test_figures_come_back_from_measurements_made_with_them(capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(START.read_text())
     loads = [("1000", "100", "4"), ("1000", "400", "64"), ("4000", "200", "16"), ("200", "200", "128")]
     cases = [case_of(ROW | {"isl": isl, "osl": osl, "load": load}) for isl, osl, load in loads]
@@ -56,6 +56,10 @@ def test_figures_come_back_from_measurements_made_with_them() -> None:
     after = fitted.residuals()
     assert after.errors("tpot", used).mean() < 0.3 * before.errors("tpot", used).mean()
     assert after.errors("tpot", used).mean() < 0.03
+    capsys.readouterr()
+    fitted.leave_out({"first": np.arange(len(truth)) == 0})
+    assert capsys.readouterr().out.startswith("first: tpot ")
+    assert np.array_equal(fitted.residuals().values, after.values)
 
 
 def _measured(case: Case, metrics: dict[str, float]) -> Case:
