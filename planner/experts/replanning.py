@@ -12,18 +12,18 @@ from shardwright.solvers import Solution, Status
 from shardwright.solvers.placement import (
     PlacementProblem,
     Schedule,
-    SlotPlacement,
     anneal,
     floor,
     rebalance,
     value_of,
+    with_empty,
 )
 
 from ..errors import InputError
 from ..files import sha256_of
 from ..plan.base import Input
 from ..plan.experts import ExpertPlan, Migration
-from .cluster import ExpertCluster, Ints
+from .cluster import ExpertCluster
 from .found import Found
 from .planning import formulate, plan_of
 from .replay import Holders, slot_placement
@@ -126,7 +126,7 @@ def _held(holders: Holders, gpus: int) -> NDArray[np.bool_]:
 def _annealed(problem: PlacementProblem, before: Holders, allowed: int, request: ExpertRequest) -> tuple[Holders, int]:
     """Anneal under a price per moved copy, as low as keeps the number of moves within `allowed`."""
     start = slot_placement(before)
-    full = _with_empty(start, problem.slots)
+    full = with_empty(start, problem.slots)
     was = _held(before, problem.devices)
     share = request.work // BISECTIONS
     plan = Schedule.for_size(problem.layers, full.owner.shape[1], problem.devices, share, request.seed)
@@ -146,19 +146,6 @@ def _annealed(problem: PlacementProblem, before: Holders, allowed: int, request:
             break
         low, high = (stay, high) if moved > allowed else (low, stay)
     return best, work
-
-
-def _with_empty(placement: SlotPlacement, slots: Ints) -> SlotPlacement:
-    """The same placement with every empty slot of every device named."""
-    total = int(slots.sum())
-    owner = np.full((len(placement.owner), total), -1, dtype=np.int64)
-    device = np.zeros_like(owner)
-    for layer, (owners, devices) in enumerate(zip(placement.owner, placement.device, strict=True)):
-        kept = owners >= 0
-        used = np.bincount(devices[kept], minlength=len(slots))
-        owner[layer, : kept.sum()] = owners[kept]
-        device[layer] = np.r_[devices[kept], np.repeat(np.arange(len(slots)), slots - used)]
-    return SlotPlacement(owner, device)
 
 
 def _migration(

@@ -22,7 +22,7 @@ class ExpertRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     load counts, unless `workload_weights` average them. `held_out` is the share of tokens kept aside to judge by.
     `method` holds the search to a published program: `moetuner` evens clusters of experts first and then lightens the
     heaviest pair, `exflow` halves the GPUs again and again. `work` is the number of swaps to propose; `certify` spends
-    minutes on a tighter bound on traffic (of placements without copies).
+    minutes on a tighter bound on traffic.
     """
 
     objective: Objective = "joint"

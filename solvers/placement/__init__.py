@@ -7,6 +7,7 @@ from .migration import rebalance
 from .placing import Effort, packed, place, value_of
 from .problem import PlacementProblem, Score, contiguous, fill, peaks_of, score
 from .slots import SlotPlacement, even_weights, follow, followed_score, one_copy_each, slot_loads
+from .spares import with_empty
 
 __all__ = [
     "Effort",
@@ -34,4 +35,5 @@ __all__ = [
     "slot_loads",
     "two_stage",
     "value_of",
+    "with_empty",
 ]

@@ -23,16 +23,28 @@ UNITS = 1 << 30
 Real = TypeVar("Real", Floats, NDArray[np.float32])
 
 
-def certify(problem: PlacementProblem) -> Floor:
-    """The tightest floor known for placements with one copy of every item."""
+def certify(problem: PlacementProblem, spare: int = 0) -> Floor:
+    """The tightest floor known for placements with one copy of every item and `spare` more per layer."""
     traffic = 0.0
     if problem.has_traffic:
         assert problem.transitions is not None
         nested = levels(problem.link_cost)
         with one_blas_thread():
-            parts = [_pair_floor(transition, problem, nested) for transition in problem.transitions]
+            if spare:
+                parts = [_copied_floor(transition, problem, nested, spare) for transition in problem.transitions]
+            else:
+                parts = [_pair_floor(transition, problem, nested) for transition in problem.transitions]
         traffic = float(np.mean(parts))
-    return combine(problem, traffic, float(load_floors(problem, 0).mean()))
+    return combine(problem, traffic, float(load_floors(problem, spare).mean()))
+
+
+def _copied_floor(transition: Floats, problem: PlacementProblem, nested: list[Level], spare: int) -> float:
+    total = 0.0
+    for level in nested:
+        most = int(np.bincount(level.group, problem.slots).max())
+        if most < len(transition):
+            total += level.step * (float(transition.sum()) - matching_ceiling(transition, most, spare))
+    return max(total, item_floor(transition, problem, copied=True))
 
 
 def _pair_floor(transition: Floats, problem: PlacementProblem, nested: list[Level]) -> float:
@@ -50,11 +62,13 @@ def _pair_floor(transition: Floats, problem: PlacementProblem, nested: list[Leve
     return max(total, item_floor(transition, problem, copied=False))
 
 
-def matching_ceiling(transition: Floats, most: int) -> float:
+def matching_ceiling(transition: Floats, most: int, spare: int = 0) -> float:
     """The most flow within groups of `most` items of either layer when an item may pick its companions one by one.
 
     Every item has at most `most` companions on the other side: a b-matching, solved as a flow of least cost with the
     flow of every pair rounded up. Ahuja, Magnanti and Orlin, "Network Flows" (1993), chapter 12.
+    With `spare` further copies in the layer that receives, an item there has `most` companions more for every copy. (A
+    sender's flow divides over its own copies, but each part has at most `most` companions, and so has their mean.)
     """
     from ortools.graph.python import min_cost_flow
 
@@ -62,12 +76,16 @@ def matching_ceiling(transition: Floats, most: int) -> float:
     scale = UNITS / float(transition.max())
     gain = np.ceil(transition * scale).astype(np.int64)
     left, right = np.divmod(np.arange(size * size), size)
-    source, sink = 2 * size, 2 * size + 1
+    source, sink, pool = 2 * size, 2 * size + 1, 2 * size + 2
     ends = np.arange(size)
     solver = min_cost_flow.SimpleMinCostFlow()
     solver.add_arcs_with_capacity_and_unit_cost(left, size + right, np.ones(size * size, dtype=np.int64), -gain.ravel())
     for tail, head in ((np.full(size, source), ends), (size + ends, np.full(size, sink))):
         solver.add_arcs_with_capacity_and_unit_cost(tail, head, np.full(size, most), np.zeros(size, dtype=np.int64))
+    if spare:
+        more = np.full(size, most * spare)
+        solver.add_arcs_with_capacity_and_unit_cost(size + ends, np.full(size, pool), more, np.zeros(size, np.int64))
+        solver.add_arc_with_capacity_and_unit_cost(pool, sink, most * spare, 0)
     solver.set_nodes_supplies(np.array([source, sink]), np.array([size * most, -size * most]))
     if solver.solve() != solver.OPTIMAL:
         raise ArithmeticError("a complete bipartite graph always has a matching of every degree up to its size")

@@ -13,9 +13,10 @@ from .balancing import balance
 from .bounds import floor
 from .certificate import certify
 from .packing import pack
-from .problem import Ints, PlacementProblem, Score, score
+from .problem import Ints, PlacementProblem, Score, fill, score
 from .replication import owners, replicate
 from .slots import SlotPlacement, even_weights, followed_score, one_copy_each
+from .spares import filled, with_empty
 from .spectral import spectral_start
 from .stacking import beside, stacked, stacked_placement
 from .threads import one_blas_thread
@@ -42,7 +43,8 @@ def place(problem: PlacementProblem, spare: int = 0, effort: Effort | None = Non
     """The best placement found, its value and a bound on all placements; proven optimal where the layers are small.
 
     `spare` slots of every layer hold further copies of the heaviest items. Copies share load evenly when nothing flows
-    between layers; otherwise every copy sends to the nearest copies. The bound holds for every choice of copies.
+    between layers; otherwise every copy sends to the nearest copies, and where no copies found lower the cost, the best
+    placement without any is the answer. The bound holds for every choice of copies.
     """
     effort = effort or Effort()
     if spare == 0 and effort.exact:
@@ -56,8 +58,8 @@ def place(problem: PlacementProblem, spare: int = 0, effort: Effort | None = Non
         found_at = _balance(problem, spare, effort) if not problem.has_traffic else _search(problem, spare, effort)
         bound = floor(problem, spare).value
     value = value_of(problem, found_at.placement).value
-    if effort.certify and spare == 0 and problem.has_traffic and value > bound * (1 + CLOSED) + CLOSED:
-        bound = max(bound, certify(problem).value)
+    if effort.certify and problem.has_traffic and value > bound * (1 + CLOSED) + CLOSED:
+        bound = max(bound, certify(problem, spare).value)
     status = Status.OPTIMAL if value <= bound * (1 + CLOSED) + CLOSED else Status.FEASIBLE
     return Solution(status, found_at.placement, value, min(bound, value), work=found_at.work)
 
@@ -82,14 +84,30 @@ def _balance(problem: PlacementProblem, spare: int, effort: Effort) -> Annealed:
 
 
 def _search(problem: PlacementProblem, spare: int, effort: Effort) -> Annealed:
-    start = packed(problem, spare)
+    if not spare:
+        start = packed(problem, 0)
+        if problem.equal_devices and problem.slots.sum() == problem.items:
+            start = SlotPlacement(start.owner, spectral_start(problem, effort.seed))
+            return _annealed(problem, start, effort, WARM)
+        return _annealed(problem, SlotPlacement(start.owner, _shuffled(start, effort.seed)), effort)
+    part = replace(effort, work=max(1, effort.work // 3))
+    alone = _search(replace(problem, slots=fill(problem.slots, problem.items)), 0, part)
+    single = with_empty(alone.placement, problem.slots)
+    runs = [
+        _annealed(problem, packed(problem, spare), part),
+        _annealed(problem, filled(problem, single, spare), part, WARM),
+        Annealed(single, alone.work),
+    ]
+    best = min(runs, key=lambda run: value_of(problem, run.placement).value)
+    return Annealed(best.placement, sum(run.work for run in runs))
+
+
+def _annealed(problem: PlacementProblem, start: SlotPlacement, effort: Effort, warm: float | None = None) -> Annealed:
+    """The best of as many runs side by side as fill an array operation; a large problem's one run begins `warm`."""
     schedule = Schedule.for_size(problem.layers, start.owner.shape[1], problem.devices, effort.work, effort.seed)
     times = beside(problem, start.owner.shape[1])
-    if problem.equal_devices and spare == 0 and problem.slots.sum() == problem.items:
-        start = SlotPlacement(start.owner, spectral_start(problem, effort.seed))
-        schedule = schedule if times > 1 else replace(schedule, hot=WARM)
-    else:
-        start = SlotPlacement(start.owner, _shuffled(start, effort.seed) if spare == 0 else start.device)
+    if warm is not None and times == 1:
+        schedule = replace(schedule, hot=warm)
     run = anneal(stacked(problem, times), stacked_placement(start, times), schedule)
     rows = np.split(run.placement.device, times)
     return Annealed(_most_even([SlotPlacement(start.owner, row) for row in rows], problem), run.work)
