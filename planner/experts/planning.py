@@ -12,7 +12,7 @@ from shardwright.solvers.placement import Effort, PlacementProblem, fanout, fill
 
 from ..errors import InputError
 from ..plan.base import Alternative, Optimality, Provenance
-from ..plan.experts import ExpertPlan, Migration, WorkloadScore
+from ..plan.experts import SENTENCES, ExpertPlan, Migration, WorkloadScore
 from ..version import VERSION
 from .cluster import ExpertCluster, Ints
 from .found import Found
@@ -21,13 +21,6 @@ from .request import ExpertRequest
 from .workloads import Workloads, workloads_of
 
 CHECK_SHARE, CHECK_TOKENS, CHECK_WORK = 0.2, 100, 4
-SENTENCES = {
-    "transitions": "link cost per transition between layers, tokens staying where their last expert ran",
-    "joint": "link cost per transition plus load weight times the mean load ratio",
-    "load": "fullest GPU over fair share, mean over the layers",
-    "fanout": "link cost of reaching every GPU and node that holds one of a token's experts, per layer",
-    "minimax": "largest link cost times flow between two GPUs, per token",
-}
 
 
 def plan_experts(workloads: Workloads, cluster: ExpertCluster, request: ExpertRequest) -> ExpertPlan:

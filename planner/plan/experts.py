@@ -10,6 +10,13 @@ from ..errors import InvalidPlan
 from .base import PlanBase
 
 Objective = Literal["transitions", "fanout", "load", "joint", "minimax"]
+SENTENCES = {
+    "transitions": "link cost per transition between layers, tokens staying where their last expert ran",
+    "joint": "link cost per transition plus load weight times the mean load ratio",
+    "load": "fullest GPU over fair share, mean over the layers",
+    "fanout": "link cost of reaching every GPU and node that holds one of a token's experts, per layer",
+    "minimax": "largest link cost times flow between two GPUs, per token",
+}
 
 
 class WorkloadScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
