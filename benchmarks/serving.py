@@ -2,18 +2,23 @@
 
     python -m benchmarks.serving [--trace AZURE.csv] [--json]
 
-CPU seconds of this process and its largest memory. Searches run the five problems on which AIConfigurator 0.12 takes
-7 to 52 s; the replay runs every request of a trace (the Azure conversation trace of 2023 has 19,366) through one plan;
-the exhaustive simulation runs 512 requests through every plan of llama-3.1-70b on eight H100s, aggregated and split,
-the question APEX (arXiv 2411.17651) takes 172 s for. Without `--trace` both use requests drawn like the trace's.
+CPU seconds and largest memory, of whole `shardwright serve … --json` commands for searches (imports included, the
+slowest of all objectives) and of this process for the rest. Searches are the five problems on which AIConfigurator
+0.12 takes 7 to 52 s; the replay runs every request of a trace (the Azure conversation trace of 2023 has 19,366)
+through one plan; the exhaustive simulation runs 512 requests through every plan of llama-3.1-70b on eight H100s,
+aggregated and split, the question APEX (arXiv 2411.17651) takes 172 s for. Without `--trace` both use requests drawn
+like the trace's.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -24,11 +29,11 @@ import numpy as np
 
 from shardwright.models import model
 from shardwright.planner.serving.deployments import PoolOf, Proposal, deployment
-from shardwright.planner.serving.planning import estimate_serving, load_of_trace, plan_serving
+from shardwright.planner.serving.planning import estimate_serving, load_of_trace
 from shardwright.planner.serving.pools import Phase
 from shardwright.planner.serving.problem import Problem, problem_of
 from shardwright.planner.serving.simulation import simulate
-from shardwright.planner.workload.serving import Load, ServingJob, Targets, Trace
+from shardwright.planner.workload.serving import OBJECTIVES, ServingJob, Targets, Trace
 from shardwright.planner.workload.serving_layout import Layout, LayoutConstraints
 from shardwright.planner.workload.serving_traces import read_trace
 from shardwright.topologies import cluster
@@ -40,6 +45,7 @@ SEARCHES = (
     ("qwen3-235b-a22b", "hgx-h200:2", "fp8"),
     ("deepseek-v3", "gb200-nvl72", "nvfp4-experts"),
 )
+LENGTHS = (("4000", "1000", "2s", "50ms"), ("1000", "200", "500ms", "30ms"), ("8000", "1000", "5s", "100ms"))
 Answer = TypeVar("Answer")
 TARGETS = Targets(ttft_s=2.0, tpot_s=0.05, percentile=90)
 EXHAUSTIVE_REQUESTS = 512
@@ -71,16 +77,34 @@ def drawn(requests: int) -> Trace:
 
 
 def searches() -> Iterator[dict[str, object]]:
-    """Full searches, at a rate and at a concurrency."""
-    loads = (Load(isl=4000, osl=1000, rate_per_s=2.0), Load(isl=4000, osl=1000, concurrency=128))
-    for (name, where, formats), load in product(SEARCHES, loads):
-        graph, topology = model(name), cluster(where)
-        used = 64 if "gb200" in where else topology.n_devices
-        job = ServingJob(load=load, targets=TARGETS, quantization=formats, most_devices=used, objective="throughput")
-        kind = "rate" if load.rate_per_s else "concurrency"
-        plan, cpu_s = timed(partial(plan_serving, graph, topology, job))
-        pools = " + ".join(f"{pool.workers} × {pool.phase} {pool.layout.label()}" for pool in plan.pools)
-        yield _row(f"search {name} {formats} on {used} of {where}, {kind}", cpu_s, pools)
+    """Full searches as whole commands, at a rate and at a concurrency, for short and long prompts."""
+    loads = (("--rate", "2"), ("--concurrency", "128"))
+    for (name, where, formats), load, lengths in product(SEARCHES, loads, LENGTHS):
+        used = 64 if "gb200" in where else cluster(where).n_devices
+        asked = ["serve", name, "--cluster", where, "--quantization", formats, "--gpus", str(used), "--json"]
+        asked += [*load, "--isl", lengths[0], "--osl", lengths[1], "--ttft", lengths[2], "--tpot", lengths[3]]
+        slowest = max(command([*asked, "--percentile", "90", "--objective", goal]) for goal in OBJECTIVES)
+        cpu_s, peak_mb, outcome = slowest
+        what = f"serve {name} {formats} on {used} of {where}, {lengths[0]}/{lengths[1]}, {load[0][2:]}"
+        yield {"what": what, "cpu_s": round(cpu_s, 3), "peak_mb": round(peak_mb, 1), "found": outcome}
+
+
+def command(arguments: Sequence[str]) -> tuple[float, float, str]:
+    """CPU seconds, largest memory in MB and the outcome of one `shardwright` command."""
+    program = [sys.executable, "-c", "from shardwright.planner.cli import main; main()", *arguments]
+    with tempfile.TemporaryFile() as output:
+        child = subprocess.Popen(program, stdout=output, stderr=subprocess.DEVNULL)
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        text = output.read()
+    outcome = arguments[-1]
+    if child.returncode == 0:
+        pools = (f"{pool['workers']} × {pool['phase']}" for pool in json.loads(text)["pools"])
+        outcome += ": " + " + ".join(pools)
+    else:
+        outcome += f": exit {child.returncode}"
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, outcome
 
 
 def replay(trace: Trace) -> dict[str, object]:
