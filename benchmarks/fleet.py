@@ -2,9 +2,10 @@
 
     python -m benchmarks.fleet [--json]
 
-The published case runs where its reference file lies beside the repository. Tables for speed are generated: throughputs
-of a roofline in both lengths, each GPU type with its own speeds, and a random distribution of sizes. CPU seconds are of
-the program alone, imports left out.
+The published case runs where its reference file lies beside the repository. Tables for speed are generated, with a
+random distribution of sizes: throughputs of a roofline in both lengths, each GPU type with its own speeds; scattered
+ones, drawn independently (log-normal, one in ten zero); and ones that follow the price but for 15 % either way. CPU
+seconds are of the program alone, imports left out; a search for speed ends after 20 of them.
 """
 
 from __future__ import annotations
