@@ -78,6 +78,8 @@ def train(context: typer.Context) -> None:
 
 def _pair(text: str) -> tuple[Objective, Objective]:
     """`step_s,usd` as two objectives. Raises InputError naming the option."""
+    from typing import get_args
+
     import msgspec
 
     from ..workload.training import Objective
@@ -85,4 +87,5 @@ def _pair(text: str) -> tuple[Objective, Objective]:
     try:
         return msgspec.convert(options.words(text), tuple[Objective, Objective])
     except msgspec.ValidationError as error:
-        raise InputError(f"--pareto must be two objectives such as step_s,usd but got {text!r}: {error}") from error
+        known = ", ".join(get_args(Objective))
+        raise InputError(f"--pareto must be two of {known}, such as step_s,usd, but got {text!r}") from error

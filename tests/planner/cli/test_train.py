@@ -84,7 +84,7 @@ def test_several_clusters_share_one_frontier(capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--pareto", "step_s"], 2, ["--pareto", "two objectives"]),
+        (["--pareto", "step_s"], 2, ["--pareto", "two of step_s", "energy_j"]),
         (["--pareto", "step_s,step_s"], 2, ["two different"]),
         (["--cluster", "dgx-a100:2"], 2, ["--pareto"]),
         (["--objective", "days"], 2, ["token_budget"]),
