@@ -5,7 +5,7 @@
 DIR holds `instances.py` (reproducible large instances), `mixtral_top2_577_tokens.npy` (expert ids of 577 tokens) and
 `deepseek_r1_counts/` (token counts of six workloads). `--part` runs one of instances, mixtral, replicas and drift;
 `--certify` instead tightens the bound of the instances it names, which takes minutes each. Every plan is one call of
-the public `plan_experts`; CPU seconds are that call's alone, with compiled loops in the cache.
+the public `plan_experts`; CPU seconds are that call's alone.
 """
 
 from __future__ import annotations

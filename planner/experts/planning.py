@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from shardwright.solvers import Status, relative_gap
-from shardwright.solvers.placement import Effort, PlacementProblem, fanout, fill, place
+from shardwright.solvers.placement import Effort, PlacementProblem, bisection, fanout, fill, place, two_stage
 
 from ..errors import InputError
 from ..plan.base import Alternative, Optimality, Provenance
@@ -239,6 +239,11 @@ def _assumptions(workloads: Workloads, cluster: ExpertCluster, request: ExpertRe
         out.append("tokens stay where their last expert ran")
         if request.redundant:
             out.append("every copy sends tokens to the nearest copies of the next expert, evenly among equals")
+    if request.method != "auto":
+        program = two_stage if request.method == "moetuner" else bisection
+        first = workloads.first
+        if not program.programs_fit(len(first.layers), first.experts, cluster.gpus):
+            out.append(f"the integer programs of {request.method} are too large here: exchanges search in their place")
     if request.workload_weights is not None:
         out.append(f"workloads averaged with weights {', '.join(f'{weight:g}' for weight in request.workload_weights)}")
     elif len(workloads.routings) > 1:

@@ -50,6 +50,11 @@ def solve(problem: PlacementProblem, work: int, seed: int = 0) -> Solution[Ints]
     return Solution(Status.FEASIBLE, out, value, -np.inf, work=spent)
 
 
+def programs_fit(layers: int, items: int, devices: int) -> bool:
+    """Whether every cut is solved as an integer program; larger ones are searched by exchanges."""
+    return (layers - 1) * items**2 <= PROGRAM_PAIRS
+
+
 def halves(link_cost: Floats, devices: Ints) -> tuple[Ints, Ints]:
     """The devices in two parts, whole groups of the coarsest level that tells them apart together."""
     own = link_cost[np.ix_(devices, devices)]

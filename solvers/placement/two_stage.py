@@ -33,6 +33,11 @@ def solve(problem: PlacementProblem, work: int, seed: int = 0) -> Solution[Ints]
     return Solution(Status.FEASIBLE, device, value, -np.inf, work=work)
 
 
+def programs_fit(layers: int, items: int, devices: int) -> bool:
+    """Whether both stages are solved as integer programs; larger ones are searched by exchanges."""
+    return items * devices <= PROGRAM_CHOICES and (layers - 1) * devices**4 <= PROGRAM_PRODUCTS
+
+
 def even_clusters(problem: PlacementProblem, seed: int) -> Ints:
     """Stage one: the cluster of every item so that the heaviest cluster of each layer is as light as can be."""
     owner = one_copy_each(problem)
