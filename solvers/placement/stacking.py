@@ -6,16 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from .annealing import LEAST, looked_at
+from .annealing import looked_at
 from .problem import PlacementProblem
 from .slots import SlotPlacement
 
 MOST_TIMES = 16
+ENOUGH = 8192
 
 
 def beside(problem: PlacementProblem, slots: int) -> int:
     """How many copies of a problem fill an array operation; one of a large problem."""
-    return int(np.clip(LEAST // max(1, looked_at(problem.layers, slots, problem.devices)), 1, MOST_TIMES))
+    return int(np.clip(ENOUGH // max(1, looked_at(problem.layers, slots, problem.devices)), 1, MOST_TIMES))
 
 
 def stacked(problem: PlacementProblem, times: int) -> PlacementProblem:
