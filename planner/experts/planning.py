@@ -30,12 +30,25 @@ def plan_experts(workloads: Workloads, cluster: ExpertCluster, request: ExpertRe
     """
     slots = slots_of(workloads, cluster, request)
     found = _solve(workloads, cluster, request, slots)
-    plan = plan_of(workloads, cluster, request, found, slots)
     unseen = _cross_check(workloads, cluster, request)
-    if not unseen:
-        return plan
-    note = f"held-out scores are of a plan made alike from the first {1 - CHECK_SHARE:.0%} of the tokens"
-    return msgspec.structs.replace(plan, scores=plan.scores + unseen, assumptions=(*plan.assumptions, note))
+    notes: tuple[str, ...] = ()
+    if request.redundant and _without_copies(found, cluster, workloads.first.experts):
+        # Engines fill every slot they are given, so the plan asks for none that would stay empty.
+        notes = (f"{request.redundant} copies would cost more than they save: the plan has none",)
+        request = msgspec.structs.replace(request, redundant=0, slots_per_gpu=None)
+        slots = slots_of(workloads, cluster, request)
+    plan = plan_of(workloads, cluster, request, found, slots)
+    if unseen:
+        notes += (f"held-out scores are of a plan made alike from the first {1 - CHECK_SHARE:.0%} of the tokens",)
+    return msgspec.structs.replace(plan, scores=plan.scores + unseen, assumptions=plan.assumptions + notes)
+
+
+def _without_copies(found: Found, cluster: ExpertCluster, experts: int) -> bool:
+    """Whether every expert has one holder, and no GPU more of them than its slots without copies."""
+    if any(len(gpus) > 1 for row in found.holders for gpus in row):
+        return False
+    held = np.array([np.bincount([gpus[0] for gpus in row], minlength=cluster.gpus) for row in found.holders])
+    return bool(np.all(held <= cluster.slots(experts, 0)))
 
 
 def _cross_check(workloads: Workloads, cluster: ExpertCluster, request: ExpertRequest) -> tuple[WorkloadScore, ...]:

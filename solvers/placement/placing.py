@@ -94,10 +94,11 @@ def _search(problem: PlacementProblem, spare: int, effort: Effort) -> Annealed:
     alone = _search(replace(problem, slots=fill(problem.slots, problem.items)), 0, part)
     single = with_empty(alone.placement, problem.slots)
     runs = [
+        Annealed(single, alone.work),
         _annealed(problem, packed(problem, spare), part),
         _annealed(problem, filled(problem, single, spare), part, WARM),
-        Annealed(single, alone.work),
     ]
+    # The first of equals: copies that save nothing still take memory.
     best = min(runs, key=lambda run: value_of(problem, run.placement).value)
     return Annealed(best.placement, sum(run.work for run in runs))
 

@@ -59,6 +59,16 @@ def test_copies_bring_experts_nearer_without_meeting_on_a_gpu():
     assert many.optimality.bound <= many.optimality.value < few.optimality.value
 
 
+def test_copies_that_save_nothing_are_left_out_and_every_slot_is_filled():
+    ids = np.repeat(np.arange(800) % 16, 4).reshape(800, 4, 1)
+    apart = workloads_of([routing_from_ids("each its own", ids, experts=16)])
+    plan = plan_experts(apart, flat_cluster(4), ExpertRequest(redundant=8, work=300_000))
+    assert validate_plan(plan) == []
+    assert plan.redundant == 0
+    assert plan.slots == (4, 4, 4, 4)
+    assert any("8 copies" in note for note in plan.assumptions)
+
+
 def test_weights_decide_between_workloads():
     counts = [routing_from_counts(str(seed), np.random.default_rng(seed).integers(1, 50, (3, 16))) for seed in (0, 1)]
     both = workloads_of(counts)
