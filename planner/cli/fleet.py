@@ -97,9 +97,8 @@ def fleet(
             model=model, offers=offers, gpus=gpus, melange=melange, rate=rate, isl=isl, osl=osl, lengths=lengths,
             trace=trace, hours=hours, hourly=hourly, targets={"ttft_s": ttft, "tpot_s": tpot, "e2e_s": e2e},
             percentile=percentile, quantization=quantization, split=split, budget=budget, spare=spare,
-            region_loss=region_loss,
-            error=error, overload=overload, current=current, start_usd=start_usd, least_hours=least_hours,
-            what_if=tuple(what_if or ()), slices=slices, fractional=fractional,
+            region_loss=region_loss, error=error, overload=overload, current=current, start_usd=start_usd,
+            least_hours=least_hours, what_if=tuple(what_if or ()), slices=slices, fractional=fractional,
             helix=helix, cluster=cluster, place=place, max_stages=max_stages, latency=latency, batch=batch, hop=hop,
         )
     )  # fmt: skip

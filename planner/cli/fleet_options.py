@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 _JOB_ONLY = (
     "model", "offers", "gpus", "isl", "osl", "lengths", "trace", "hours", "hourly", "quantization", "split", "budget",
-    "spare",
-    "region_loss", "error", "current", "start_usd", "least_hours", "what_if",
+    "spare", "region_loss", "error", "current", "start_usd", "least_hours", "what_if",
 )  # fmt: skip
 _SLICED = ("rate", "slices", "fractional")
 _LAYERS_ONLY = ("max_stages", "latency", "batch", "hop")
