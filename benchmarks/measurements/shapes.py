@@ -134,7 +134,7 @@ def _cached(shape: TransformerShape, name: str) -> ModelGraph:
 
 def _build(name: str, assumptions: tuple[str, ...], **sizes: object) -> tuple[ModelGraph, tuple[str, ...]]:
     try:
-        return _cached(TransformerShape(**sizes), name or "unnamed"), assumptions  # type: ignore[arg-type]
+        return _cached(TransformerShape(**sizes), name or "unnamed"), assumptions  # type: ignore[arg-type]  # by field name
     except ModelError:
         raise UnusableError("model sizes contradict each other") from None
 
