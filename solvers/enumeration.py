@@ -167,7 +167,7 @@ def pareto_front(
     while done < len(order) and not stopped:
         nodes = order[done : done + batch]
         done += len(nodes)
-        nodes = nodes[~_beaten(bounds[nodes], front)]
+        nodes = nodes[~beaten(bounds[nodes], front)]
         if not len(nodes):
             continue
         leaves = expand(nodes)
@@ -180,9 +180,9 @@ def pareto_front(
     return Front(tuple(made), not stopped, expanded, progress.work)
 
 
-def _beaten(values: NDArray[np.float64], front: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which pairs some front point reaches in both values; the front ascends in the first and descends in the
-    second."""
+def beaten(values: NDArray[np.float64], front: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which pairs some front point reaches in both values, shape [pairs]; the front ascends in the first and descends
+    in the second."""
     if not len(front):
         return np.zeros(len(values), bool)
     last = np.searchsorted(front[:, 0], values[:, 0], side="right") - 1
@@ -192,7 +192,7 @@ def _beaten(values: NDArray[np.float64], front: NDArray[np.float64]) -> NDArray[
 
 def _joined(front: NDArray[np.float64], points: list[T], leaves: PairLeaves[T]) -> tuple[NDArray[np.float64], list[T]]:
     """The front of what was known and what is new; among equals the known ones stay."""
-    new = np.flatnonzero(np.isfinite(leaves.values).all(axis=1) & ~_beaten(leaves.values, front))
+    new = np.flatnonzero(np.isfinite(leaves.values).all(axis=1) & ~beaten(leaves.values, front))
     values = np.concatenate([front, leaves.values[new]])
     age = np.arange(len(values))
     order = np.lexsort((age, values[:, 1], values[:, 0]))

@@ -24,12 +24,14 @@ class FrontierPoint(_Record, frozen=True):
 
 class Frontier(_Record, frozen=True):
     """All compromises between two objectives, best in the first to best in the second. `proven` says that the
-    whole space of every cluster was searched or bounded away."""
+    whole space of every cluster was searched or bounded away. Every strategy is reached by a point to within `gap` in
+    both objectives, as a share: 0 unless links are uneven, where the front of the fastest links bounds."""
 
     model: str
     objectives: tuple[Objective, Objective]
     points: tuple[FrontierPoint, ...]
     proven: bool
+    gap: float
     candidates: int
     work: int
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..workload.strategy_table import StrategyTable
 from .apart import ApartCosts, KindsNetwork, crossing_of, kinds_network
 from .context import Context
 from .mapping import node_order
+from .objectives import Measures
 from .search import Candidate, evaluated
 
 SLOW_LINKS_NAMED = 3
@@ -58,6 +59,13 @@ def _fastest(section: dict[str, Any], same: NDArray[np.bool_] | None, smallest: 
     return section | {"matrix": flat.tolist()}
 
 
+def views_of(context: Context) -> list[Context]:
+    """The context with uneven links seen in ways that a search can use: as their bound, the real ones in the cluster's
+    own order, and measured ones of average luck."""
+    views = [bounding_context(context), replace(context, costs=own_order(context))]
+    return [*views, context] if context.topology.has_measured_network else views
+
+
 def best_placed(context: Context, views: Sequence[Sequence[StrategyTable]]) -> list[Candidate]:
     """Strategies that were best in different views of the links, on real devices, best first.
 
@@ -81,6 +89,19 @@ def placed(context: Context, table: StrategyTable) -> Candidate:
     own = on_devices(context, table, context.costs.chain.ranks.devices)
     found = node_order(context.topology, context.costs, table)
     return own if found is None else min(own, on_devices(context, table, found), key=lambda each: each.value)
+
+
+def placed_alike(context: Context, table: StrategyTable, own: TrainingCosts) -> Measures:
+    """Measures of strategies that share one `order_key`, where `placed` puts each; `own` are costs in the cluster's own
+    order."""
+    measures = evaluated(own, table)
+    found = node_order(context.topology, context.costs, table)
+    if found is None:
+        return measures
+    other = evaluated(context.costs.on_devices(found), table)
+    better = context.goal.values(other) < context.goal.values(measures)
+    names = (each.name for each in fields(Measures))
+    return Measures(*(np.where(better, getattr(other, name), getattr(measures, name)) for name in names))
 
 
 def on_devices(context: Context, table: StrategyTable, devices: NDArray[np.int64]) -> Candidate:

@@ -7,6 +7,7 @@ pace of their slowest link (Pipette, Jang et al. 2024, section V).
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,12 @@ def carried_bytes(costs: TrainingCosts, table: StrategyTable) -> dict[tuple[str,
         ("dp_replicate",): held * 2 * sent / (s.cp * s.dp_shard) if s.zero else 0.0,
         ("pp",): 2 * (1 + rounds / max(s.pp - 1, 1)) * tokens * width / s.tp,
     }
+
+
+def order_key(costs: TrainingCosts, table: StrategyTable) -> Hashable:
+    """All that a strategy's order of nodes depends on, on one cluster."""
+    strategy = table.row(0)
+    return tuple(getattr(strategy, axis) for axis in AXES), tuple(carried_bytes(costs, table).items())
 
 
 def node_order(

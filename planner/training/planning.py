@@ -23,7 +23,7 @@ from .alternatives import ALTERNATIVES
 from .choices import Scope
 from .context import Context
 from .infeasible import infeasible
-from .links import ORDERED, best_placed, bounding_context, own_order, placed, uneven_links
+from .links import ORDERED, best_placed, bounding_context, own_order, placed, uneven_links, views_of
 from .objectives import objective_values, sense, shown
 from .readback import read_back
 from .robustness import CONSIDERED
@@ -88,12 +88,8 @@ def _candidates(context: Context, space: Space, stop: Stop | None) -> tuple[Sear
     if not uneven_links(context.topology):
         found = search(space, context.costs, context.goal, keep=keep, stop=stop)
         return found, [Candidate(each.point.table, context.costs, each.value) for each in found.outcome.best]
-    ideal = bounding_context(context)
-    found = search(space, ideal.costs, ideal.goal, keep=keep, stop=stop)
-    views = [own_order(context)]
-    if context.topology.has_measured_network:
-        views.append(context.costs)
-    outcomes = [found, *(search(space, costs, context.goal, keep=keep, stop=stop) for costs in views)]
+    outcomes = [search(space, view.costs, view.goal, keep=keep, stop=stop) for view in views_of(context)]
+    found = outcomes[0]
     return found, best_placed(context, [[each.point.table for each in one.outcome.best] for one in outcomes])
 
 

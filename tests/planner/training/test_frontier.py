@@ -8,6 +8,7 @@ from shardwright.models import model
 from shardwright.planner.errors import InputError
 from shardwright.planner.strategy import Constraints
 from shardwright.planner.training import estimate_training, frontier_training, plan_training
+from shardwright.planner.training.links import own_order
 from shardwright.planner.training.planning import context_of, space_of
 from shardwright.planner.training.search import evaluated
 from shardwright.planner.workload.training import TrainingJob
@@ -67,3 +68,42 @@ def test_a_frontier_refuses_fitted_stages_in_one_line():
     job = msgspec.structs.replace(JOB, explore=("uneven", "context"))
     with pytest.raises(InputError, match="leave uneven out of what to explore"):
         frontier_training(LLAMA, [NODE], job, ("step_s", "usd"))
+
+
+def measured_nodes():
+    rates = np.random.default_rng(5).uniform(60, 100, (4, 4))
+    rates[0, 2] = rates[2, 0] = 3.0
+    matrix = {"unit": "GB/s", "scope": "node", "matrix": rates.tolist()}
+    return cluster("dgx-a100:4").with_measured({"node_bandwidth": matrix})
+
+
+@pytest.fixture(scope="module")
+def on_measured_links():
+    held = Constraints(cp=(1,), mbs=(1, 2), tp=(8,), recompute=("none", "full"))
+    job = msgspec.structs.replace(JOB, gbs=64, constraints=held)
+    return job, measured_nodes(), frontier_training(LLAMA, [measured_nodes()], job, ("step_s", "peak_memory_bytes"))
+
+
+def test_points_on_measured_links_are_what_estimating_them_there_gives(on_measured_links):
+    job, nodes, front = on_measured_links
+    assert len(front.points) > 5
+    for point in (*front.points[::9], front.points[-1]):
+        made = estimate_training(LLAMA, nodes, job, point.strategy)
+        assert made.prediction.step_s == pytest.approx(point.first, rel=1e-12)
+        assert made.prediction.peak_memory_bytes == pytest.approx(point.second, rel=1e-12)
+    assert front.points[0].first <= plan_training(LLAMA, nodes, job).prediction.step_s
+
+
+def test_no_strategy_on_measured_links_is_further_from_the_front_than_its_gap(on_measured_links):
+    job, nodes, front = on_measured_links
+    context = context_of(LLAMA, nodes, job)
+    real = own_order(context)
+    space = space_of(context)
+    table, _ = space.leaves(space.nodes(), np.arange(len(space.nodes())))
+    measures = evaluated(real, table)
+    fits = measures.memory_bytes <= context.usable_bytes
+    found = np.array([(each.first, each.second) for each in front.points]) / (1 + front.gap)
+    seconds, held = measures.step_s[fits, None], measures.memory_bytes[fits, None]
+    reached = (found[:, 0] <= seconds * (1 + 1e-9)) & (found[:, 1] <= held * (1 + 1e-9))
+    assert reached.any(axis=1).all()
+    assert 0 < front.gap < 0.1
