@@ -2,24 +2,29 @@
 
 Without caps the relaxation is closed: a class costs π_i = min_j c_j / T_ji per unit of rate, c_j the price of replica j
 over what it is worth, and every fleet costs at least Σ_i r_i π_i. One unit of another replica that may carry T̂_i
-instead adds at least rent - worth · max_i π_i T̂_i to that bound, and so cannot be part of a fleet that beats the best
-one known when the sum is dearer. T̂ comes from the ideal machine of as many GPUs (see machines), one for all layouts.
+instead adds at least its rent less what it earns at those prices, filled with the classes that earn most first (see
+binpacking.narrowing), and so cannot be part of a fleet that beats the best one known when the sum is dearer. T̂ comes
+from the ideal machine of as many GPUs (see machines), one for all layouts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shardwright.models import ModelGraph
+from shardwright.solvers.binpacking.narrowing import earned
 from shardwright.solvers.binpacking.problem import Floats
 
 from ..costs.serving.communication import fabric
 from ..errors import InputError
 from ..plan.fleet import ReplicaPool, RequestClass
-from ..serving.replica import Bucket, replica_rates
+from ..serving.deployments import Link
+from ..serving.pools import Phase
+from ..serving.replica import Bucket, Copies
 from ..serving.space import layouts
 from ..workload.fleet import FleetJob, ServedModel
 from ..workload.serving import Load, ServingJob
@@ -49,13 +54,32 @@ class Group:
     rents: Floats
     worths: Floats
 
-    def added(self, prices: Floats) -> float:
-        """The least that one unit adds to the bound at given prices of the classes, per hour."""
-        return float((self.rents - self.worths * _worth(self.best, prices)).min())
+    def added(self, demand: Floats, prices: Floats) -> float:
+        """The least that one unit adds to the bound at given prices of the classes and so much of each, per hour."""
+        return float((self.rents - earned(self.best, demand, prices, self.worths)).min())
 
     def promise(self, prices: Floats) -> float:
         """What a dollar spent on it saves at most; above 1 it can lower the bound."""
         return float((self.worths / np.maximum(self.rents, 1e-12)).max() * _worth(self.best, prices))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The best fleet known: its value an hour, the hours, the sum of the multiples of the rates over them, and the most
+    that a better fleet may carry at once."""
+
+    value: float
+    hours: int = 1
+    multiples: float = 1.0
+    most: float = 1.0
+
+    def beaten(self, bound: float, added: Floats | float) -> NDArray[np.bool_]:
+        """Where fleets may be better that cost so much more than a bound on the rates alone."""
+        cost = bound * self.multiples + np.maximum(added, 0.0)
+        return np.asarray(cost < self.value * self.hours * (1 - SURE))
+
+
+ValueOf = Callable[[list[Candidate]], Known]
 
 
 @dataclass
@@ -69,7 +93,9 @@ class Columns:
     left: list[Group] = field(default_factory=list)
     layouts_made: int = 0
     layouts_all: int = 0
+    copies: dict[tuple[ServedModel, str, str], Copies] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    _least: dict[tuple[tuple[str, int], ...], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         tables = covered_by_tables(self.job)
@@ -88,10 +114,16 @@ class Columns:
         """Dollars per request of every class, an hour long, at the cheapest replica made; infinite where none is."""
         best = np.full(len(self.classes), np.inf)
         for candidate in self.made:
-            for price in prices_of(self.job, candidate.gpus):
-                with np.errstate(divide="ignore"):
-                    best = np.minimum(best, price.cost / price.capacity / candidate.rates)
+            with np.errstate(divide="ignore"):
+                best = np.minimum(best, self.least(candidate.gpus) / candidate.rates)
         return best
+
+    def least(self, gpus: tuple[tuple[str, int], ...]) -> float:
+        """The lowest price of a replica of such pools."""
+        if gpus not in self._least:
+            units = prices_of(self.job, gpus)
+            self._least[gpus] = min((unit.cost / unit.capacity for unit in units), default=np.inf)
+        return self._least[gpus]
 
     def serve_all(self) -> None:
         """Make replicas, most promising first, until every class is served and none can lower the bound."""
@@ -129,21 +161,20 @@ class Columns:
                 )
         return None
 
-    def refine(self, value_of: Callable[[list[Candidate]], tuple[float, float, int]]) -> None:
-        """Make replicas until none left can be part of a better fleet.
+    @property
+    def rates(self) -> Floats:
+        """Requests per second of every class."""
+        return np.array([each.rate_per_s for each in self.classes])
 
-        `value_of` solves with the candidates given: (best value, multiples of the rates added over the hours, hours).
-        """
-        while self.left:
-            value, multiples, hours = value_of(self.made)
+    def refine(self, known: Known) -> None:
+        """Make replicas until none left can be part of a better fleet than the one known."""
+        while True:
             prices = self.prices()
-            rates = np.array([each.rate_per_s for each in self.classes])
-            bound = float(rates @ prices) * multiples
-            able = [group for group in self.left if bound + max(group.added(prices), 0.0) < value * hours * (1 - SURE)]
+            bound = float(self.rates @ prices)
+            able = [each for each in self.left if known.beaten(bound, each.added(self.rates * known.most, prices))]
             if not able:
                 return
-            able.sort(key=lambda group: (group.added(prices), -group.promise(prices)))
-            self._make(able[: max(BATCH, len(able) // 2)])
+            self._make(able)
 
     def one_each(self) -> None:
         """Make the most promising replicas of every GPU type that has none, for the fleets of one type alone."""
@@ -163,6 +194,9 @@ class Columns:
         by_size: dict[int, list[Layout]] = {}
         for layout in layouts(model, on, most, longest, LayoutConstraints()):
             by_size.setdefault(layout.devices, []).append(layout)
+        every = [layout for same in by_size.values() for layout in same]
+        job = serving_job(served, format_, self.job.seed)
+        self.copies[served, gpu, format_] = Copies(model, topology, job, every)
         machine = ideal(model, gpu, format_, served)
         mine = np.array([each.model == served.model for each in self.classes])
         found = []
@@ -194,16 +228,34 @@ class Columns:
         self, served: ServedModel, gpu: str, format_: str, layout: Layout, *, exact: bool = False
     ) -> Candidate:
         """One replica and what it carries."""
-        topology, _ = machine_topology(gpu)
-        rates = np.zeros(len(self.classes))
-        mine = [at for at, each in enumerate(self.classes) if each.model == served.model]
-        buckets = [Bucket(self.classes[at].isl or 1, self.classes[at].osl or 1) for at in mine]
-        job = serving_job(served, format_, self.job.seed)
-        rates[mine] = replica_rates(self.models[served.model], topology, layout, buckets, job, exact=exact)
+        rates = self.phase_rates(served, (gpu, format_, layout), exact=exact)[0]
         pool = ReplicaPool(phase="aggregated", gpu=gpu, gpus=layout.devices, degrees=layout)
         label = layout.label() + (f" {format_}" if format_ != "bf16" else "")
         source = "simulation" if exact else "cost model"
         return Candidate(served.model, (pool,), label, rates, source, format_, served.engine)
+
+    def phase_rates(
+        self,
+        served: ServedModel,
+        worker: tuple[str, str, Layout],
+        phase: Phase = "aggregated",
+        links: Sequence[Link | None] = (None,),
+        *,
+        exact: bool = False,
+    ) -> Floats:
+        """What one worker (GPU type, format, layout) carries of every class in a phase, a row for each of the links."""
+        gpu, format_, layout = worker
+        copies = self.copies.get((served, gpu, format_))
+        if copies is None:
+            job = serving_job(served, format_, self.job.seed)
+            copies = Copies(self.models[served.model], machine_topology(gpu)[0], job, (layout,))
+        mine = [at for at, each in enumerate(self.classes) if each.model == served.model]
+        sizes = [(self.classes[at].isl or 1, self.classes[at].osl or 1) for at in mine]
+        buckets = [Bucket(isl, osl, link) for link in links for isl, osl in sizes]
+        rates = np.zeros((len(links), len(self.classes)))
+        carried = copies.rates(layout, buckets, phase=phase, exact=exact)
+        rates[:, mine] = carried.reshape(len(links), len(mine))
+        return rates
 
 
 def serving_job(served: ServedModel, format_: str, seed: int) -> ServingJob:

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from shardwright.models import ModelGraph
+from shardwright.solvers import Gap, Work
 
 from .. import inputs
 from ..errors import Infeasible, LimitReached
@@ -16,18 +17,20 @@ from ..plan.base import Alternative, Input
 from ..plan.fleet import FleetPlan, Rental, Replica, ShadowPrice
 from ..workload.fleet import FleetJob, ServedModel
 from .candidates import Candidate, covered_by_tables, measured_candidates, offered_types, request_classes
-from .columns import Columns, check_context
+from .columns import Columns, Known, ValueOf, check_context
 from .explain import unit_of
 from .infeasible import unservable
 from .mixing import Settled, settled
 from .offers import assemble, name_of, undominated
 from .planning import best_found, plan_assembled, routed
 from .problem import FleetProblem
-from .split import PLACED, ValueOf, simulated_split, split_candidates
+from .split import PLACED, simulated_split, split_candidates
 from .what_if import WhatIf, changed
 
 FEW_CLASSES = 12
 SPLIT_TURNS = 3
+CLOSE = Gap(1e-3) | Work(2_000)
+"""Near enough to the best fleet to say which replicas matter."""
 MILLISECOND = 1e-3
 UNSEEN = "throughputs are those at which mean latencies meet the targets; percentiles were not simulated"
 MEANS = "throughputs of a class alone are those at which mean latencies meet the targets"
@@ -101,17 +104,17 @@ def _ready(job: FleetJob, sources: tuple[Input, ...]) -> _Ready:
     if reason is not None:
         raise Infeasible(columns.too_large(served) or reason)
 
-    def value_of(made: list[Candidate]) -> tuple[float, float, int]:
+    def value_of(made: list[Candidate]) -> Known:
         try:
-            found = best_found(job, assemble(job, classes, undominated(job, made)))
+            found = best_found(job, assemble(job, classes, undominated(job, made)), CLOSE)
         except Infeasible:
-            return np.inf, 1.0, 1
+            return Known(np.inf)
         if job.objective == "throughput":
-            return job.budget_usd_per_hour or 0.0, found.multiple, 1
+            return Known(job.budget_usd_per_hour or 0.0, 1, found.multiple, np.inf)
         hours = [multiple for _, multiple in job.hours] or [1.0]
-        return found.value, sum(hours), len(hours)
+        return Known(found.value, len(hours), sum(hours), max(hours))
 
-    columns.refine(value_of)
+    columns.refine(value_of(columns.made))
     columns.one_each()
     split_notes, outside = _split(job, columns, value_of)
     notes = tuple(columns.notes)
@@ -137,7 +140,7 @@ def _split(job: FleetJob, columns: Columns, value_of: ValueOf) -> tuple[tuple[st
         kept, outside, note = split_candidates(columns, value_of)
         columns.made = whole + kept
         made = columns.layouts_made
-        columns.refine(value_of)
+        columns.refine(value_of(columns.made))
         if columns.layouts_made == made:
             break
         whole = [each for each in columns.made if len(each.pools) == 1]

@@ -27,6 +27,7 @@ from ..workload.serving_layout import Layout, quantization
 BOX_DEVICES = 8
 NODES = 2
 MOST_HELD = 65536
+HELD_POINTS = 64
 SLACK = 1.02
 """Room for the grid of requests in hand: rates between two of its points are at most this much higher."""
 
@@ -93,28 +94,28 @@ class Ideal:
 
     def rates(self, classes: tuple[RequestClass, ...], served: ServedModel, devices: int) -> Floats:
         """More requests per second than any replica of so many devices carries of each class within the targets."""
-        return np.array([self._rate(each.isl or 1, each.osl or 1, served, devices) for each in classes])
-
-    def _rate(self, isl: int, osl: int, served: ServedModel, devices: int) -> float:
         room = devices * self.usable_bytes - self.weight_bytes
         if room <= 0:
-            return 0.0
+            return np.zeros(len(classes))
+        sizes = [(each.isl or 1, each.osl or 1) for each in classes]
+        isl, osl = (np.array(each, dtype=float)[:, None] for each in zip(*sizes, strict=True))
         context = isl + osl / 2
-        cached = self.token_bytes[isl, osl] * context
-        held = min(self.engine.max_sequences * devices, MOST_HELD, room / cached if cached else MOST_HELD)
-        grid = np.unique(np.append(np.rint(np.geomspace(1, max(held, 1.0), 64)), max(held, 1.0)))
+        cached = np.array([[self.token_bytes[size]] for size in sizes]) * context
+        held = np.where(cached > 0, room / np.maximum(cached, 1e-300), MOST_HELD)
+        held = np.clip(np.minimum(self.engine.max_sequences * devices, held), 1.0, MOST_HELD)
+        grid = np.append(np.rint(np.geomspace(1, held[:, 0], HELD_POINTS, axis=-1)), held, axis=1)
         read = self.cost.read_seconds(grid, context) / devices
         products = self.cost.tables(grid, grid, grid) / devices
         step = products + read + self.cost.step_s
         token = float((self.cost.tables(TOKEN_GRID[1:], TOKEN_GRID[1:], 0.0) / TOKEN_GRID[1:]).min()) / devices
-        pairs = float(self.cost.pair_seconds(np.float64(isl), np.float64(isl * isl / 2))) / devices
-        targets, steps = served.targets, max(osl - 1, 0)
-        if targets.ttft_s is not None and isl * token + pairs > targets.ttft_s:
-            return 0.0
-        within = step <= (targets.tpot_s or np.inf) if osl > 1 else np.ones(len(grid), bool)
+        pairs = self.cost.pair_seconds(isl, isl * isl / 2) / devices
+        targets, steps = served.targets, np.maximum(osl - 1, 0)
+        within = (step <= (targets.tpot_s or np.inf)) | (osl <= 1)
+        within &= isl * token + pairs <= (targets.ttft_s or np.inf)
         computed = np.maximum(steps * products, grid * (isl + steps) * token)
         rates = np.where(within, grid / (computed + steps * (read + self.cost.step_s) + grid * pairs), 0.0)
-        return SLACK * float(rates.max())
+        most: Floats = SLACK * rates.max(1)
+        return most
 
 
 def ideal(model: ModelGraph, gpu: str, format_: str, served: ServedModel) -> Ideal:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import msgspec
 
-from shardwright.solvers import Status, relative_gap
+from shardwright.solvers import Status, Stop, relative_gap
 
 from ..inputs import job_input
 from ..plan.base import Input, Optimality, Provenance
@@ -17,6 +17,7 @@ from .covering import Demands, solve_covering
 from .explain import shadow_prices
 from .found import Found
 from .problem import FleetProblem
+from .program import PROOF
 from .readback import change_of, rental_of, schedule_of
 from .running import units_running
 from .single import alternatives, single_types
@@ -123,12 +124,12 @@ def _reaching(found: Found, outside: float, *, largest: bool) -> Found:
     return replace(found, bound=bound, status=Status.FEASIBLE if open_ else found.status)
 
 
-def best_found(job: FleetJob, problem: FleetProblem) -> Found:
+def best_found(job: FleetJob, problem: FleetProblem, stop: Stop = PROOF) -> Found:
     """What the program finds for a job, insured where asked."""
     demands, _ = _demands(job, problem)
     if job.error is not None:
         return insure(problem, demands, job.error, job.seed).found
-    return solve_fleet(problem, demands, job.seed)
+    return solve_fleet(problem, demands, job.seed, stop)
 
 
 def _demands(job: FleetJob, problem: FleetProblem) -> tuple[Demands, tuple[str, ...]]:

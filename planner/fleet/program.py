@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from shardwright.solvers import Gap, Solution, Status, Stop, Work
-from shardwright.solvers.binpacking import BinPacking, Packed, solve
+from shardwright.solvers.binpacking import BinPacking, Packed
+from shardwright.solvers.binpacking.narrowing import solve_narrowed
 from shardwright.solvers.binpacking.problem import Floats
 
 from ..errors import Infeasible, LimitReached
@@ -44,7 +45,7 @@ def formulate(problem: FleetProblem) -> BinPacking:
 
 def cheapest(problem: FleetProblem, stop: Stop = PROOF, seed: int = 0) -> Solution[Packed]:
     """The cheapest fleet with its proof. Raises Infeasible with what binds, LimitReached when nothing was found."""
-    found = solve(formulate(problem), stop, seed)
+    found = solve_narrowed(formulate(problem), stop, seed)
     if found.status is Status.INFEASIBLE:
         from .infeasible import why_infeasible
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shardwright.solvers import Status
+from shardwright.solvers import Status, Stop
 from shardwright.solvers.binpacking.problem import Floats
 from shardwright.solvers.binpacking.rounding import fit
 
@@ -17,15 +17,15 @@ from .covering import Demands, solve_covering
 from .found import Found
 from .insurance import countable, each_chance, overload
 from .problem import FleetProblem
-from .program import cheapest, formulate
+from .program import PROOF, cheapest, formulate
 
 CHANCE = 1e-9
 
 
-def solve_fleet(problem: FleetProblem, demands: Demands, seed: int = 0) -> Found:
+def solve_fleet(problem: FleetProblem, demands: Demands, seed: int = 0, stop: Stop = PROOF) -> Found:
     """The best counts with their proof. Raises Infeasible naming what binds, LimitReached when nothing was found."""
     if demands.plain:
-        packed = cheapest(problem, seed=seed)
+        packed = cheapest(problem, stop, seed)
         assert packed.point is not None
         return Found(
             counts=packed.point.units[None, :],

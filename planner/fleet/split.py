@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -21,12 +21,10 @@ from shardwright.solvers.binpacking.problem import Floats
 from ..plan.fleet import CacheTransfer, ReplicaPool
 from ..serving.deployments import Link
 from ..serving.pools import Phase
-from ..serving.replica import Bucket, replica_rates
 from ..workload.fleet import ServedModel
 from ..workload.serving_layout import Layout, quantization
 from .candidates import Candidate
-from .columns import SURE, Columns, serving_job
-from .machines import machine_topology
+from .columns import Columns, Known, ValueOf
 from .network import uplink
 from .offers import prices_of
 
@@ -39,8 +37,6 @@ RATIOS = tuple(
 PLACED = "prefill and decode pools are rented in one region and tier"
 _PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
-ValueOf = Callable[[list[Candidate]], tuple[float, float, int]]
-
 
 @dataclass(frozen=True, slots=True)
 class _Worker:
@@ -50,6 +46,11 @@ class _Worker:
     format: str
     degrees: Layout
     link: Link
+
+    @property
+    def key(self) -> tuple[str, str, Layout]:
+        """What the columns know it by."""
+        return self.gpu, self.format, self.degrees
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class _Space:
     """
 
     columns: Columns
-    known: tuple[float, float, int] = (math.inf, 1.0, 1)
+    known: Known
     splits: list[_Split] = field(default_factory=list)
     count: int = 0
 
@@ -104,14 +105,13 @@ class _Space:
                 with np.errstate(divide="ignore", invalid="ignore"):
                     costs = np.where(rates > 0, rents[..., None] / rates, np.inf)
                 prices = np.minimum(prices, costs.reshape(-1, len(prices)).min(0, initial=np.inf))
-        value, multiples, hours = self.known
-        bound = float(np.array([each.rate_per_s for each in self.columns.classes]) @ prices) * multiples
+        bound = float(self.columns.rates @ prices)
         found = []
         for side in sides:
             kept: list[tuple[int, int, int]] = []
             for first, rates, rents in side.rows():
                 added = np.maximum(rents - (rates * np.where(np.isfinite(prices), prices, 0.0)).max(-1), 0.0)
-                able = (bound + added < value * hours) & rates.any(-1)
+                able = self.known.beaten(bound, added) & rates.any(-1)
                 kept += [(first, int(second), int(ratio)) for second, ratio in np.argwhere(able)]
             found += side.exact(self.columns, kept)
         return found
@@ -154,7 +154,7 @@ class _Side:
         ]
         shape = (len(workers), len(columns.classes))
         free = [
-            np.array([_phase_rates(columns, served, each, phase) for each in workers]).reshape(shape)
+            np.array([columns.phase_rates(served, each.key, phase)[0] for each in workers]).reshape(shape)
             for phase in _PHASES
         ]
         least = [
@@ -189,7 +189,9 @@ class _Side:
             if link not in ways.setdefault(first, []):
                 ways[first].append(link)
         handing = {
-            first: dict(zip(links, _handing_rates(columns, self.served, self.workers[first], links), strict=True))
+            first: dict(
+                zip(links, columns.phase_rates(self.served, self.workers[first].key, "prefill", links), strict=True)
+            )
             for first, links in ways.items()
         }
         found = []
@@ -236,20 +238,17 @@ def split_candidates(columns: Columns, value_of: ValueOf) -> tuple[list[Candidat
     for number in range(ROUNDS + 1):
         kept = [_candidate(space.splits[at]) for at in sorted(chosen)]
         columns.made = whole + kept
-        value, multiples, hours = value_of(columns.made)
-        prices = columns.prices()
-        rates = np.array([each.rate_per_s for each in columns.classes])
-        bound = float(rates @ prices)
-        added = space.added(prices)
-        able = bound * multiples + added < value * hours * (1 - SURE)
+        known = value_of(columns.made)
+        bound, added = float(columns.rates @ columns.prices()), space.added(columns.prices())
+        able = known.beaten(bound, added)
         able[sorted(chosen)] = False
         left = sorted(np.flatnonzero(able).tolist(), key=lambda at: (added[at], at))
         if not left:
             break
         if number == ROUNDS:
-            outside = (bound * multiples + float(added[left[0]])) / hours
+            outside = (bound * known.multiples + float(added[left[0]])) / known.hours
             if columns.job.objective == "throughput":
-                outside = (value - float(added[left[0]])) / bound
+                outside = (known.value - float(added[left[0]])) / bound
             break
         chosen |= set(left[:MOST_KEPT])
     columns.made = whole
@@ -266,40 +265,6 @@ def split_candidates(columns: Columns, value_of: ValueOf) -> tuple[list[Candidat
     )
 
 
-def _phase_rates(
-    columns: Columns,
-    served: ServedModel,
-    worker: _Worker,
-    phase: Phase,
-    *,
-    link: Link | None = None,
-    exact: bool = False,
-) -> Floats:
-    """What one worker of a phase carries of every class of a model."""
-    return _phase_rates_over(columns, served, worker, (phase, (link,)), exact)[0]
-
-
-def _handing_rates(columns: Columns, served: ServedModel, worker: _Worker, links: list[Link]) -> list[Floats]:
-    """What one prefill worker carries whose caches leave over each of some links."""
-    return _phase_rates_over(columns, served, worker, ("prefill", tuple(links)), False)
-
-
-def _phase_rates_over(
-    columns: Columns, served: ServedModel, worker: _Worker, way: tuple[Phase, tuple[Link | None, ...]], exact: bool
-) -> list[Floats]:
-    phase, links = way
-    mine = [at for at, each in enumerate(columns.classes) if each.model == served.model]
-    sizes = [(columns.classes[at].isl or 1, columns.classes[at].osl or 1) for at in mine]
-    buckets = [Bucket(isl, osl, link) for link in links for isl, osl in sizes]
-    topology, _ = machine_topology(worker.gpu)
-    job = serving_job(served, worker.format, columns.job.seed)
-    graph = columns.models[served.model]
-    carried = replica_rates(graph, topology, worker.degrees, buckets, job, phase=phase, exact=exact)
-    found = np.zeros((len(links), len(columns.classes)))
-    found[:, mine] = carried.reshape(len(links), len(mine))
-    return list(found)
-
-
 def simulated_split(columns: Columns, served: ServedModel, candidate: Candidate) -> Candidate:
     """The replica with both pools' throughputs from simulation, each phase's target at its percentile."""
     assert candidate.transfer is not None
@@ -313,8 +278,8 @@ def simulated_split(columns: Columns, served: ServedModel, candidate: Candidate)
     rates = candidate.transfer.bytes_per_s / np.maximum(sizes, 1e-300)
     for pool, worker in zip(candidate.pools, workers, strict=True):
         way = _between(*workers) if pool.phase == "prefill" else None
-        alone = _phase_rates(columns, served, worker, pool.phase, link=way, exact=True)
-        rates = np.minimum(rates, pool.workers * alone)
+        alone = columns.phase_rates(served, worker.key, pool.phase, (way,), exact=True)
+        rates = np.minimum(rates, pool.workers * alone[0])
     return replace(candidate, rates=rates, source="simulation")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -12,11 +14,11 @@ from numpy.typing import NDArray
 from shardwright.models import ModelGraph
 from shardwright.topologies import Topology
 
-from ..costs.serving.memory import replica_memory
+from ..costs.serving.memory import ReplicaMemory, replica_memory
 from ..costs.serving.shapes import ReplicaShapes, replica_shapes
 from ..errors import Infeasible, InputError, input_errors
 from ..workload.serving import LengthBin, Load, ServingJob
-from ..workload.serving_layout import Layout
+from ..workload.serving_layout import Layout, LayoutConstraints
 from .capacity import capacity
 from .deployments import Link, handed_over
 from .planning import only
@@ -25,6 +27,7 @@ from .problem import Problem, problem_of
 from .runs import MOST_REQUESTS, TURNS
 from .schedule import schedule_of
 from .simulation import Deployment, Outcome, Pool, simulate
+from .size_rates import Sizes, decode_rates, expected_rates, prefill_rates
 from .steady import Lengths, steady_state
 from .workers import WorkerType, decode_rate, expected_rate, prefill_rate
 
@@ -68,31 +71,86 @@ def replica_rates(
 
     Raises InputError when the layout does not fit the model, a request its context, or the phase is not known.
     """
-    if phase not in PHASES:
-        raise InputError(f"phase must be one of {', '.join(PHASES)} but got {phase!r}")
-    rates = np.zeros(len(buckets))
-    if not buckets:
-        return rates
-    least, most = (pick(buckets, key=lambda each: each.isl + each.osl) for pick in (min, max))
-    with input_errors():
-        if model.max_positions is not None and most.isl + most.osl > model.max_positions:
-            raise InputError(
-                f"a request of {most.isl} prompt and {most.osl} output tokens is longer than the {model.max_positions} "
-                f"of the context of {model.name}"
-            )
-        try:
-            problem = problem_of(model, topology, _held(job, layout, least), None)
-        except Infeasible:
+    return Copies(model, topology, job, (layout,)).rates(layout, buckets, phase=phase, exact=exact)
+
+
+class Copies:
+    """The copies of a model on a topology's first kind of device, one per layout, whose rates are asked for again and
+    again; what their costs have in common is made once.
+
+    They answer for the job's targets, engine, quantization, speculation and seed, not for its load.
+    """
+
+    def __init__(self, model: ModelGraph, topology: Topology, job: ServingJob, layouts: Sequence[Layout]) -> None:
+        self.model, self.topology = model, topology
+        self.job = msgspec.structs.replace(job, load=_alone(Bucket(1, 1)), mode="auto", constraints=_just(layouts))
+        self._shapes: dict[Layout, ReplicaShapes] = {}
+
+    @cached_property
+    def _problem(self) -> Problem | None:
+        """Every layout that fits in memory; None where none does."""
+        with input_errors(), suppress(Infeasible):
+            return problem_of(self.model, self.topology, self.job, None)
+        return None
+
+    @cached_property
+    def _workers(self) -> dict[Layout, WorkerType]:
+        first: dict[Layout, WorkerType] = {}
+        for worker in self._problem.types if self._problem else ():
+            first.setdefault(worker.layout, worker)
+        return first
+
+    def rates(
+        self, layout: Layout, buckets: Sequence[Bucket], *, phase: Phase = "aggregated", exact: bool = False
+    ) -> NDArray[np.float64]:
+        """`replica_rates` of one of the layouts."""
+        if phase not in PHASES:
+            raise InputError(f"phase must be one of {', '.join(PHASES)} but got {phase!r}")
+        rates = np.zeros(len(buckets))
+        if not buckets:
             return rates
-        shapes = replica_shapes(model, layout, problem.setting.quantization)
-    worker = next((each for each in problem.types if each.layout == layout), None)
-    if worker is None:
+        self._check_context(max(buckets, key=lambda each: each.isl + each.osl))
+        worker = self._workers.get(layout)
+        if self._problem is None or worker is None:
+            return rates
+        if layout not in self._shapes:
+            self._shapes[layout] = replica_shapes(self.model, layout, self._problem.setting.quantization)
+        shapes = self._shapes[layout]
+        if not exact:
+            return _closed_rates(self._problem, worker, shapes, buckets, phase)
+        for place, bucket in enumerate(buckets):
+            own, copy = _for_bucket(self._problem, worker, shapes, bucket)
+            handing = bucket.link is not None and phase == "prefill"
+            rates[place] = _handing_rate(own, copy, bucket) if handing else _simulated_rate(own, copy, phase)
         return rates
-    for place, bucket in enumerate(buckets):
-        own, copy = _for_bucket(problem, worker, shapes, bucket)
-        handing = bucket.link is not None and phase == "prefill"
-        rates[place] = _handing_rate(own, copy, bucket, exact) if handing else _rate(own, copy, phase, exact)
-    return rates
+
+    def _check_context(self, most: Bucket) -> None:
+        longest = self.model.max_positions
+        if longest is not None and most.isl + most.osl > longest:
+            raise InputError(
+                f"a request of {most.isl} prompt and {most.osl} output tokens is longer than the {longest} "
+                f"of the context of {self.model.name}"
+            )
+
+
+def _closed_rates(
+    problem: Problem, worker: WorkerType, shapes: ReplicaShapes, buckets: Sequence[Bucket], phase: Phase
+) -> NDArray[np.float64]:
+    """The means of the closed form, all buckets at once; they share all but the cache that their contexts leave."""
+    setting, targets = problem.setting, problem.job.targets
+    isl, osl = (np.array([[getattr(each, name)] for each in buckets], dtype=float) for name in ("isl", "osl"))
+    room = {
+        context: _memory(problem, worker, shapes, context).cache_tokens for context in {*(isl + osl / 2)[:, 0].tolist()}
+    }
+    cache = np.array([[room[context]] for context in (isl + osl / 2)[:, 0].tolist()])
+    sizes = Sizes(isl, osl, cache)
+    if phase == "aggregated":
+        rates = expected_rates(worker, sizes, targets)
+    elif phase == "decode":
+        rates = decode_rates(worker, sizes, targets)
+    else:
+        rates = prefill_rates(setting, worker, sizes, targets, [each.link for each in buckets])
+    return np.where((cache / worker.layout.attn_dp >= isl + osl)[:, 0], rates, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +198,14 @@ def _long_enough(problem: Problem, worker: WorkerType, rate: float, least: int) 
     return int(min(max(least, TURNS * rate * seconds), MOST_REQUESTS))
 
 
-def _held(job: ServingJob, layout: Layout, bucket: Bucket) -> ServingJob:
-    """The job held to the layout, with a load of one bucket in place of its own."""
-    load = Load(lengths=(LengthBin(isl=bucket.isl, osl=bucket.osl),), rate_per_s=1.0)
-    return only(msgspec.structs.replace(job, load=load, mode="auto"), layout)
+def _alone(bucket: Bucket) -> Load:
+    return Load(lengths=(LengthBin(isl=bucket.isl, osl=bucket.osl),), rate_per_s=1.0)
+
+
+def _just(layouts: Sequence[Layout]) -> LayoutConstraints:
+    """The tightest constraints that leave all of some layouts legal."""
+    names = LayoutConstraints.__struct_fields__
+    return LayoutConstraints(**{name: tuple(sorted({getattr(each, name) for each in layouts})) for name in names})
 
 
 def _for_bucket(
@@ -151,14 +213,18 @@ def _for_bucket(
 ) -> tuple[Problem, WorkerType]:
     """The same copy under requests of a bucket: step times stay, the cache holds other sequences."""
     setting = replace(problem.setting, lengths=Lengths(bucket.isl, bucket.osl), longest=bucket.isl + bucket.osl)
-    use = (setting.quantization, setting.engine, setting.lengths.context)
-    memory = replica_memory(problem.model, shapes, worker.kind.fabric, worker.layout, use)
+    memory = _memory(problem, worker, shapes, setting.lengths.context)
     schedule = schedule_of(setting.engine, memory.cache_tokens, worker.layout.attn_dp)
-    job = _held(problem.job, worker.layout, bucket)
+    job = only(msgspec.structs.replace(problem.job, load=_alone(bucket)), worker.layout)
     return replace(problem, setting=setting, job=job), replace(worker, memory=memory, schedule=schedule)
 
 
-def _handing_rate(problem: Problem, worker: WorkerType, bucket: Bucket, exact: bool) -> float:
+def _memory(problem: Problem, worker: WorkerType, shapes: ReplicaShapes, context: float) -> ReplicaMemory:
+    use = (problem.setting.quantization, problem.setting.engine, context)
+    return replica_memory(problem.model, shapes, worker.kind.fabric, worker.layout, use)
+
+
+def _handing_rate(problem: Problem, worker: WorkerType, bucket: Bucket) -> float:
     """What a prefill worker carries whose first tokens wait for the caches behind them, and no more than its link."""
     assert bucket.link is not None
     over = handed_over(problem.setting, worker, bucket.link)
@@ -171,13 +237,12 @@ def _handing_rate(problem: Problem, worker: WorkerType, bucket: Bucket, exact: b
         problem = replace(problem, job=job)
     sent = over.bytes_per_token * bucket.isl
     most = bucket.link.bytes_per_s / sent if sent else np.inf
-    return min(_rate(problem, worker, "prefill", exact), most)
+    return min(_simulated_rate(problem, worker, "prefill"), most)
 
 
-def _rate(problem: Problem, worker: WorkerType, phase: Phase, exact: bool) -> float:
+def _simulated_rate(problem: Problem, worker: WorkerType, phase: Phase) -> float:
     if worker.schedule.cache_tokens / worker.layout.attn_dp < problem.setting.longest:
         return 0.0
     lengths, targets = problem.setting.lengths, problem.job.targets
     expected = {"aggregated": expected_rate, "prefill": prefill_rate, "decode": decode_rate}[phase]
-    rate = expected(worker, lengths, targets)
-    return capacity(problem, worker, phase, rate) if exact else rate
+    return capacity(problem, worker, phase, expected(worker, lengths, targets))

@@ -10,7 +10,7 @@ from shardwright.planner import load_model
 from shardwright.planner.costs.serving.communication import fabric
 from shardwright.planner.errors import Infeasible, InputError
 from shardwright.planner.fleet.candidates import request_classes
-from shardwright.planner.fleet.columns import Columns, serving_job
+from shardwright.planner.fleet.columns import Columns, Known, serving_job
 from shardwright.planner.fleet.job import plan_fleet
 from shardwright.planner.fleet.machines import ideal, machine_topology
 from shardwright.planner.fleet.offers import assemble
@@ -161,7 +161,7 @@ def test_fewer_bits_are_chosen_where_they_pay():
 
 def every_split(task: FleetJob) -> _Space:
     """The split replicas of every layout."""
-    return _Space(all_columns(task))
+    return _Space(all_columns(task), Known(np.inf))
 
 
 def test_split_replicas_are_used_where_they_pay_and_hold():
