@@ -166,10 +166,10 @@ class Columns:
         """Requests per second of every class."""
         return np.array([each.rate_per_s for each in self.classes])
 
-    def refine(self, known: Known) -> None:
-        """Make replicas until none left can be part of a better fleet than the one known."""
+    def refine(self, known: Known, most: Floats | None = None) -> None:
+        """Make replicas until none left can be part of a better fleet than the one known, classes costing at `most`."""
         while True:
-            prices = self.prices()
+            prices = self.prices() if most is None else np.minimum(self.prices(), most)
             bound = float(self.rates @ prices)
             able = [each for each in self.left if known.beaten(bound, each.added(self.rates * known.most, prices))]
             if not able:

@@ -28,7 +28,7 @@ from .split import PLACED, simulated_split, split_candidates
 from .what_if import WhatIf, changed
 
 FEW_CLASSES = 12
-SPLIT_TURNS = 3
+MOST_SPLITS, FEW_SPLITS = 1500, 96
 CLOSE = Gap(1e-3) | Work(2_000)
 """Near enough to the best fleet to say which replicas matter."""
 MILLISECOND = 1e-3
@@ -131,21 +131,13 @@ def _ready(job: FleetJob, sources: tuple[Input, ...]) -> _Ready:
 def _split(job: FleetJob, columns: Columns, value_of: ValueOf) -> tuple[tuple[str, ...], float | None]:
     """Add prefill and decode pools where asked: notes, and the best value of a fleet with those left out.
 
-    They make requests cheaper, and so whole layouts may matter that did not; those are then made too.
+    The program of losses, hours and budgets takes longer for each, and so gets fewer.
     """
     if not job.disaggregated:
         return (), None
-    whole = list(columns.made)
-    for _ in range(SPLIT_TURNS):
-        kept, outside, note = split_candidates(columns, value_of)
-        columns.made = whole + kept
-        made = columns.layouts_made
-        columns.refine(value_of(columns.made))
-        if columns.layouts_made == made:
-            break
-        whole = [each for each in columns.made if len(each.pools) == 1]
-        columns.made = list(whole)
-    columns.made = whole + kept
+    plain = not (job.failures.any or job.hours or job.current or job.objective == "throughput")
+    kept, outside, note = split_candidates(columns, value_of, MOST_SPLITS if plain else FEW_SPLITS)
+    columns.made += kept
     return (PLACED, note), outside
 
 

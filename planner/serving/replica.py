@@ -82,7 +82,7 @@ class Copies:
     """
 
     def __init__(self, model: ModelGraph, topology: Topology, job: ServingJob, layouts: Sequence[Layout]) -> None:
-        self.model, self.topology = model, topology
+        self.model, self.topology, self.layouts = model, topology, tuple(layouts)
         self.job = msgspec.structs.replace(job, load=_alone(Bucket(1, 1)), mode="auto", constraints=_just(layouts))
         self._shapes: dict[Layout, ReplicaShapes] = {}
 

@@ -51,21 +51,37 @@ def closed(packing: BinPacking) -> tuple[float, Floats]:
     return float(prices @ packing.items), packing.cost - worth
 
 
+def replaced(packing: BinPacking) -> NDArray[np.bool_]:
+    """Offers that another one replaces unit by unit: it costs no more, takes every item for no more of a unit, and
+    counts for no more in any limit. Of equals the first stays."""
+    profile, size = packing.capacity.argmax(0), packing.capacity.max(0)
+    with np.errstate(divide="ignore"):
+        share = packing.load[profile] / size[:, None]
+    better = np.isinf(packing.upper)[None, :] & (packing.cost[None, :] <= packing.cost[:, None])
+    for each in (*share.T, *packing.limit_matrix):
+        better &= each[None, :] <= each[:, None]
+    before = np.tri(len(size), k=-1, dtype=bool)
+    found: NDArray[np.bool_] = (better & (~better.T | before)).any(1)
+    return found
+
+
 def solve_narrowed(packing: BinPacking, stop: Stop, seed: int = 0) -> Solution[Packed]:
     """The same answer as solving the whole packing, from the few offers that can be part of it.
 
-    A packing into the FEW that add least says how much another may add.
+    Offers that others replace are left out; a packing into the FEW of the rest that add least says how much another may
+    add.
     """
     every = np.ones(len(packing.cost), bool)
     if len(every) <= FEW or (packing.capacity > 0).sum(0).max() > 1 or packing.lower.any():
         return _solved(packing, every, stop, seed)
     bound, added = closed(packing)
+    needed = ~replaced(packing)
     first = np.zeros(len(every), bool)
-    first[np.argsort(added, kind="stable")[:FEW]] = True
+    first[np.argsort(np.where(needed, added, np.inf), kind="stable")[:FEW]] = True
     start = _solved(packing, first, START, seed)
     if start.point is None or not np.isfinite(bound):
-        return _solved(packing, every, stop, seed)
-    kept = (bound + added <= start.value + COST_UNIT) | (start.point.units > 0)
+        return _solved(packing, needed, stop, seed)
+    kept = needed & (bound + added <= start.value + COST_UNIT) | (start.point.units > 0)
     found = _solved(packing, kept, stop, seed)
     work = start.work + found.work
     if found.point is None or found.value > start.value:

@@ -10,7 +10,7 @@ import pytest
 
 from shardwright.solvers import Gap, Status, Work
 from shardwright.solvers.binpacking import BinPacking, solve
-from shardwright.solvers.binpacking.narrowing import FEW, closed, earned, solve_narrowed
+from shardwright.solvers.binpacking.narrowing import FEW, closed, earned, replaced, solve_narrowed
 
 STOP = Gap(1e-9) | Work(20_000)
 
@@ -62,6 +62,24 @@ def test_profiles_left_out_are_priced_as_they_are_sold():
     point = solve_narrowed(packing, STOP).point
     assert point is not None
     assert (point.prices <= packing.cost + 1e-9).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_offers_that_others_replace_are_not_needed(seed):
+    packing = many_offers(seed, offers=14)
+    twice = replace(packing, cost=np.where(np.arange(14) % 2, packing.cost[0], packing.cost))
+    out = replaced(twice)
+    assert 0 < out.sum() < 14
+    without = replace(twice, upper=np.where(out, 0.0, np.inf))
+    assert solve(without, STOP).value == pytest.approx(solve(twice, STOP).value, rel=1e-6)
+
+
+def test_an_offer_that_a_limit_counts_more_replaces_none():
+    load = np.array([[0.5], [0.5]])
+    packing = BinPacking.of(np.array([1.0, 2.0]), load, np.array([3]), fractional=True)
+    assert replaced(packing).tolist() == [False, True]
+    scarce = replace(packing, limit_matrix=np.array([[1.0, 0.0]]), limit=np.ones(1))
+    assert not replaced(scarce).any()
 
 
 def test_bins_earn_on_the_best_classes_first_and_on_no_more_than_there_is():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import msgspec
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from shardwright.planner.fleet.job import plan_fleet
 from shardwright.planner.fleet.machines import ideal, machine_topology
 from shardwright.planner.fleet.offers import assemble
 from shardwright.planner.fleet.planning import best_found, plan_assembled
-from shardwright.planner.fleet.split import _candidate, _Space, _Split
+from shardwright.planner.fleet.split import candidate_of
+from shardwright.planner.fleet.split_space import RATIOS, Space, Split, Splits
 from shardwright.planner.fleet.what_if import parse_what_if
 from shardwright.planner.serving.replica import Bucket, replica_rates
 from shardwright.planner.serving.space import layouts
@@ -159,9 +162,14 @@ def test_fewer_bits_are_chosen_where_they_pay():
     assert np.isfinite(made.optimality.bound)
 
 
-def every_split(task: FleetJob) -> _Space:
-    """The split replicas of every layout."""
-    return _Space(all_columns(task), Known(np.inf))
+def every_split(task: FleetJob, step: int = 1) -> tuple[Columns, list[Split]]:
+    """The split replicas of every layout that no other on the same GPUs decodes as fast as; of `step` one."""
+    columns = all_columns(task)
+    found = []
+    for side in Space(columns).sides:
+        places = range(len(side.prefill.workers)), range(len(side.decode.workers)), range(len(RATIOS))
+        found += side.exact(columns, list(product(*places))[::step])
+    return columns, found
 
 
 def test_split_replicas_are_used_where_they_pay_and_hold():
@@ -169,7 +177,7 @@ def test_split_replicas_are_used_where_they_pay_and_hold():
     made, whole = plan_fleet(task), plan_fleet(job())
     assert made.optimality.value <= whole.optimality.value + 1e-9
     assert validate_plan(made) == []
-    splits = every_split(task).splits
+    _, splits = every_split(task, step=11)
     assert any(len({worker.gpu for worker in each.workers}) == 2 for each in splits)
     for each in splits[:: len(splits) // 4]:
         lone = [
@@ -183,26 +191,47 @@ def test_split_replicas_are_used_where_they_pay_and_hold():
         assert (each.rates <= np.minimum(few * lone[0], many * lone[1]) + 1e-9).all()
 
 
-@pytest.mark.parametrize("objective", ["cost", "throughput"])
-def test_split_replicas_left_out_could_not_have_been_better(objective):
-    """At these targets and prices whole copies lose: prompts are long and tokens must come fast."""
-    served = {
+def long_and_fast() -> dict[str, object]:
+    """Prompts are long and tokens must come fast."""
+    return {
         "model": "llama-3.1-8b",
         "rate_per_s": 40.0,
         "lengths": [{"isl": 4000, "osl": 100}, {"isl": 800, "osl": 300}],
         "targets": {"ttft_s": 1.0, "tpot_s": 0.012},
     }
+
+
+@pytest.mark.parametrize("objective", ["cost", "throughput"])
+def test_split_replicas_left_out_could_not_have_been_better(objective):
+    """At these targets and prices whole copies lose."""
     offers = [{"gpu": "h100", "usd_per_hour": 3.0}, {"gpu": "a100-80gb", "usd_per_hour": 1.7}]
     extra = {"objective": "throughput", "budget_usd_per_hour": 20.0} if objective == "throughput" else {}
-    task = job(models=[served], offers=offers, disaggregated=True, **extra)
-    lazy, space = plan_fleet(task), every_split(task)
-    candidates = space.columns.made + [_candidate(each) for each in space.splits[::40]]
-    every = best_found(task, assemble(task, space.columns.classes, candidates))
+    task = job(models=[long_and_fast()], offers=offers, disaggregated=True, **extra)
+    lazy, (columns, splits) = plan_fleet(task), every_split(task)
+    candidates = columns.made + [candidate_of(each) for each in splits[::40]]
+    every = best_found(task, assemble(task, columns.classes, candidates))
     reached = every.multiple if objective == "throughput" else every.value
     assert any(len(each.pools) == 2 for each in lazy.rental.replicas)
     better = reached - lazy.optimality.value
     assert (better if objective == "throughput" else -better) <= 1e-4 * lazy.optimality.value
     assert validate_plan(lazy) == []
+
+
+def test_few_split_replicas_are_left_by_the_bound_and_the_best_fleet_among_all_needs_no_other():
+    offers = [{"gpu": "h100", "usd_per_hour": 3.0}, {"gpu": "a100-80gb", "usd_per_hour": 1.7}]
+    task = job(models=[long_and_fast()], offers=offers, disaggregated=True)
+    columns, splits = every_split(task)
+    whole = best_found(task, assemble(task, columns.classes, columns.made))
+    known = Known(whole.value)
+    kept = Splits(columns, Space(columns).promising(known)).better(known)
+    assert 0 < len(kept.splits) < len(splits) / 20
+
+    def value(chosen: list[Split]) -> float:
+        candidates = columns.made + [candidate_of(each) for each in chosen]
+        return best_found(task, assemble(task, columns.classes, candidates)).value
+
+    assert value(kept.splits) < whole.value
+    assert value(kept.splits) <= value(splits[::25] + kept.splits) * (1 + 2e-4)
 
 
 def test_a_proof_goes_no_further_than_the_replicas_left_out():
@@ -218,25 +247,24 @@ def test_a_proof_goes_no_further_than_the_replicas_left_out():
 
 
 def test_caches_take_their_time_and_room_between_the_pools():
-    def carried(network: float) -> _Space:
+    def carried(network: float) -> list[Split]:
         offers = [
             {"gpu": gpu, "usd_per_hour": usd, "network_bytes_per_s": network}
             for gpu, usd in (("a10g", 1.01), ("a100-80gb", 3.67))
         ]
-        return every_split(job(offers=offers, disaggregated=True))
+        return every_split(job(offers=offers, disaggregated=True), step=11)[1]
 
     fast, slow, crawling = carried(1e12), carried(5e8), carried(1e6)
-    free = every_split(job(disaggregated=True))
-    assert any("Gb/s" in note for note in free.columns.notes)
+    assert any("Gb/s" in note for note in every_split(job(disaggregated=True), step=1000)[0].notes)
 
-    def kind(each: _Split) -> tuple[object, ...]:
+    def kind(each: Split) -> tuple[object, ...]:
         return (*((worker.gpu, worker.degrees) for worker in each.workers), each.counts)
 
-    by_kind = {kind(each): each.rates for each in fast.splits}
-    assert slow.splits
-    for each in slow.splits:
+    by_kind = {kind(each): each.rates for each in fast}
+    assert slow
+    for each in slow:
         assert (each.rates <= by_kind[kind(each)] + 1e-9).all()
         bytes_per_s = each.rates * each.transfer.bytes_per_token * [isl for isl, _ in SIZES]
         assert (bytes_per_s <= each.transfer.bytes_per_s * (1 + 1e-9)).all()
-    assert any((each.rates < by_kind[kind(each)] * 0.9).any() for each in slow.splits)
-    assert crawling.rates[:, 2].max(initial=0.0) == 0.0  # 393 MB of a prompt would come seconds too late
+    assert any((each.rates < by_kind[kind(each)] * 0.9).any() for each in slow)
+    assert all(each.rates[2] == 0.0 for each in crawling)  # 393 MB of a prompt would come seconds too late
