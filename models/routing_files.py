@@ -47,8 +47,12 @@ def read_routing(path: str | Path, *, array: str | None = None, top: int | None 
 
 
 def _check_file(path: Path, name: str) -> None:
-    if not path.is_file():
-        raise ModelError(f"{name}: expected a file but found {'a directory' if path.is_dir() else 'nothing'}")
+    try:
+        found = "" if path.is_file() else "a directory" if path.is_dir() else "nothing"
+    except (OSError, ValueError):
+        found = "a name that no file can have"
+    if found:
+        raise ModelError(f"{name}: expected a file but found {found}")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ModelError(f"{name}: larger than the {MAX_FILE_BYTES / 1e6:g} MB allowed")
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from .errors import InputError
 
 MAX_INPUT_BYTES = 8_000_000
 MAX_DEPTH = 64
+_YAML_TEXT = "tag:yaml.org,2002:str"
 
 
 def read_text(path: str | Path, what: str, max_bytes: int = MAX_INPUT_BYTES) -> str:
@@ -40,13 +42,15 @@ def read_document(path: str | Path, what: str, max_bytes: int = MAX_INPUT_BYTES)
     """The JSON or YAML document in a file, told apart by its suffix.
 
     `what` names the document in messages ("model config", "topology"). Raises InputError on a missing, large, deep
-    or malformed file, on YAML aliases and tags, and on numbers that are not finite.
+    or malformed file, on YAML aliases and tags, on a key that an object has twice, and on numbers that are not finite.
     """
     text = read_text(path, what, max_bytes)
     where = f"{what} {path}"
     if Path(path).suffix.lower() in (".yaml", ".yml"):
         return parse_yaml(text, where)
-    return parse_json(text, where)
+    document = parse_json(text, where)
+    json.loads(text, object_pairs_hook=lambda pairs: _named_once((name for name, _ in pairs), where))
+    return document
 
 
 def parse_json(text: str, where: str) -> object:
@@ -77,11 +81,37 @@ def parse_yaml(text: str, where: str) -> object:
                     raise InputError(f"{where}: nested deeper than {MAX_DEPTH} levels")
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
-        document: object = yaml.load(text, Loader=loader)  # noqa: S506 - loader is a SafeLoader
+        reader = loader(text)
+        node = reader.get_single_node()
+        _check_keys(node, where)
+        document: object = None if node is None else reader.construct_document(node)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InputError(f"{where}: not valid YAML ({_one_line(error)})") from error
     _refuse_non_finite(document, where)
     return document
+
+
+def _check_keys(node: object, where: str) -> None:
+    """Raise InputError for a key that is no text, or that a mapping has twice: one of its values would be lost."""
+    stack = [node]
+    while stack:
+        value = getattr(stack.pop(), "value", None)
+        if not isinstance(value, list):
+            continue
+        keys = [item[0] for item in value if isinstance(item, tuple)]
+        for key in keys:
+            if key.tag != _YAML_TEXT:
+                raise InputError(f"{where}: keys must be text but line {_line(key)} has one that is none; quote it")
+        _named_once((key.value for key in keys), where)
+        stack.extend(child for item in value for child in (item if isinstance(item, tuple) else (item,)))
+
+
+def _named_once(names: Iterable[str], where: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InputError(f"{where}: the key {name!r} stands twice in one object; keep one of the two")
+        seen.add(name)
 
 
 def sha256_of_file(path: str) -> str:
@@ -94,8 +124,26 @@ def sha256_of(document: object) -> str:
     return hashlib.sha256(msgspec.json.encode(document, order="deterministic")).hexdigest()
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether a file is there; a name that no file can have is none."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether a folder is there; a name that no folder can have is none."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def check_output(path: str | Path) -> None:
     """Refuse a place that `write_atomic` cannot write to, so that no search is spent on it. Raises InputError."""
+    if not str(path):
+        raise InputError("output: the name of the file is empty")
     path = Path(path)
     try:
         if path.is_dir():
@@ -136,6 +184,8 @@ def write_atomic(path: str | Path, text: str) -> None:
 
 def write_folder(folder: str | Path, files: dict[str, str]) -> None:
     """Write several files into a folder, made if need be; each is whole or absent. Raises InputError."""
+    if not str(folder):
+        raise InputError("output: the name of the folder is empty")
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import msgspec
 from shardwright import models, topologies
 
 from .errors import InputError, InvalidPlan, input_errors
-from .files import read_document, sha256_of, sha256_of_file
+from .files import is_file, is_folder, read_document, sha256_of, sha256_of_file
 from .plan.base import Input, PlanBase
 from .strategy import Constraints
 from .workload.serving import Trace
@@ -32,11 +32,11 @@ def load_model(text: str) -> tuple[models.ModelGraph, Input]:
     Raises InputError when it is none of these or the configuration is refused.
     """
     with input_errors():
-        if not _names_a_file(text) and not _is_file(f"{text}/config.json"):
+        if not _names_a_file(text) and not is_file(f"{text}/config.json"):
             config = models.catalog_entry(text).config
             record = Input(role="model", source=CATALOG + text, sha256=sha256_of(config), document=config)
             return models.model(text), record
-        path = Path(text) / "config.json" if Path(text).is_dir() else Path(text)
+        path = Path(text) / "config.json" if is_folder(text) else Path(text)
         document = read_document(path, "model config")
         try:
             graph = models.read_config(document, name=_model_name(str(path)))
@@ -210,7 +210,7 @@ def _current(record: Input) -> Input | None:
     source, _, measured = record.source.partition(MEASURED)
     name = source.removeprefix(CATALOG)
     files = [measured] if source.startswith(CATALOG) else [source, measured]
-    if not all(Path(path).is_file() for path in files if path):
+    if not all(is_file(path) for path in files if path):
         return None
     if record.role == "model":
         return load_model(name)[1]
@@ -249,11 +249,4 @@ def _model_name(source: str) -> str:
 def _names_a_file(text: str) -> bool:
     if "/" in text or text.endswith((".json", ".yaml", ".yml")):
         return True
-    return _is_file(text)
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):
-        return False
+    return is_file(text)

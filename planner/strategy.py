@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
+from .workload.degrees import check_degree
 
 Recompute = Literal["none", "selective", "full"]
 RecomputeModule = Literal["core_attention", "norm", "activation", "mla_up", "mlp", "experts"]
@@ -64,8 +65,7 @@ class Constraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def __post_init__(self) -> None:
         for name in (*DEGREES, "weight_shard", "gradient_shard", "sync_period"):
             for value in getattr(self, name):
-                if value < 1:
-                    raise InputError(f"constraints.{name} must be at least 1 but got {value}")
+                check_degree(f"constraints.{name}", value)
         for value in self.zero:
             if value not in (0, 1, 2, 3):
                 raise InputError(f"constraints.zero must be 0, 1, 2 or 3 but got {value}")
@@ -128,9 +128,7 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def __post_init__(self) -> None:
         for name in DEGREES:
-            value = getattr(self, name)
-            if value < 1:
-                raise InputError(f"strategy.{name} must be at least 1 but got {value}")
+            check_degree(f"strategy.{name}", getattr(self, name))
         if self.zero not in (0, 1, 2, 3):
             raise InputError(f"strategy.zero must be 0, 1, 2 or 3 but got {self.zero}")
         if self.sp and self.tp == 1:
@@ -157,8 +155,8 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise InputError(f"strategy.recompute_modules needs recompute selective but got {self.recompute}")
         for name in ("weight_shard", "gradient_shard", "sync_period"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"strategy.{name} must be at least 1 but got {value}")
+            if value is not None:
+                check_degree(f"strategy.{name}", value)
         chunks = self.virtual_stages
         if self.stage_layers is not None and (len(self.stage_layers) != chunks or min(self.stage_layers) < 0):
             raise InputError(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from .errors import TopologyError
+from .units import check_positive
 
 DTYPES = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp4")
 
@@ -46,15 +46,15 @@ class Accelerator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         if not self.name:
             raise TopologyError("an accelerator needs a name")
         for field in ("memory_bytes", "memory_bytes_per_s", "scaleup_bytes_per_s"):
-            _positive(self.name, field, getattr(self, field))
+            check_positive(f"accelerator {self.name}: {field}", getattr(self, field))
         for field in ("scaleup_pair_bytes_per_s", "pcie_bytes_per_s", "tdp_watts", "usd_per_hour"):
             if getattr(self, field) is not None:
-                _positive(self.name, field, getattr(self, field))
+                check_positive(f"accelerator {self.name}: {field}", getattr(self, field))
         for field in ("peak_flops", "matmul_flops"):
             for dtype, value in getattr(self, field).items():
                 if dtype not in DTYPES:
                     raise TopologyError(f"accelerator {self.name}: {field} knows {', '.join(DTYPES)}, not {dtype!r}")
-                _positive(self.name, f"{field}.{dtype}", value)
+                check_positive(f"accelerator {self.name}: {field}.{dtype}", value)
         if not self.peak_flops:
             raise TopologyError(f"accelerator {self.name}: peak_flops must name at least one dtype")
 
@@ -69,11 +69,6 @@ class Accelerator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class _Catalog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accelerators: tuple[Accelerator, ...]
     aliases: dict[str, str]
-
-
-def _positive(name: str, field: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise TopologyError(f"accelerator {name}: {field} must be a positive finite number but got {value}")
 
 
 @functools.cache

@@ -24,7 +24,7 @@ import msgspec
 
 from .accelerators import Accelerator
 from .errors import TopologyError
-from .units import si_quantities
+from .units import LEAST, MOST, check_positive, check_seconds, si_quantities
 
 SCHEMA = "shardwright.topology/1"
 MAX_DEVICES = 1_048_576
@@ -45,15 +45,25 @@ class _Tagged(_Record, frozen=True, tag_field="kind"):
 def _positive(record: msgspec.Struct, *fields: str) -> None:
     for field in fields:
         value = getattr(record, field)
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise TopologyError(f"{field} must be a positive finite number but got {value}")
+        if value is not None:
+            check_positive(field, value)
+
+
+def _counted(record: msgspec.Struct, *fields: str) -> None:
+    for field in fields:
+        value = getattr(record, field)
+        if not 1 <= value <= MAX_DEVICES:
+            raise TopologyError(f"{field} must be at least 1 and at most {MAX_DEVICES} but got {value}")
 
 
 def _latency(record: msgspec.Struct, *fields: str) -> None:
     for field in fields:
-        value = getattr(record, field)
-        if not (math.isfinite(value) and value >= 0):
-            raise TopologyError(f"{field} must be a finite number of seconds, at least 0, but got {value}")
+        check_seconds(field, getattr(record, field))
+
+
+def _oversubscription(value: float) -> None:
+    if not 1 <= value <= MOST:
+        raise TopologyError(f"oversubscription must be from 1 to {MOST:g} but got {value}")
 
 
 class SwitchFabric(_Tagged, frozen=True, kw_only=True, tag="switch"):
@@ -88,8 +98,10 @@ class MeshFabric(_Tagged, frozen=True, kw_only=True, tag="mesh"):
         _latency(self, "latency_s")
         seen = set()
         for i, j, count in self.links or ():
-            if i < 0 or j < 0 or i == j or count < 1:
-                raise TopologyError(f"links must join two different devices at least once but got [{i}, {j}, {count}]")
+            if i < 0 or j < 0 or i == j or not 1 <= count <= MAX_MESH:
+                raise TopologyError(
+                    f"links must join two different devices by 1 to {MAX_MESH} links but got [{i}, {j}, {count}]"
+                )
             if (min(i, j), max(i, j)) in seen:
                 raise TopologyError(f"links names the pair [{i}, {j}] twice")
             seen.add((min(i, j), max(i, j)))
@@ -110,7 +122,7 @@ class PcieFabric(_Tagged, frozen=True, kw_only=True, tag="pcie"):
 
     def __post_init__(self) -> None:
         _positive(self, "bandwidth_bytes_per_s", "uplink_bytes_per_s", "socket_bytes_per_s")
-        _positive(self, "devices_per_switch", "switches_per_socket")
+        _counted(self, "devices_per_switch", "switches_per_socket")
         _latency(self, "latency_s")
 
 
@@ -141,7 +153,8 @@ class Nics(_Record, frozen=True, kw_only=True):
     kind: NicKind
 
     def __post_init__(self) -> None:
-        _positive(self, "count", "bandwidth_bytes_per_s")
+        _counted(self, "count")
+        _positive(self, "bandwidth_bytes_per_s")
         _latency(self, "latency_s")
 
 
@@ -160,11 +173,7 @@ class NodeGroup(_Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not self.name:
             raise TopologyError("name must not be empty")
-        for field in ("count", "devices", "domain_nodes"):
-            if not 1 <= getattr(self, field) <= MAX_DEVICES:
-                raise TopologyError(
-                    f"{field} must be at least 1 and at most {MAX_DEVICES} but got {getattr(self, field)}"
-                )
+        _counted(self, "count", "devices", "domain_nodes")
         if self.count % self.domain_nodes:
             raise TopologyError(f"count {self.count} must be a multiple of domain_nodes {self.domain_nodes}")
         size = self.devices * self.domain_nodes
@@ -188,10 +197,9 @@ class RailNetwork(_Tagged, frozen=True, kw_only=True, tag="rail"):
     oversubscription: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive(self, "pod_nodes")
+        _counted(self, "pod_nodes")
         _latency(self, "latency_s", "spine_latency_s")
-        if not (math.isfinite(self.oversubscription) and self.oversubscription >= 1):
-            raise TopologyError(f"oversubscription must be at least 1 but got {self.oversubscription}")
+        _oversubscription(self.oversubscription)
 
 
 class Level(_Record, frozen=True, kw_only=True):
@@ -202,10 +210,9 @@ class Level(_Record, frozen=True, kw_only=True):
     oversubscription: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive(self, "nodes")
+        _counted(self, "nodes")
         _latency(self, "latency_s")
-        if not (math.isfinite(self.oversubscription) and self.oversubscription >= 1):
-            raise TopologyError(f"oversubscription must be at least 1 but got {self.oversubscription}")
+        _oversubscription(self.oversubscription)
 
 
 class FatTree(_Tagged, frozen=True, kw_only=True, tag="fat_tree"):
@@ -232,7 +239,8 @@ class Dragonfly(_Tagged, frozen=True, kw_only=True, tag="dragonfly"):
     global_latency_s: float
 
     def __post_init__(self) -> None:
-        _positive(self, "group_nodes", "global_bandwidth_bytes_per_s")
+        _counted(self, "group_nodes")
+        _positive(self, "global_bandwidth_bytes_per_s")
         _latency(self, "latency_s", "global_latency_s")
 
 
@@ -270,7 +278,7 @@ class Degraded(_Record, frozen=True, kw_only=True):
             raise TopologyError("give either node or between")
         for field in ("network", "compute"):
             value = getattr(self, field)
-            if not 0 < value <= 1:
+            if not LEAST <= value <= 1:
                 raise TopologyError(f"{field} must be above 0 and at most 1 but got {value}")
         if self.between is not None and self.compute != 1:
             raise TopologyError("compute belongs to a node, not to a pair")
@@ -316,7 +324,7 @@ class Curve(_Record, frozen=True, kw_only=True):
     source: str = ""
 
     def __post_init__(self) -> None:
-        _positive(self, "ranks_per_domain", "domains")
+        _counted(self, "ranks_per_domain", "domains")
         if len(self.size_bytes) != len(self.time_s) or not self.size_bytes:
             raise TopologyError(
                 f"size_bytes and time_s must have equal length, at least 1, but have {len(self.size_bytes)} and "
@@ -324,8 +332,7 @@ class Curve(_Record, frozen=True, kw_only=True):
             )
         for field in ("size_bytes", "time_s"):
             for i, value in enumerate(getattr(self, field)):
-                if not (math.isfinite(value) and value > 0):
-                    raise TopologyError(f"{field}[{i}] must be a positive finite number but got {value}")
+                check_positive(f"{field}[{i}]", value)
         for i, (low, high) in enumerate(zip(self.size_bytes, self.size_bytes[1:], strict=False)):
             if high <= low:
                 raise TopologyError(f"size_bytes must rise but [{i + 1}] is {high} after {low}")

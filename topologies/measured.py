@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .document import Curve, LatencyMatrix, Matrix, Measured
 from .errors import TopologyError
 from .layout import Floats, Layout
-from .units import BYTES_PER_S, SECONDS
+from .units import BYTES_PER_S, LEAST, MOST, MOST_SECONDS, SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,13 @@ def measurements(measured: Measured | None, arrays: Layout) -> Measurements:
 
 def _bandwidth(matrix: Matrix, n: int, field: str, what: str) -> Floats:
     values = _square(matrix, n, field, what)
-    _refuse(values, ~(np.isfinite(values) & (values > 0)), f"$.measured.{field}.matrix", "a positive finite bandwidth")
+    _refuse(values, ~((values >= LEAST) & (values <= MOST)), f"$.measured.{field}.matrix", "a positive bandwidth")
     return values * BYTES_PER_S[matrix.unit]
 
 
 def _latency(matrix: LatencyMatrix, n: int) -> Floats:
     values = _square(matrix, n, "node_latency", "nodes")
-    _refuse(values, ~(np.isfinite(values) & (values >= 0)), "$.measured.node_latency.matrix", "a finite latency")
+    _refuse(values, ~((values >= 0) & (values <= MOST_SECONDS)), "$.measured.node_latency.matrix", "a latency")
     return values * SECONDS[matrix.unit]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from .document import Measured, NodeMatrix
 from .errors import TopologyError
+from .units import check_positive
 
 _SECTIONS = {"receive": "0", "send": "1"}
 
@@ -41,10 +42,8 @@ def read_mpigraph(
         for j, value in enumerate(row):
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TopologyError(f"$.{key}.bandwidth[{i}][{j}]: expected a number but got {value!r}")
-            if i != j and not (np.isfinite(value) and value > 0):
-                raise TopologyError(
-                    f"$.{key}.bandwidth[{i}][{j}]: expected a positive finite bandwidth but got {value}"
-                )
+            if i != j:
+                check_positive(f"$.{key}.bandwidth[{i}][{j}]", value)
     matrix = np.array(rows, dtype=float)
     if direction == "receive":
         matrix = matrix.T

@@ -23,8 +23,25 @@ BYTES_PER_S: Final = {
 SECONDS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 BYTES: Final = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
+LEAST: Final = 1e-9
+MOST: Final = 1e21
+MOST_SECONDS: Final = 1e6
+"""Rates, sizes, counts and times beyond these are slips of the pen; products of them stay within a float."""
+
 _QUANTITY = re.compile(r"\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-zµ/]*)\s*")
 _MAX_DEPTH = 12
+
+
+def check_positive(what: str, value: float) -> None:
+    """Raise TopologyError for a number that no rate, size or count has."""
+    if not LEAST <= value <= MOST:
+        raise TopologyError(f"{what} must be a positive number from {LEAST:g} to {MOST:g} but got {value}")
+
+
+def check_seconds(what: str, value: float) -> None:
+    """Raise TopologyError for a number that no latency has."""
+    if not 0 <= value <= MOST_SECONDS:
+        raise TopologyError(f"{what} must be a number of seconds from 0 to {MOST_SECONDS:g} but got {value}")
 
 
 def si_quantities(value: object, path: str = "$", depth: int = 0) -> object:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import ShardwrightError
+from ..errors import InputError, ShardwrightError
 from .coercion import read_plainly
 
 COMMANDS = (
@@ -26,6 +28,9 @@ GROUPS = (
     ("models", "Show the model catalog and configurations."),
 )
 
+
+LONGEST_WORD = 300
+"""Letters of one word of a message: paths are shorter, and what a hostile file has in place of a name is cut."""
 
 NAMES = tuple(name for name, _ in (*COMMANDS, *GROUPS))
 
@@ -80,12 +85,16 @@ def _named_only() -> typer.Typer:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit with the code of the outcome (see planner.errors)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the shell closed it
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the program
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: list[str]) -> int:
     """The exit code of one invocation; every failure is one line on stderr."""
     try:
+        _refuse_unwritable(arguments)
         command = typer.main.get_command(build(next((word for word in arguments if word in NAMES), "")))
         read_plainly(command)
         outcome = command(arguments, standalone_mode=False)
@@ -93,8 +102,11 @@ def run(arguments: list[str]) -> int:
     except ShardwrightError as error:
         return _fail(str(error), error.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_stdout()
         return 0
+    except OSError as error:
+        _let_go_of_stdout()
+        return _fail(f"{error.filename or 'output'}: cannot be read or written ({error.strerror})", 2)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
     except Exception as error:
@@ -110,6 +122,23 @@ def run(arguments: list[str]) -> int:
     return outcome if isinstance(outcome, int) else 0
 
 
+def _let_go_of_stdout() -> None:
+    """Nothing more is written to it, not even as the interpreter ends."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _refuse_unwritable(arguments: list[str]) -> None:
+    """Raise InputError for bytes that no plan could name its inputs by."""
+    for word in arguments:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"the argument {word!a} is not UTF-8 text") from None
+
+
 def _fail(message: str, code: int) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)  # noqa: T201
+    words = (word if len(word) <= LONGEST_WORD else f"{word[:LONGEST_WORD]}…" for word in message.split())
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(words))
+    print(f"error: {text}", file=sys.stderr)  # noqa: T201
     return code

@@ -30,14 +30,18 @@ def list_(json: _Json = False) -> None:
 @app.command()
 def show(
     model: Annotated[str, typer.Argument(help="Catalog name, config.json, or a directory with one.")],
-    seq: Annotated[int, typer.Option(min=1, help="Sequence length in tokens for FLOPs.")] = 4096,
+    seq: Annotated[int, typer.Option(help="Sequence length in tokens for FLOPs.")] = 4096,
     json: _Json = False,
 ) -> None:
     """Show one model: blocks, parameters, KV cache, FLOPs and activations per token."""
+    from ..errors import InputError
     from ..inputs import load_model
     from ..report.models import model_summary, print_model
+    from ..workload.serving import MAX_TOKENS
     from .common import emit_json
 
+    if not 1 <= seq <= MAX_TOKENS:
+        raise InputError(f"--seq must be from 1 to {MAX_TOKENS} but got {seq}")
     graph, _ = load_model(model)
     if json:
         emit_json(model_summary(graph, seq))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import msgspec
 
 from shardwright.solvers import relative_gap
 
 from ..errors import InputError
+from ..files import is_file
 from ..plan.base import Alternative, Input, Optimality
 from ..plan.expert_phases import ExpertPhasesPlan
 from ..plan.experts import ExpertPlan, WorkloadScore
@@ -28,7 +28,7 @@ def phases_of(routing: list[str]) -> dict[str, list[str]] | None:
 
     Raises InputError when only some do or all name the same one.
     """
-    named = [None if Path(text).exists() else _PHASE.fullmatch(text) for text in routing]
+    named = [None if is_file(text) else _PHASE.fullmatch(text) for text in routing]
     if not any(named):
         return None
     out: dict[str, list[str]] = {}

@@ -10,6 +10,7 @@ from ..plan.experts import Objective
 METHODS = ("auto", "moetuner", "exflow")
 OBJECTIVES = ("transitions", "fanout", "load", "joint", "minimax")
 DEFAULT_LOAD_WEIGHT = 10.0
+MOST_SLOTS = 65_536
 
 
 class ExpertRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -44,6 +45,8 @@ class ExpertRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise InputError(f"load-weight must be a number of at least 0 but got {self.load_weight}")
         if self.redundant < 0:
             raise InputError(f"redundant must be at least 0 but got {self.redundant}")
+        if self.slots_per_gpu is not None and not 1 <= self.slots_per_gpu <= MOST_SLOTS:
+            raise InputError(f"slots-per-gpu must be from 1 to {MOST_SLOTS} but got {self.slots_per_gpu}")
         weights = self.workload_weights
         if weights is not None and not (all(0 <= weight < 1e9 for weight in weights) and sum(weights) > 0):
             raise InputError(f"workload-weight must be numbers of at least 0, one above it, but got {list(weights)}")

@@ -77,11 +77,15 @@ def melange_problem(
     """The problem of a configuration. A cell without requests is left out; a zero throughput means cannot serve."""
     rate = config.total_request_rate if rate is None else rate
     slices = config.slice_factor if slices is None else slices
-    if rate is None or not 0 < rate <= MOST_NUMBER:
+    if rate is None:
+        raise InputError("total_request_rate is missing: give it there or by --rate")
+    if not 0 < rate <= MOST_NUMBER:
         raise InputError(f"total_request_rate must be a positive number of at most {MOST_NUMBER:g} but is {rate}")
     if fractional:
         slices = None
-    elif slices is None or not 1 <= slices <= MOST_SLICES:
+    elif slices is None:
+        raise InputError("slice_factor is missing: give it there or by --slices, or take --fractional")
+    elif not 1 <= slices <= MOST_SLICES:
         raise InputError(f"slice_factor must be a whole number from 1 to {MOST_SLICES} but is {slices}")
     _check(config)
     cells = [

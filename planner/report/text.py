@@ -18,8 +18,12 @@ def console(stream: TextIO | None = None) -> Console:
     """A console on stdout (or another stream), as wide as the terminal, or 120 columns when piped."""
     from rich.console import Console
 
+    class _Console(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # which is no failure, as it would be to rich
+
     stream = stream or sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else _PIPED_WIDTH, highlight=False, soft_wrap=False)
+    return _Console(file=stream, width=None if stream.isatty() else _PIPED_WIDTH, highlight=False, soft_wrap=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from shardwright.models import ModelError, Routing, read_routing
 
+from ..files import is_file
 from ..inputs import routing_input
 from ..plan.experts import ExpertPlan
 
@@ -46,7 +46,7 @@ def load_problems(plan: ExpertPlan) -> Iterator[str]:
 
 def _routings(plan: ExpertPlan) -> Iterator[Routing]:
     for record in plan.inputs:
-        if record.role != "routing" or not Path(record.source).is_file():
+        if record.role != "routing" or not is_file(record.source):
             continue
         try:
             if routing_input(record.source).sha256 == record.sha256:

@@ -16,6 +16,7 @@ TIERS: tuple[Tier, ...] = ("on-demand", "spot", "reserved")
 MOST_CLASSES = 1000
 MOST_LOST = 3
 MOST_NUMBER = 1e12
+MOST_COUNT = 10_000_000
 
 
 def _positive(name: str, value: float) -> None:
@@ -28,9 +29,9 @@ def _not_negative(name: str, value: float) -> None:
         raise InputError(f"{name} must be from 0 to {MOST_NUMBER:g} but is {value:g}")
 
 
-def _count(name: str, value: int) -> None:
-    if not 0 <= value <= 10_000_000:
-        raise InputError(f"{name} must be from 0 to 10000000 but is {value}")
+def _count(name: str, value: int, least: int = 0) -> None:
+    if not least <= value <= MOST_COUNT:
+        raise InputError(f"{name} must be from {least} to {MOST_COUNT} but is {value}")
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -122,8 +123,7 @@ class Offer(_Record, frozen=True, kw_only=True):
         _not_negative(f"offers: usd_per_hour of {self.gpu}", self.usd_per_hour)
         if self.most is not None:
             _count(f"offers: most of {self.gpu}", self.most)
-        if self.instance_gpus < 1:
-            raise InputError(f"offers: instance_gpus of {self.gpu} must be at least 1 but is {self.instance_gpus}")
+        _count(f"offers: instance_gpus of {self.gpu}", self.instance_gpus, 1)
         for name in ("interruptions_per_hour", "recovery_s"):
             _not_negative(f"offers: {name} of {self.gpu}", getattr(self, name))
         if self.watts is not None:
@@ -169,8 +169,7 @@ class MeasuredTable(_Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not LEAST_CLOCK <= self.clock <= 1:
             raise InputError(f"tables: clock of {self.gpu} must be from {LEAST_CLOCK:g} to 1 but is {self.clock:g}")
-        if self.gpus < 1:
-            raise InputError(f"tables: gpus of {self.gpu} must be at least 1 but is {self.gpus}")
+        _count(f"tables: gpus of {self.gpu}", self.gpus, 1)
         for at, value in enumerate(self.requests_per_s):
             _not_negative(f"tables: requests_per_s[{at}] of {self.gpu}", value)
 
@@ -257,8 +256,7 @@ class Switching(_Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name in ("start_s", "usd_per_start"):
             _not_negative(f"switching: {name}", getattr(self, name))
-        if self.least_hours < 1:
-            raise InputError(f"switching: least_hours must be at least 1 but is {self.least_hours}")
+        _count("switching: least_hours", self.least_hours, 1)
         if not 0 <= self.least_saving < 1:
             raise InputError(f"switching: least_saving must be from 0 to below 1 but is {self.least_saving:g}")
         _positive("switching: horizon_hours", self.horizon_hours)
@@ -277,6 +275,7 @@ class Running(_Record, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _count(f"current: count of {self.gpu}", self.count)
+        _count(f"current: gpus of {self.gpu}", self.gpus, 1)
 
 
 class FleetJob(_Record, frozen=True, kw_only=True):
@@ -318,8 +317,10 @@ class FleetJob(_Record, frozen=True, kw_only=True):
             _positive("budget_usd_per_hour", self.budget_usd_per_hour)
         if self.objective == "throughput" and self.budget_usd_per_hour is None:
             raise InputError("objective throughput needs budget_usd_per_hour")
-        if self.slices is not None and self.slices < 1:
-            raise InputError(f"slices must be at least 1 but is {self.slices}")
+        if self.slices is not None:
+            _count("slices", self.slices, 1)
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed must be from 0 to 2^63 - 1 but is {self.seed}")
         _combinations(self)
         _known_regions(self)
         for place, (name, multiple) in enumerate(self.hours):

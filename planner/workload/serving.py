@@ -17,6 +17,7 @@ from .serving_layout import LayoutConstraints, Speculation, quantization
 MAX_TOKENS = 100_000_000
 MAX_RATE = 1e7
 MAX_CONCURRENCY = 1_000_000
+MAX_WEIGHT = 1e12
 
 Metric = Literal["ttft", "tpot", "e2e"]
 
@@ -91,8 +92,10 @@ class Load(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         for place, each in enumerate(self.lengths):
             _whole(f"load.lengths[{place}].isl", each.isl, MAX_TOKENS)
             _whole(f"load.lengths[{place}].osl", each.osl, MAX_TOKENS)
-            if not (math.isfinite(each.weight) and each.weight > 0):
-                raise InputError(f"load.lengths[{place}].weight must be a positive number but got {each.weight}")
+            if not 0 < each.weight <= MAX_WEIGHT:
+                raise InputError(
+                    f"load.lengths[{place}].weight must be above 0 and at most {MAX_WEIGHT:g} but got {each.weight}"
+                )
         if (self.rate_per_s is None) == (self.concurrency is None):
             raise InputError("load needs either a rate or a concurrency, and only one of them")
         if self.rate_per_s is not None and not 0 < self.rate_per_s <= MAX_RATE:

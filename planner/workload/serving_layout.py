@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from ..errors import InputError
+from .degrees import check_degree
 
 WeightFormat = Literal["bf16", "fp8", "int8", "int4", "nvfp4", "mxfp4"]
 ComputeFormat = Literal["bf16", "fp8", "int8", "fp4"]
@@ -100,9 +101,7 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def __post_init__(self) -> None:
         for name in ("tp", "pp", "attn_dp", "cp", "ep", "moe_tp"):
-            value = getattr(self, name)
-            if value < 1:
-                raise InputError(f"layout.{name} must be at least 1 but got {value}")
+            check_degree(f"layout.{name}", getattr(self, name))
         if self.ep * self.moe_tp not in (1, self.stage_devices):
             raise InputError(
                 f"layout.ep × moe_tp = {self.ep * self.moe_tp} must be tp × attn_dp × cp = {self.stage_devices}, "
@@ -139,8 +138,7 @@ class LayoutConstraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     def __post_init__(self) -> None:
         for name in ("tp", "pp", "attn_dp", "cp", "ep", "moe_tp"):
             for value in getattr(self, name):
-                if value < 1:
-                    raise InputError(f"constraints.{name} must be at least 1 but got {value}")
+                check_degree(f"constraints.{name}", value)
 
     def allow(self, layout: Layout) -> bool:
         """Whether a layout takes the values asked for."""
@@ -162,8 +160,7 @@ class Speculation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     draft_cost: float = 0.03
 
     def __post_init__(self) -> None:
-        if self.draft_tokens < 1:
-            raise InputError(f"speculation.draft_tokens must be at least 1 but got {self.draft_tokens}")
+        check_degree("speculation.draft_tokens", self.draft_tokens)
         for name in ("acceptance", "draft_cost"):
             value = getattr(self, name)
             if not 0 <= value <= 1:

@@ -74,35 +74,34 @@ def read_schedule(path: str | Path) -> list[tuple[str, float]]:
     The rate column is `rate_per_s`, `mean_rps` or `rps`; other columns are ignored. Raises InputError naming the line.
     """
     text = read_text(path, "schedule", MAX_TRACE_BYTES)
-    reader = csv.DictReader(text.splitlines())
-    names = reader.fieldnames or []
+    lines = _csv_rows(text, f"schedule {path}")
+    names = next(lines, (1, []))[1]
     column = next((name for name in ("rate_per_s", "mean_rps", "rps") if name in names), None)
     if column is None:
         raise InputError(f"schedule {path}: needs a column rate_per_s, mean_rps or rps but has {', '.join(names)}")
     hours: list[tuple[str, float]] = []
-    for line, row in enumerate(reader, start=2):
+    at = names.index(column)
+    for line, row in lines:
         try:
-            rate = float(row[column] or "")
-        except (TypeError, ValueError):
+            rate = float(row[at])
+        except (IndexError, ValueError):
             rate = -1.0
         if not 0 <= rate < 1e9:
             raise InputError(f"schedule {path}, line {line}: {column} must be a number of at least 0")
-        hours.append((str(row[names[0]]), rate))
+        hours.append((row[0], rate))
     if not hours:
         raise InputError(f"schedule {path}: holds no hour")
     return hours
 
 
 def _azure(text: str, where: str) -> Iterator[_Row]:
-    reader = csv.reader(text.splitlines())
-    header = [name.strip() for name in next(reader, [])]
+    lines = _csv_rows(text, where)
+    header = [name.strip() for name in next(lines, (1, []))[1]]
     try:
         at, prompt, output = (header.index(name) for name in _AZURE)
     except ValueError as error:
         raise InputError(f"{where}: needs the columns {', '.join(_AZURE)}, or JSON lines") from error
-    for line, row in enumerate(reader, start=2):
-        if not row:
-            continue
+    for line, row in lines:
         place = f"{where}, line {line}"
         if len(row) < len(header):
             raise InputError(f"{place}: has {len(row)} of {len(header)} columns")
@@ -112,6 +111,17 @@ def _azure(text: str, where: str) -> Iterator[_Row]:
             _tokens(row[output], "GeneratedTokens", place),
             [],
         )
+
+
+def _csv_rows(text: str, where: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV text that are not empty, each with its line. Raises InputError naming the line."""
+    reader = csv.reader(text.splitlines())
+    try:
+        for row in reader:
+            if row:
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(f"{where}, line {reader.line_num}: not CSV ({error})") from error
 
 
 def _json_lines(text: str, where: str) -> Iterator[_Row]:
@@ -129,8 +139,8 @@ def _json_lines(text: str, where: str) -> Iterator[_Row]:
 
 def _mooncake(row: Mapping[str, Any], place: str) -> _Row:
     hashes = row.get("hash_ids") or []
-    if not isinstance(hashes, list):
-        raise InputError(f"{place}: hash_ids must be a list")
+    if not isinstance(hashes, list) or any(isinstance(block, list | dict) for block in hashes):
+        raise InputError(f"{place}: hash_ids must be a list of block numbers")
     return (
         _number(row.get("timestamp"), "timestamp", place) / 1e3,
         _tokens(row.get("input_length"), "input_length", place),

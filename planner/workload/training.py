@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import msgspec
@@ -17,6 +16,9 @@ Optimizer = Literal["adam", "adam8bit", "sgd", "sgd-momentum", "muon"]
 
 MOST_ROBUSTNESS_SAMPLES = 10_000
 MOST_TOKENS = 10**18
+MOST_SEQUENCES = MOST_SEQUENCE_TOKENS = 10**9
+MOST_BYTES_PER_PARAMETER = 64
+MOST_NUMBER = 1e21
 
 Technique = Literal[
     "context",
@@ -45,8 +47,13 @@ class Tier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     def __post_init__(self) -> None:
         for name in ("bytes_per_device", "bytes_per_s", "update_bytes_per_s"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise InputError(f"tier.{name} must be a positive number but got {value}")
+            if not 0 < value <= MOST_NUMBER:
+                raise InputError(f"tier.{name} must be a positive number of at most {MOST_NUMBER:g} but got {value}")
+
+
+def _between(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise InputError(f"job.{name} must be at least {least} and at most {most} but got {value}")
 
 
 class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -93,27 +100,21 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     constraints: Constraints = Constraints()
 
     def __post_init__(self) -> None:
-        for name in ("gbs", "sequence_length"):
-            value = getattr(self, name)
-            if value < 1:
-                raise InputError(f"job.{name} must be at least 1 but got {value}")
-        for name in ("master_weight_bytes", "moment_bytes", "gradient_bytes", "robustness_samples"):
-            if getattr(self, name) < 0:
-                raise InputError(f"job.{name} must not be negative but got {getattr(self, name)}")
+        for name, most in (("gbs", MOST_SEQUENCES), ("sequence_length", MOST_SEQUENCE_TOKENS)):
+            _between(name, getattr(self, name), 1, most)
+        for name in ("master_weight_bytes", "moment_bytes", "gradient_bytes"):
+            _between(name, getattr(self, name), 0, MOST_BYTES_PER_PARAMETER)
+        _between("robustness_samples", self.robustness_samples, 0, MOST_ROBUSTNESS_SAMPLES)
         if not 0 <= self.memory_margin < 1:
             raise InputError(f"job.memory_margin must be at least 0 and below 1 but got {self.memory_margin}")
         for name in ("time_limit_s", "usd_per_device_hour"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise InputError(f"job.{name} must be a positive number but got {value}")
+            if value is not None and not 0 < value <= MOST_NUMBER:
+                raise InputError(f"job.{name} must be a positive number of at most {MOST_NUMBER:g} but got {value}")
         if self.expert_imbalance is not None and self.expert_load is not None:
             raise InputError("job.expert_imbalance and job.expert_load both give the imbalance: leave one out")
         if self.expert_imbalance is not None and not 1 <= self.expert_imbalance <= 1000:
             raise InputError(f"job.expert_imbalance must be from 1 to 1000 but got {self.expert_imbalance}")
-        if self.robustness_samples > MOST_ROBUSTNESS_SAMPLES:
-            raise InputError(
-                f"job.robustness_samples must be at most {MOST_ROBUSTNESS_SAMPLES} but got {self.robustness_samples}"
-            )
         if self.token_budget is not None and not 1 <= self.token_budget <= MOST_TOKENS:
             raise InputError(f"job.token_budget must be at least 1 and at most 1e18 but got {self.token_budget:.6g}")
         if self.objective == "days" and self.token_budget is None:

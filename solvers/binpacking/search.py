@@ -322,7 +322,7 @@ class _Search:
         upper = self._finite_upper()
         for profile in np.flatnonzero(need):
             row = self.problem.capacity[profile]
-            with np.errstate(divide="ignore"):
+            with np.errstate(divide="ignore", invalid="ignore"):
                 order = np.argsort(np.where(row > 0, self.cost / row, np.inf), kind="stable")
             for offer in order[: int((row > 0).sum())]:
                 short = need[profile] - row @ units

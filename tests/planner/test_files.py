@@ -65,6 +65,19 @@ def test_yaml_aliases_and_tags_are_refused():
     refused(lambda: parse_yaml("!!python/object/apply:os.system ['true']\n", "f"), "YAML")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.json", '{"x": {"gbs": 1, "gbs": 2}}'), ("a.yaml", "x:\n- {gbs: 1, seq: 3, gbs: 2}\n")]
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    refused(lambda: read_document(tmp_path / name, "job"), name, "'gbs' stands twice")
+
+
+def test_yaml_keys_are_text():
+    refused(lambda: parse_yaml("a:\n  1: x\n", "f"), "line 2", "text")
+    assert parse_yaml("a:\n  '1': x\n", "f") == {"a": {"1": "x"}}
+
+
 def test_text_that_is_not_utf8_is_refused(tmp_path):
     path = tmp_path / "x.json"
     path.write_bytes(b'{"a": "\xff"}')

@@ -67,7 +67,7 @@ def test_an_unknown_peak_is_refused_with_the_known_ones():
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("field", ["memory_bytes_per_s", "scaleup_bytes_per_s", "tdp_watts", "usd_per_hour"])
 def test_a_figure_that_is_no_positive_number_is_refused(field, value):
-    with pytest.raises(TopologyError, match=f"{field} must be a positive finite number"):
+    with pytest.raises(TopologyError, match=f"{field} must be a positive number from"):
         msgspec.structs.replace(accelerator("h100"), **{field: value})
 
 

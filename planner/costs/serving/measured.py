@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from shardwright.topologies import Accelerator
 
 from ...errors import InputError
+from ...files import is_folder
 from .coefficients import Kernels
 
 Array = NDArray[np.float64]
@@ -147,7 +148,7 @@ def read_table(path: Path) -> Table:
 def _systems(source: str) -> Path:
     if source != PACKAGE:
         folder = Path(source)
-        found = next((each for each in (folder, folder / "systems") if (each / "data").is_dir()), None)
+        found = next((each for each in (folder, folder / "systems") if is_folder(each / "data")), None)
         if found is None:
             raise InputError(f"measured operators {source}: no folder with data/SYSTEM/gemm/… inside")
         return found

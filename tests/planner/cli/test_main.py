@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -163,11 +166,33 @@ def test_a_job_file_is_read_and_overridden(here, capsys):
         (["dance"], ["dance"]),
         (["export", "plan.json", "--to", "megatron"], ["plan.json"]),
         (["models", "show", "x" * 5000], ["x"]),
+        (["models", "show", "gpt2", "--seq", "0"], ["--seq", "from 1"]),
+        (["models", "show", "\udcff"], ["not UTF-8"]),
+        (["experts", "--routing", "x" * 5000 + ".npy", "--gpus", "4"], ["no file can have"]),
+        (["train", "gpt2", "--cluster", "dgx-h100", "--gbs", "9" * 20, "--seq", "8"], ["job.gbs", "at most"]),
+        (["estimate", "gpt2", "--cluster", "dgx-h100", *SMALL_JOB, "--mbs", "9" * 20], ["strategy.mbs", "at most"]),
+        (["export", "plan.json", "--to", "megatron", "-o", ""], ["plan.json"]),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(here, capsys, arguments, words):
     refused(capsys, arguments, 2, *words)
     assert list(here.iterdir()) == []
+
+
+def test_words_of_hostile_files_are_cut_and_printed_harmlessly(here, capsys):
+    name = "\x1b[31m" + "x" * 10_000
+    (here / "config.json").write_text(json.dumps(bad_config(architectures="drop", model_type=name)))
+    line = refused(capsys, ["models", "show", "config.json"], 2, "known are")
+    assert "\x1b" not in line
+    assert len(line) < 2000
+
+
+def test_a_stream_that_nobody_reads_or_can_hold_more_is_no_bug_of_ours():
+    program = [sys.executable, "-c", "from shardwright.planner.cli.main import main; main()", "topology", "list"]
+    for shell, code in ((" | true; exit ${PIPESTATUS[0]}", 0), (" >&-", 0), (" > /dev/full", 2)):
+        ended = subprocess.run(["bash", "-c", shlex.join(program) + shell], capture_output=True, text=True, check=False)
+        assert ended.returncode == code, shell
+        assert ("No space left" in ended.stderr) == (code == 2)
 
 
 def bad_config(**changes: object) -> dict[str, object]:
@@ -206,6 +231,10 @@ def with_matrix(matrix: object) -> dict[str, object]:
         (with_matrix([[0, "fast"], [10, 0]]), ["measured"]),
         ({**cluster("dgx-a100:2").document, "colour": "red"}, ["colour"]),
         ({**cluster("dgx-a100:2").document, "nodes": []}, ["nodes"]),
+        (
+            {**cluster("dgx-a100:2").document, "networks": [{"kind": "rail", "name": "x", "latency_s": 1e300}]},
+            ["networks"],
+        ),
         ([1, 2], []),
     ],
 )

@@ -70,6 +70,7 @@ def test_bad_azure_traces_are_refused_in_one_line(write, rows, words):
         ('{"timestamp": 0, "output_length": 5}', "input_length is missing"),
         ('{"timestamp": "x", "input_length": 1, "output_length": 5}', "timestamp must be a number"),
         ('{"timestamp": 0, "input_length": 1, "output_length": 5, "hash_ids": 3}', "hash_ids must be a list"),
+        ('{"timestamp": 0, "input_length": 1, "output_length": 5, "hash_ids": [[1]]}', "hash_ids must be a list"),
         ('{"timestamp": 0, "input_length": true, "output_length": 5}', "input_length must be"),
         ('{"StartTimeOffset": -1, "ContextTokens": 1, "GeneratedTokens": 5}', "StartTimeOffset must be"),
         ('{"timestamp": 0, ', "not a JSON object"),
@@ -100,6 +101,8 @@ def test_schedules_give_a_rate_for_every_hour(write):
         ("hour,speed\n0,1\n", "rate_per_s, mean_rps or rps"),
         ("hour,rps\n0,-1\n", "line 2: rps must be"),
         ("hour,rps\n", "holds no hour"),
+        ("hour,rps\n0\n", "line 2: rps must be"),
+        ("hour,rps\n" + "x" * 200_000 + ",1\n", "line 2: not CSV"),
     ]:
         with pytest.raises(InputError, match=words):
             read_schedule(write(text))
