@@ -74,13 +74,15 @@ class CpuSeconds:
 @dataclass(frozen=True)
 class Looked:
     """One model over all GPU types: layouts there are, layouts looked into before every class has its cheapest replica,
-    and before the fleet is proven."""
+    and before the fleet is proven; split replicas planned with, of all there are, where they are tried."""
 
     model: str
+    targets: Targets
     rate: float
     layouts: int
     first: int
     proven: int
+    split: tuple[int, ...]
     usd_per_hour: float
     gap: float
     cpu_s: float
@@ -141,17 +143,17 @@ def arena() -> list[tuple[float, float, float, dict[str, float]]]:
     return rows
 
 
-def lazy(model: str, formats: tuple[str, ...], rate: float) -> Looked:
-    """The fleet for a model over all GPU types and 36 sizes."""
+def lazy(model: str, formats: tuple[str, ...], rate: float, targets: Targets, *, split: bool = False) -> Looked:
+    """The fleet for a model over all GPU types and 36 sizes, with prefill and decode pools too where `split`."""
     served = ServedModel(
         model=model,
         rate_per_s=rate,
         lengths=tuple(LengthBin(isl=isl, osl=osl) for isl in LENGTHS for osl in LENGTHS),
-        targets=Targets(ttft_s=2.0, tpot_s=0.1),
+        targets=targets,
         formats=formats,
     )
     offers = tuple(Offer(gpu=gpu, usd_per_hour=usd) for gpu, usd in GPUS.items())
-    job = FleetJob(models=(served,), offers=offers, simulate=False)
+    job = FleetJob(models=(served,), offers=offers, simulate=False, disaggregated=split)
     columns = Columns(job, request_classes(job), {model: load_model(model)}, [])
     columns.serve_all()
     started = time.process_time()
@@ -159,8 +161,10 @@ def lazy(model: str, formats: tuple[str, ...], rate: float) -> Looked:
     seconds = time.process_time() - started
     (note,) = [line for line in plan.assumptions if "layouts were looked into" in line]
     proven = int(note.split()[0])
+    pairs = [int(word) for line in plan.assumptions if "split replicas" in line for word in line.split()[:3:2]]
     best = plan.optimality
-    return Looked(model, rate, columns.layouts_all, columns.layouts_made, proven, best.value, best.gap, seconds)
+    numbers = (columns.layouts_all, columns.layouts_made, proven, tuple(pairs))
+    return Looked(model, targets, rate, *numbers, best.value, best.gap, seconds)
 
 
 def main() -> None:
@@ -170,9 +174,22 @@ def main() -> None:
     as_json = parser.parse_args().json
     published = arena() if ARENA.exists() else []
     solved = speed()
-    looked = [lazy("llama-3.1-8b", ("bf16",), 50.0), lazy("llama-3.1-70b", ("bf16", "fp8"), 20.0)]
+    looked = [
+        lazy(model, formats, rate, targets, split=split)
+        for targets in (Targets(ttft_s=2.0, tpot_s=0.1), Targets(ttft_s=1.0, tpot_s=0.04))
+        for model, formats, rate in (("llama-3.1-8b", ("bf16",), 50.0), ("llama-3.1-70b", ("bf16", "fp8"), 20.0))
+        for split in (False, True)
+    ]
     if as_json:
-        print(json.dumps({"arena": published, "speed": [*map(asdict, solved)], "lazy": [*map(asdict, looked)]}))
+        print(
+            json.dumps(
+                {
+                    "arena": published,
+                    "speed": [*map(asdict, solved)],
+                    "lazy": [asdict(each) | {"targets": each.targets.limits()} for each in looked],
+                }
+            )
+        )
         return
     if published:
         print("| requests/s | mix, $/h | bound, $/h |", " | ".join(published[0][3]), "|")
@@ -186,11 +203,13 @@ def main() -> None:
         size = f"{row.sizes} × {row.sizes}"
         print(f"| {row.kind} | {row.types} | {size} | {row.slices} | {row.rate:g} | {row.usd_per_hour:.2f} | "
               f"{row.gap:.4%} | {row.cpu_s:.2f} |")  # fmt: skip
-    print("\n| model | requests/s | layouts | for the relaxation | for the proof | $/h | gap | CPU s |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("\n| model | TTFT | TPOT | requests/s | layouts | for the relaxation | for the proof | split replicas | of | "
+          "$/h | gap | CPU s |\n|---|---|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
     for each in looked:
-        print(f"| {each.model} | {each.rate:g} | {each.layouts} | {each.first} | {each.proven} | "
-              f"{each.usd_per_hour:.2f} | {each.gap:.4%} | {each.cpu_s:.1f} |")  # fmt: skip
+        split = " | ".join(f"{number:,}" for number in each.split) or "– | –"
+        print(f"| {each.model} | {each.targets.ttft_s:g} s | {1e3 * (each.targets.tpot_s or 0):g} ms | {each.rate:g} | "
+              f"{each.layouts} | {each.first} | {each.proven} | {split} | {each.usd_per_hour:.2f} | {each.gap:.4%} | "
+              f"{each.cpu_s:.1f} |")  # fmt: skip
 
 
 if __name__ == "__main__":

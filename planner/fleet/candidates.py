@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,7 @@ class Candidate:
         return tuple((pool.gpu, pool.gpus) for pool in self.pools)
 
 
+@functools.lru_cache(maxsize=1024)
 def canonical(gpu: str) -> str:
     """The catalog's name of a GPU type, or the name as given where the catalog does not know it.
 

@@ -78,6 +78,14 @@ class Known:
         cost = bound * self.multiples + np.maximum(added, 0.0)
         return np.asarray(cost < self.value * self.hours * (1 - SURE))
 
+    def covers(self, other: Known) -> bool:
+        """Whether whatever may be better than another fleet may be better than this one."""
+        return (
+            self.value * self.hours >= other.value * other.hours
+            and self.multiples <= other.multiples
+            and self.most >= other.most
+        )
+
 
 ValueOf = Callable[[list[Candidate]], Known]
 

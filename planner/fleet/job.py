@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -17,14 +17,16 @@ from ..plan.base import Alternative, Input
 from ..plan.fleet import FleetPlan, Rental, Replica, ShadowPrice
 from ..workload.fleet import FleetJob, ServedModel
 from .candidates import Candidate, covered_by_tables, measured_candidates, offered_types, request_classes
-from .columns import Columns, Known, ValueOf, check_context
+from .columns import Columns, Known, check_context
 from .explain import unit_of
+from .found import Found
 from .infeasible import unservable
 from .mixing import Settled, settled
 from .offers import assemble, name_of, undominated
 from .planning import best_found, plan_assembled, routed
 from .problem import FleetProblem
-from .split import PLACED, simulated_split, split_candidates
+from .split import simulated_split
+from .supply import Supply
 from .what_if import WhatIf, changed
 
 FEW_CLASSES = 12
@@ -41,11 +43,13 @@ class _Ready:
     """A job with its replicas made."""
 
     job: FleetJob
-    columns: Columns
-    problem: FleetProblem
+    supply: Supply
     sources: tuple[Input, ...]
-    notes: tuple[str, ...]
-    outside: float | None
+
+    @property
+    def columns(self) -> Columns:
+        """The replicas."""
+        return self.supply.columns
 
 
 def plan_fleet(job: FleetJob, sources: tuple[Input, ...] = (), what_if: Sequence[WhatIf] = ()) -> FleetPlan:
@@ -55,40 +59,44 @@ def plan_fleet(job: FleetJob, sources: tuple[Input, ...] = (), what_if: Sequence
     `what_if` adds what the best fleet would be after each change. Raises Infeasible naming the constraint that binds,
     InputError for what is not known or contradicts itself.
     """
-    ready, plan = _planned(job, sources)
+    ready, problem, plan = _planned(job, sources)
     assert plan.rental is not None
-    worth = plan.rental.shadow_prices + _milliseconds(ready, plan.rental.replicas)
+    worth = plan.rental.shadow_prices + _milliseconds(ready, problem, plan.rental.replicas)
     rental = msgspec.structs.replace(plan.rental, shadow_prices=worth)
     others = tuple(_alternative(job, each) for each in what_if)
     return msgspec.structs.replace(plan, rental=rental, alternatives=plan.alternatives + others)
 
 
-def _planned(job: FleetJob, sources: tuple[Input, ...]) -> tuple[_Ready, FleetPlan]:
+def _planned(job: FleetJob, sources: tuple[Input, ...]) -> tuple[_Ready, FleetProblem, FleetPlan]:
     """The plan whose replicas keep the targets alone and, where they are simulated, under the mix routed to them."""
     ready = _ready(job, sources)
     columns = ready.columns
 
     def rent(made: list[Candidate], alone: bool) -> tuple[list[Candidate], Rental, float]:
-        if alone:
-            made = _simulated(job, columns, made)
-        rental, bound = routed(job, assemble(job, columns.classes, undominated(job, made)))
-        return made, rental, bound
+        while True:
+            if alone:
+                made = _simulated(job, columns, made)
+            rental, found = routed(job, assemble(job, columns.classes, undominated(job, made)))
+            more = ready.supply.grow(_known(job, found))
+            if not more:
+                return made, rental, found.bound
+            made = made + more
 
     if job.simulate is False or all(each.source != "cost model" for each in columns.made):
         ended = Settled(list(columns.made), [], (), None)
     else:
         ended = settled(columns, rent)
-    outsides = [each for each in (ready.outside, ended.outside) if each is not None]
+    outsides = [each for each in (ready.supply.outside, ended.outside) if each is not None]
     best = max if job.objective == "throughput" else min
     problem = assemble(job, columns.classes, undominated(job, ended.made))
-    notes = ready.notes + _how(job, columns) + ended.notes
+    notes = ready.supply.notes() + _how(job, columns) + ended.notes
     plan = plan_assembled(job, problem, ready.sources, notes, outside=best(outsides) if outsides else None)
     assert plan.rental is not None
     latencies = ended.latencies or [None] * len(plan.rental.replicas)
     pairs = zip(plan.rental.replicas, latencies, strict=True)
     replicas = tuple(msgspec.structs.replace(replica, latencies=each) for replica, each in pairs)
     rental = msgspec.structs.replace(plan.rental, replicas=replicas)
-    return replace(ready, problem=problem), msgspec.structs.replace(plan, rental=rental)
+    return ready, problem, msgspec.structs.replace(plan, rental=rental)
 
 
 def _ready(job: FleetJob, sources: tuple[Input, ...]) -> _Ready:
@@ -106,39 +114,27 @@ def _ready(job: FleetJob, sources: tuple[Input, ...]) -> _Ready:
 
     def value_of(made: list[Candidate]) -> Known:
         try:
-            found = best_found(job, assemble(job, classes, undominated(job, made)), CLOSE)
+            return _known(job, best_found(job, assemble(job, classes, undominated(job, made)), CLOSE))
         except Infeasible:
             return Known(np.inf)
-        if job.objective == "throughput":
-            return Known(job.budget_usd_per_hour or 0.0, 1, found.multiple, np.inf)
-        hours = [multiple for _, multiple in job.hours] or [1.0]
-        return Known(found.value, len(hours), sum(hours), max(hours))
 
-    columns.refine(value_of(columns.made))
-    columns.one_each()
-    split_notes, outside = _split(job, columns, value_of)
-    notes = tuple(columns.notes)
-    if columns.layouts_all:
-        notes += (
-            f"{columns.layouts_made} of {columns.layouts_all} layouts were looked into; by the cost model's means "
-            "the others cannot be part of a better fleet",
-        )
-    notes += split_notes
-    problem = assemble(job, classes, undominated(job, columns.made))
-    return _Ready(job, columns, problem, sources + records, notes, outside)
+    supply = Supply(columns, _most_splits(job) if job.disaggregated else 0)
+    supply.begin(value_of)
+    return _Ready(job, supply, sources + records)
 
 
-def _split(job: FleetJob, columns: Columns, value_of: ValueOf) -> tuple[tuple[str, ...], float | None]:
-    """Add prefill and decode pools where asked: notes, and the best value of a fleet with those left out.
+def _known(job: FleetJob, found: Found) -> Known:
+    """What a fleet must beat to be better than the one found."""
+    if job.objective == "throughput":
+        return Known(job.budget_usd_per_hour or 0.0, 1, found.multiple, np.inf)
+    hours = [multiple for _, multiple in job.hours] or [1.0]
+    return Known(found.value, len(hours), sum(hours), max(hours))
 
-    The program of losses, hours and budgets takes longer for each, and so gets fewer.
-    """
-    if not job.disaggregated:
-        return (), None
+
+def _most_splits(job: FleetJob) -> int:
+    """Split replicas to plan with; the program of losses, hours and budgets takes longer for each."""
     plain = not (job.failures.any or job.hours or job.current or job.objective == "throughput")
-    kept, outside, note = split_candidates(columns, value_of, MOST_SPLITS if plain else FEW_SPLITS)
-    columns.made += kept
-    return (PLACED, note), outside
+    return MOST_SPLITS if plain else FEW_SPLITS
 
 
 def _models(job: FleetJob) -> tuple[dict[str, ModelGraph], tuple[Input, ...]]:
@@ -200,7 +196,7 @@ def _exact(columns: Columns, served: ServedModel, candidate: Candidate) -> Candi
     return columns.candidate(served, pool.gpu, candidate.format, pool.degrees, exact=True)
 
 
-def _milliseconds(ready: _Ready, rented: Sequence[Replica]) -> tuple[ShadowPrice, ...]:
+def _milliseconds(ready: _Ready, problem: FleetProblem, rented: Sequence[Replica]) -> tuple[ShadowPrice, ...]:
     """What a millisecond more of each latency target saves, by the relaxation of the replicas rented."""
     job, columns = ready.job, ready.columns
     rates = np.array([each.rate_per_s for each in columns.classes])
@@ -210,7 +206,7 @@ def _milliseconds(ready: _Ready, rented: Sequence[Replica]) -> tuple[ShadowPrice
             looser = msgspec.structs.replace(
                 served, targets=msgspec.structs.replace(served.targets, **{f"{name}_s": limit + MILLISECOND})
             )
-            costs = [_relaxed_cost(ready, rented, each) for each in (served, looser)]
+            costs = [_relaxed_cost(ready.columns, problem, rented, each) for each in (served, looser)]
             if not np.isfinite(costs).all():
                 continue
             saved = float(rates @ (costs[0] - costs[1]))
@@ -218,7 +214,7 @@ def _milliseconds(ready: _Ready, rented: Sequence[Replica]) -> tuple[ShadowPrice
             out.append(
                 ShadowPrice(
                     what=what,
-                    unit=unit_of(ready.problem),
+                    unit=unit_of(problem),
                     worth=saved,
                     how="relaxation of the replicas rented, by the cost model",
                 )
@@ -226,9 +222,10 @@ def _milliseconds(ready: _Ready, rented: Sequence[Replica]) -> tuple[ShadowPrice
     return tuple(out)
 
 
-def _relaxed_cost(ready: _Ready, rented: Sequence[Replica], served: ServedModel) -> np.ndarray:
+def _relaxed_cost(
+    columns: Columns, problem: FleetProblem, rented: Sequence[Replica], served: ServedModel
+) -> np.ndarray:
     """What a request of every class of a model adds to the objective, an hour long, on the cheapest replica rented."""
-    columns = ready.columns
     mine = [at for at, each in enumerate(columns.classes) if each.model == served.model]
     best = np.full(len(columns.classes), np.inf)
     for replica in rented:
@@ -236,8 +233,8 @@ def _relaxed_cost(ready: _Ready, rented: Sequence[Replica], served: ServedModel)
         if replica.model != served.model or len(pools) != 1 or pools[0].degrees is None:
             continue
         made = columns.candidate(served, pools[0].gpu, replica.format, pools[0].degrees)
-        for price in ready.problem.prices:
-            if ready.problem.replicas[price.replica].name == replica.name:
+        for price in problem.prices:
+            if problem.replicas[price.replica].name == replica.name:
                 with np.errstate(divide="ignore"):
                     best = np.minimum(best, price.cost / price.capacity / made.rates)
     return np.where(np.isin(np.arange(len(best)), mine), best, 0.0)
@@ -247,7 +244,7 @@ def _alternative(job: FleetJob, what_if: WhatIf) -> Alternative:
     """The best fleet after a change; a change that leaves none is told too."""
     other = changed(job, what_if)
     try:
-        _, plan = _planned(other, ())
+        _, _, plan = _planned(other, ())
     except (Infeasible, LimitReached) as error:
         return Alternative(label=f"what if {what_if.text}", value=0.0, why=f"no fleet: {error}")
     assert plan.rental is not None

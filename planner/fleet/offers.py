@@ -49,18 +49,22 @@ def undominated(job: FleetJob, candidates: Sequence[Candidate]) -> list[Candidat
 
     Only where both fill instances without a rest; then losses, quotas and floors favour the smaller too.
     """
-    return [
-        each
-        for at, each in enumerate(candidates)
-        if not any(_replaces(job, other, each, at > place) for place, other in enumerate(candidates) if place != at)
-    ]
+    alike: dict[tuple[str, str], list[tuple[int, Candidate]]] = {}
+    for at, each in enumerate(candidates):
+        if len(each.gpus) == 1:
+            alike.setdefault((each.model, each.gpus[0][0]), []).append((at, each))
+    gone = {
+        at
+        for same in alike.values()
+        for at, each in same
+        if any(_replaces(job, other, each, at > place) for place, other in same if place != at)
+    }
+    return [each for at, each in enumerate(candidates) if at not in gone]
 
 
 def _replaces(job: FleetJob, small: Candidate, large: Candidate, earlier: bool) -> bool:
-    if small.model != large.model or len(small.gpus) != 1 or len(large.gpus) != 1:
-        return False
-    (gpu, few), (other, many) = small.gpus[0], large.gpus[0]
-    if gpu != other or many % few or (many == few and not earlier and bool((small.rates == large.rates).all())):
+    (gpu, few), (_, many) = small.gpus[0], large.gpus[0]
+    if many % few or (many == few and not earlier and bool((small.rates == large.rates).all())):
         return False
     sizes = [offer.instance_gpus for offer in job.offers if canonical(offer.gpu) == at_clock(gpu)[0]]
     even = all(size % each == 0 or each % size == 0 for size in sizes for each in (few, many))

@@ -75,15 +75,15 @@ def _solved(job: FleetJob, problem: FleetProblem) -> _Solved:
     return _Solved(counted, found, demands, dropped, insurance, kept)
 
 
-def routed(job: FleetJob, problem: FleetProblem) -> tuple[Rental, float]:
-    """What a plan would rent and route, without the fleets set beside it, and the bound of its value."""
+def routed(job: FleetJob, problem: FleetProblem) -> tuple[Rental, Found]:
+    """What a plan would rent and route, without the fleets set beside it, and what it was read from."""
     solved = _solved(job, problem)
     rental = rental_of(solved.counted, solved.found, solved.demands)
     if job.hours:
         names = tuple(name for name, _ in job.hours)
         hours = schedule_of(solved.counted, solved.found, solved.demands, names, solved.found.value)
         rental = msgspec.structs.replace(rental, schedule=hours)
-    return rental, solved.found.bound
+    return rental, solved.found
 
 
 def plan_assembled(

@@ -111,6 +111,7 @@ class Side:
     """The prefill and decode workers of a model in one number format."""
 
     served: ServedModel
+    format: str
     prefill: _Pool
     decode: _Pool
     count: int
@@ -136,7 +137,9 @@ class Side:
             for phase in ("prefill", "decode")
         )
         count = len(workers) ** 2 * len(RATIOS)
-        return cls(served, prefill.part(np.asarray(prefill.rates.any(1))), decode.part(decode.undominated()), count)
+        return cls(
+            served, format_, prefill.part(np.asarray(prefill.rates.any(1))), decode.part(decode.undominated()), count
+        )
 
     def rows(self) -> Iterator[tuple[int, Floats, Floats]]:
         """For every prefill worker: its place, most rates [decode worker, ratio, class] of pairs, and least rents."""
@@ -147,6 +150,8 @@ class Side:
 
     def exact(self, columns: Columns, kept: list[tuple[int, int, int]]) -> Iterator[Split]:
         """Splits (prefill worker, decode worker, ratio) with the caches' way between their pools."""
+        if not kept:
+            return
         prefill, decode = self.prefill.workers, self.decode.workers
         ways: dict[int, dict[Link, None]] = {}
         for first, second, _ in kept:
@@ -158,12 +163,12 @@ class Side:
                 links, columns.phase_rates(self.served, prefill[first].key, "prefill", tuple(links)), strict=True
             )
         }
-        graph = columns.models[self.served.model]
+        numbers = quantization(self.format)
+        size = kv_bytes_per_token(columns.models[self.served.model], dtype_bytes=numbers.cache_bytes)
         isl = np.array([each.isl or 1 for each in columns.classes])
         for first, second, ratio in kept:
             workers = prefill[first], decode[second]
             few, many = RATIOS[ratio]
-            size = kv_bytes_per_token(graph, dtype_bytes=quantization(workers[0].format).cache_bytes)
             passed = min(few * workers[0].link.bytes_per_s, many * workers[1].link.bytes_per_s)
             rates = np.minimum(few * handing[first, between(*workers)], many * self.decode.rates[second])
             rates = np.minimum(rates, passed / np.maximum(size * isl, 1e-300))

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from shardwright.planner import load_model, plan_fleet
-from shardwright.planner.fleet.columns import serving_job
-from shardwright.planner.fleet.job import _ready, _simulated
+from shardwright.planner.fleet.columns import Known, serving_job
+from shardwright.planner.fleet.job import _planned, _ready, _simulated
 from shardwright.planner.fleet.machines import machine_topology
 from shardwright.planner.fleet.mixing import shares_of
 from shardwright.planner.fleet.offers import assemble, undominated
@@ -119,6 +119,22 @@ def test_latencies_that_contradict_the_plan_are_found(mixed):
 def test_no_other_edit_of_a_simulated_plan_passes(mixed):
     simulated = {f"rental.replicas.latencies.{name}" for name in ("ttft_s", "tpot_s", "e2e_s", "requests")}
     assert survivors(mixed) <= NOTES | CLAIMS | simulated | {"rental.replicas.requests_per_s"}
+
+
+def test_a_plan_that_came_to_cost_more_looks_into_more_replicas():
+    """Left out against the fleet of the cost model's means, they may pay once a simulation has lowered that."""
+    gpus = {"a10g": 1.01, "a100-80gb": 3.67, "h100": 4.5, "l4": 1.2}
+    offers = [{"gpu": gpu, "usd_per_hour": usd} for gpu, usd in gpus.items()]
+    task = job(models=[MIXED | {"rate_per_s": 18.0}], offers=offers, disaggregated=True, simulate=False)
+    supply, value = _ready(task, ()).supply, plan_fleet(task).optimality.value
+    assert supply.grow(Known(value)) == []
+    more = supply.grow(Known(1.3 * value))
+    assert any(len(each.pools) == 2 for each in more)
+    assert supply.grow(Known(1.3 * value)) == []
+
+    ready, _, dearer = _planned(msgspec.structs.replace(task, simulate=True), ())
+    assert dearer.optimality.value > value
+    assert ready.supply.grow(Known(dearer.optimality.value)) == []
 
 
 def test_split_pools_are_simulated_together():

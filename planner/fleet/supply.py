@@ -1,0 +1,95 @@
+"""The replicas that a fleet is planned with: all that may be in a better one than is known, whole and split.
+
+What is left out is left out against a value. Where the plan comes to cost more, because a simulation lowers what its
+replicas carry, more is made: whatever the bound at the cost model's means leaves in against the new value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .candidates import Candidate
+from .columns import Columns, Known, ValueOf
+from .split import candidate_of
+from .split_space import MOST_WORKERS, Space, Splits
+
+FIRST_SPLITS = 24
+PLACED = "prefill and decode pools are rented in one region and tier"
+
+
+@dataclass
+class Supply:
+    """Replicas by the cost model; at most `most_splits` have pools, those that add least to the bound.
+
+    `outside` is the best value of a fleet with a split replica beyond that, a cost or a multiple of the rates; None
+    where every one left out is proven useless.
+    """
+
+    columns: Columns
+    most_splits: int
+    outside: float | None = None
+    _space: Space | None = field(default=None, repr=False)
+    _asked: Known | None = field(default=None, repr=False)
+
+    def begin(self, value_of: ValueOf) -> None:
+        """Make what matters beside the whole replicas made; `value_of` is the best fleet of some replicas."""
+        self.grow(value_of(self.columns.made))
+        self.columns.one_each()
+        if not self.most_splits:
+            return
+        self._space, self._asked = Space(self.columns), None
+        known = value_of(self.columns.made)
+        self.columns.refine(known, self._space.prices)
+        first = [candidate_of(each) for each in self._left(self._space, known).splits[:FIRST_SPLITS]]
+        self.grow(value_of(self.columns.made + first))
+
+    def grow(self, known: Known) -> list[Candidate]:
+        """Make what may be in a better fleet than the one known and was not made before; that alone is returned."""
+        columns = self.columns
+        if self._asked is not None and self._asked.covers(known):
+            return []
+        self._asked, before = known, len(columns.made)
+        if self._space is None:
+            columns.refine(known)
+            return columns.made[before:]
+        columns.refine(known, self._space.prices)
+        left = self._left(self._space, known)
+        made = {(each.model, each.layout) for each in columns.made if len(each.pools) > 1}
+        splits = [candidate_of(each) for each in left.splits[: self.most_splits]]
+        self.outside = _outside(left, known, self.most_splits) if len(left.splits) > self.most_splits else None
+        columns.made += [each for each in splits if (each.model, each.layout) not in made]
+        return columns.made[before:]
+
+    def notes(self) -> tuple[str, ...]:
+        """What was looked into, and what the proof rests on."""
+        columns, found = self.columns, []
+        if columns.layouts_all:
+            found.append(
+                f"{columns.layouts_made} of {columns.layouts_all} layouts were looked into; by the cost model's means "
+                "the others cannot be part of a better fleet"
+            )
+        if self._space is not None:
+            kept = sum(len(each.pools) > 1 for each in columns.made)
+            rest = (
+                "the others can be part of no better fleet"
+                if self.outside is None
+                else "the bound is that of a fleet with others"
+            )
+            found += [
+                PLACED,
+                f"{kept} of {self._space.count} split replicas of up to {MOST_WORKERS} workers a phase are planned "
+                f"with: by the cost model's means {rest}",
+            ]
+        return (*columns.notes, *found)
+
+    def _left(self, space: Space, known: Known) -> Splits:
+        return Splits(self.columns, space.promising(known)).better(known)
+
+
+def _outside(splits: Splits, known: Known, most: int) -> float:
+    """The best value of a fleet with one of the splits behind the first."""
+    bound, added = splits.added(known)
+    least = float(added[most:].min())
+    if splits.columns.job.objective == "throughput":
+        return (known.value - least) / bound
+    return (bound * known.multiples + least) / known.hours
