@@ -3,9 +3,9 @@
     python -m benchmarks.published_plans FILE.json [--legal] [--limit N] [--json]
 
 FILE.json holds the recipes of the megatron-bridge wheel (degrees, batch and recompute per model, accelerator and number
-of devices); what it leaves out is in benchmarks/published_recipes.py. Gradients are taken in 16 bits, as the recipes
-reduce them. A recipe whose expert ranks do not divide the devices of a stage cannot run on the devices that it names,
-and is compared on the fewest times as many that can. With --legal nothing is searched.
+of devices); what it leaves out is in benchmarks/published_facts.json. A recipe whose expert ranks do not divide the
+devices of a stage cannot run on the devices that it names, and is compared on the fewest times as many that can. With
+--legal nothing is searched.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -29,6 +30,8 @@ from shardwright.planner.plan.training import TrainingPlan
 from shardwright.planner.training import estimate_training, plan_training
 from shardwright.planner.workload.training import TrainingJob
 from shardwright.topologies import Topology
+
+SAME = 1e-9
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,30 @@ def difference(theirs: TrainingPlan, ours: TrainingPlan) -> str:
     return ", ".join(f"{name} {change:+.3g} s" for change, name in shown if change)
 
 
+def summary(outcomes: list[Outcome]) -> str:
+    """How many are compared, fit, and are predicted slower or faster than the plan found, as Markdown."""
+    compared = [each for each in outcomes if each.their_s is not None and each.our_s is not None]
+    fitting = [each for each in compared if not each.why.startswith("does not fit")]
+    ratios = [(each.their_s or 0.0) / (each.our_s or 1.0) for each in fitting]
+    faster, slower = (sum(sign * (ratio - 1) > SAME for ratio in ratios) for sign in (1, -1))
+    rows = {
+        "predicted and compared": len(compared),
+        "– predicted to fit in memory": len(fitting),
+        "– – the plan found here is predicted as fast": len(fitting) - faster - slower,
+        f"– – the plan found here is predicted faster (median over all that fit: {100 * median(ratios) - 100:.1f} %)": (
+            faster
+        ),
+        "– – the published plan is predicted faster": slower,
+        "– predicted not to fit with 5 % of memory free, some for want of the recipe's offload": (
+            len(compared) - len(fitting)
+        ),
+        "of those compared: on more devices than named": sum("does not divide" in each.theirs for each in compared),
+    }
+    for reason, count in Counter(each.reason for each in outcomes if each.their_s is None).items():
+        rows[reason] = count
+    return "\n".join(["| what | recipes |", "|---|---:|", *(f"| {name} | {count} |" for name, count in rows.items())])
+
+
 def table(outcomes: list[Outcome]) -> str:
     """The comparison as Markdown."""
     lines = [
@@ -131,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.json:
         print(json.dumps([each.__dict__ for each in outcomes], indent=2))
     else:
-        print(table(outcomes))
+        print(f"{summary(outcomes)}\n\n{table(outcomes)}")
     return 0
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from benchmarks.measurements.clusters import cluster_of, topology_of
@@ -38,39 +40,53 @@ MODELS = {
     "nemotron_3_ultra": "nemotron-3-ultra-550b-a55b",
     "glm51": "glm-5",
     "glm52": "glm-5.2",
+    "deepseek_v4_flash": "deepseek-v4-flash",
+    "deepseek_v4_pro": "deepseek-v4-pro",
 }
-_V4 = "its compressed attention and hyper-connections are in no family here, nor in megatron-core 0.19"
-NO_MODEL = {
-    "wan_14b": "a video diffusion transformer, no language model",
-    "deepseek_v4_flash": _V4,
-    "deepseek_v4_pro": _V4,
+NO_MODEL = {"wan_14b": "a video diffusion transformer, no language model"}
+
+# What the file leaves out or has otherwise, read by running the recipes (tests/launchers/recipe_facts.py).
+FACTS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("published_facts.json").read_text())
+USUAL: dict[str, Any] = {
+    "tp": 1,
+    "pp": 1,
+    "cp": 1,
+    "vpp": 1,
+    "ep": 1,
+    "etp": 1,
+    "sp": False,
+    "gbs": 128,
+    "mbs": 1,
+    "sequence": 4096,
+    "layout": "",
+    "cp_comm": "p2p",
+    "zero": 1,
+    "replicas": 1,
+    "optimizer": "adam",
+    "gradient_bytes": 2,
+    "moment_bytes": 8,
+    "offload": False,
+    "recompute": "none",
+    "recompute_modules": [],
+    "recompute_num_layers": None,
 }
 
-# What the file leaves out, from the recipes themselves (megatron-bridge 0.6.2, megatron/bridge/perf_recipes).
-SEQUENCE = 4096
-SEQUENCES = {"llama31_405b": 8192, "llama3_70b": 8192, "llama3_8b": 8192, "nemotronh_56b": 8192}
-SEQUENCES |= {"nemotron_3_nano": 8192, "nemotron_3_super": 8192, "nemotron_3_ultra": 8192}
-TUNING_SEQUENCES = {"glm51": 131072, "glm52": 131072}
-OTHER_SEQUENCES = {
-    "llama3_8b_sft_8gpu_gb200_bf16_config": 16384,
-    "llama3_8b_sft_8gpu_gb200_fp8cs_config": 16384,
-    "llama3_70b_peft_8gpu_gb200_bf16_config": 2048,
+# Where the ranks of experts do not divide the devices named, what NVIDIA changed afterwards: Megatron-Bridge's pull
+# requests 6054 (Qwen3 235B, GB200 and GB300) and 6083 (DeepSeek V3, VR200, back to what had been measured).
+_GB200 = {"ep": 8}
+_GB300 = {"pp": 2, "layout": ""}
+_VR200 = {"pp": 2, "vpp": 8}
+CORRECTIONS: dict[str, dict[str, Any]] = {
+    "qwen3_235b_a22b_pretrain_64gpu_gb200_fp8cs_config": _GB200,
+    "qwen3_235b_a22b_pretrain_64gpu_gb200_fp8mx_config": _GB200,
+    "qwen3_235b_a22b_pretrain_64gpu_gb300_bf16_config": _GB300,
+    "qwen3_235b_a22b_pretrain_64gpu_gb300_fp8cs_config": _GB300,
+    "qwen3_235b_a22b_pretrain_64gpu_gb300_fp8mx_config": {"pp": 2, "layout": "t*3|(t*4|)*22t*3"},
+    "deepseek_v3_pretrain_128gpu_vr200_bf16_config": _VR200,
+    "deepseek_v3_pretrain_128gpu_vr200_fp8cs_config": _VR200,
+    "deepseek_v3_pretrain_128gpu_vr200_fp8mx_config": _VR200,
+    "deepseek_v3_pretrain_128gpu_vr200_nvfp4_config": _VR200,
 }
-SHARDED = {
-    "llama3_70b_pretrain_64gpu_gb200_bf16_config",
-    "llama3_70b_pretrain_64gpu_gb200_fp8cs_config",
-    "llama3_70b_pretrain_64gpu_b200_fp8cs_config",
-    "llama31_405b_pretrain_128gpu_b300_bf16_config",
-    "llama3_70b_pretrain_64gpu_b300_bf16_config",
-    "llama3_70b_pretrain_64gpu_b300_fp8cs_config",
-    "llama31_405b_pretrain_128gpu_gb300_bf16_config",
-    "llama31_405b_pretrain_256gpu_gb300_bf16_config",
-    "llama3_70b_pretrain_64gpu_gb300_bf16_config",
-    "llama3_70b_pretrain_64gpu_gb300_fp8cs_config",
-}
-# Nemotron 3 Ultra's recipes name these in variables, which the file does not hold: sharded within racks of 64 devices.
-ULTRA = {"ep": 64, "gbs": 256, "mbs": 1}
-ULTRA_REPLICAS = 4
 
 MODULES: dict[str, RecomputeModule] = {
     "core_attn": "core_attention",
@@ -109,36 +125,46 @@ def layout(text: str) -> tuple[int, ...]:
     return tuple(stage.count("t") for stage in flat.split("|"))
 
 
+def told(entry: dict[str, Any]) -> dict[str, Any]:
+    """All that is known of a recipe: what the file says, what is usual where it says nothing, and the facts."""
+    said = {key: value for key, value in entry.items() if value is not None}
+    if said.get("recompute_num_layers"):
+        said["recompute"] = "full"
+    elif said.get("recompute_modules"):
+        said["recompute"] = "selective"
+    return USUAL | said | FACTS.get(str(entry["recipe"]), {}) | entry.get("corrected", {})
+
+
+def corrected(entry: dict[str, Any]) -> dict[str, Any]:
+    """The recipe as NVIDIA corrected it, or the same."""
+    return entry | {"corrected": CORRECTIONS.get(str(entry["recipe"]), {})}
+
+
 def strategy_of(entry: dict[str, Any], devices: int | None = None) -> Strategy:
     """The degrees of a recipe; data parallelism is what is left, its optimizer or weights sharded."""
-    name = str(entry["recipe"])
-    ultra = family(name) == "nemotron_3_ultra"
-    entry = {**entry, **ULTRA} if ultra else entry
-    tp, cp, pp = (int(entry.get(degree) or 1) for degree in ("tp", "cp", "pp"))
-    dp = (devices or int(entry["num_gpus"])) // (tp * cp * pp)
+    known = told(entry)
+    tp, cp, pp, replicas = (int(known[degree]) for degree in ("tp", "cp", "pp", "replicas"))
     details: dict[str, Any] = {}
-    modules = tuple(MODULES[each] for each in entry.get("recompute_modules") or () if each in MODULES)
-    if entry.get("recompute_num_layers"):
-        details = {"recompute": "full", "recompute_layers": int(entry["recompute_num_layers"])}
-    elif modules:
+    if known["recompute"] == "full":
+        details = {"recompute": "full", "recompute_layers": known["recompute_num_layers"]}
+    elif known["recompute"] == "selective":
+        modules = tuple(MODULES[each] for each in known["recompute_modules"] if each in MODULES)
         details = {"recompute": "selective", "recompute_modules": modules}
-    if family(name) in TUNING_SEQUENCES:
-        details |= {"recompute_layers": None, "cp_comm": "all_gather"}
-    if entry.get("layout"):
-        details["stage_layers"] = layout(entry["layout"])
-    replicas = ULTRA_REPLICAS if ultra else 1
+    if known["layout"]:
+        details["stage_layers"] = layout(known["layout"])
     return Strategy(
         tp=tp,
         cp=cp,
         pp=pp,
-        sp=tp > 1,
-        vpp=int(entry.get("vpp") or 1),
-        ep=int(entry.get("ep") or 1),
-        etp=int(entry.get("etp") or 1),
-        mbs=int(entry.get("mbs") or 1),
-        dp_shard=dp // replicas,
+        sp=bool(known["sp"]) and tp > 1,
+        vpp=int(known["vpp"]),
+        ep=int(known["ep"]),
+        etp=int(known["etp"]),
+        mbs=int(known["mbs"]),
+        cp_comm=known["cp_comm"],
+        dp_shard=(devices or int(known["num_gpus"])) // (tp * cp * pp) // replicas,
         dp_replicate=replicas,
-        zero=3 if ultra or name in SHARDED else 1,
+        zero=int(known["zero"]),
         **details,
     )
 
@@ -148,8 +174,8 @@ def devices_for(entry: dict[str, Any]) -> int:
 
     In Megatron-LM ep × etp ranks share a pipeline stage, so that devices / pp must be a multiple of them.
     """
-    named, pp = int(entry["num_gpus"]), int(entry.get("pp") or 1)
-    experts = int(entry.get("ep") or 1) * int(entry.get("etp") or 1)
+    known = told(entry)
+    named, pp, experts = int(known["num_gpus"]), int(known["pp"]), int(known["ep"]) * int(known["etp"])
     times = 1
     while named * times // pp % experts:
         times += 1
@@ -164,22 +190,21 @@ def topology_for(gpu: str, devices: int) -> Topology:
 
 def recipe_of(entry: dict[str, Any], devices: int | None = None) -> Recipe:
     """A recipe in this planner's words, on the devices named or on others. Raises ShardwrightError if it is none."""
-    name = str(entry["recipe"])
-    kind = family(name)
+    name, known = str(entry["recipe"]), told(entry)
     precision = next((each for each in ("fp8", "nvfp4", "bf16") if each in name), "bf16").removeprefix("nv")
-    known = {**entry, **ULTRA} if kind == "nemotron_3_ultra" else entry
-    pretrained = SEQUENCES.get(kind, SEQUENCE) if "_pretrain_" in name else TUNING_SEQUENCES.get(kind, SEQUENCE)
     job = TrainingJob(
-        gbs=int(known.get("gbs") or 128),
-        sequence_length=OTHER_SEQUENCES.get(name, pretrained),
+        gbs=int(known["gbs"]),
+        sequence_length=int(known["sequence"]),
         precision="fp4" if precision == "fp4" else "fp8" if precision == "fp8" else "bf16",
+        optimizer=known["optimizer"],
         framework="megatron-2025",
-        gradient_bytes=2,
+        gradient_bytes=int(known["gradient_bytes"]),
+        moment_bytes=int(known["moment_bytes"]),
         trained="adapters" if "_peft_" in name else "all",
     )
     named = int(entry["num_gpus"])
     strategy = strategy_of(entry, devices)
-    return Recipe(name, MODELS[kind], str(entry["gpu"]), named, devices or named, job, strategy)
+    return Recipe(name, MODELS[family(name)], str(entry["gpu"]), named, devices or named, job, strategy)
 
 
 def legal(entry: dict[str, Any]) -> str:

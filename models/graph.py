@@ -48,7 +48,8 @@ class ModelGraph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     With an encoder and a decoder the encoder's chain comes first, ends in a `head` of its final norm, and the decoder
     starts with an `embedding` of its own. Operators named `shared_…` are the expert that sees every token.
     `assumptions` lists what the description left open: defaults of the configuration class, towers left out.
-    `dropout` says whether training drops activations; None where only sizes are known.
+    `dropout` says whether training drops activations; None where only sizes are known. Between layers a token is
+    `streams` vectors of the hidden size (hyper-connections).
     """
 
     name: str
@@ -60,6 +61,12 @@ class ModelGraph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     runs: tuple[Run, ...]
     assumptions: tuple[str, ...] = ()
     dropout: bool | None = None
+    streams: int = 1
+
+    @property
+    def stream_size(self) -> int:
+        """Elements a token is between layers."""
+        return self.streams * self.hidden_size
 
     @property
     def num_layers(self) -> int:

@@ -212,8 +212,9 @@ class Attention(_Operator, frozen=True, tag="attention"):
     `window` limits the context (None: all of it): to the last `window` tokens, or, if `chunked`, to the tokens of
     the same aligned chunk of that length. With `latent_features` (MLA) the cache keeps one latent vector of that many
     elements plus `rope_features` shared by all heads, and tp cannot divide it. `selected` limits the context to that
-    many tokens chosen by an indexer (sparse attention), all of which stay cached. `cross` attends to the encoder's
-    output, cached once per request.
+    many tokens chosen by an indexer (sparse attention), all of which stay cached. With a `stride` (compressed
+    attention) an entry for every so many tokens is attended to beside the window, or `selected` of them. `cross`
+    attends to the encoder's output, cached once per request.
     """
 
     heads: int
@@ -223,6 +224,7 @@ class Attention(_Operator, frozen=True, tag="attention"):
     window: int | None = None
     chunked: bool = False
     selected: int | None = None
+    stride: int | None = None
     causal: bool = True
     cross: bool = False
     latent_features: int = 0
@@ -273,13 +275,17 @@ class Attention(_Operator, frozen=True, tag="attention"):
         return self.context_elements_per_rank(tp) if self.cached_elements else 0
 
     def cached_tokens(self, context: int) -> int:
-        """Tokens of a `context` that stay cached."""
-        return context if self.window is None else min(self.window, context)
+        """Entries of a `context` that stay cached."""
+        kept = context if self.window is None else min(self.window, context)
+        return kept + (context // self.stride if self.stride else 0)
 
     def mean_context(self, sequence: int) -> float:
         """Attended tokens per query, averaged over a sequence of that length."""
         if not self.causal:
             return float(sequence)
+        if self.stride is not None:
+            near = _mean_of_last(self.window or sequence, sequence)
+            return near + _mean_of_last((self.selected or sequence) * self.stride, sequence) / self.stride
         if self.selected is not None:
             return _mean_of_last(self.selected, sequence)
         if self.window is None or self.window >= sequence:

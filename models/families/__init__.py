@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ..fields import Fields
 from ..graph import ModelGraph
-from . import deepseek, encoders, gemma, gpt, hybrid, llama, llama4, mixtral, wrappers
+from . import deepseek, deepseek_v4, encoders, gemma, gpt, hybrid, llama, llama4, mixtral, wrappers
 
 Reader = Callable[[Fields, str], ModelGraph]
 
@@ -24,6 +24,7 @@ ARCHITECTURES: dict[str, Reader] = {
     "DeepseekV2ForCausalLM": deepseek.deepseek,
     "DeepseekV32ForCausalLM": deepseek.deepseek_v32,
     "DeepseekV3ForCausalLM": deepseek.deepseek_v3,
+    "DeepseekV4ForCausalLM": deepseek_v4.deepseek_v4,
     "FalconForCausalLM": gpt.falcon,
     "GPT2LMHeadModel": gpt.gpt2,
     "GPTBigCodeForCausalLM": gpt.gpt_bigcode,
@@ -92,6 +93,7 @@ MODEL_TYPES: dict[str, str] = {
     "deepseek_v2": "DeepseekV2ForCausalLM",
     "deepseek_v3": "DeepseekV3ForCausalLM",
     "deepseek_v32": "DeepseekV32ForCausalLM",
+    "deepseek_v4": "DeepseekV4ForCausalLM",
     "falcon": "FalconForCausalLM",
     "gemma": "GemmaForCausalLM",
     "gemma2": "Gemma2ForCausalLM",

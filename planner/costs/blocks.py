@@ -101,7 +101,7 @@ def block_costs(
             "backward_s": backward,
             "flops": _total(times, "flops", keys),
             "saved_bytes": saved_bytes(block, keys, device, (), part.saved_bytes),
-            "input_bytes": input_bytes(model.hidden_size, keys, device),
+            "input_bytes": input_bytes(model.stream_size, keys, device),
             "dense_parameters": parameters.dense,
             "tied_parameters": tied_table(model, block) / keys.tp,
             "expert_parameters": parameters.expert,

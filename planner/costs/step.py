@@ -203,7 +203,7 @@ class TrainingCosts:
         (Narayanan et al. 2021, section 4.1, "scatter/gather").
         """
         tokens = table.mbs * self.job.sequence_length / (table.cp * table.tp)
-        size = tokens * self.model.hidden_size * self.device.element_bytes
+        size = tokens * self.model.stream_size * self.device.element_bytes
         return self.network.hop_seconds(table, size)
 
     def _vocabulary_s(self, table: StrategyTable) -> Floats:

@@ -39,6 +39,7 @@ _NOTES = (
     "data and checkpoints are yours to add (--data-path, --save, --lr …); the tokenizer stands as NullTokenizer of the "
     "right size",
 )
+MUON_NOTES = ("the momentum, scale and remaining options of muon; it needs the emerging-optimizers package",)
 
 
 class Megatron:
@@ -68,7 +69,7 @@ class Megatron:
             *memory_arguments(strategy, mixture),
             *numbers,
         ]
-        notes = (*_NOTES, *position_notes(model, facts))
+        notes = (*_NOTES, *position_notes(model, facts), *(MUON_NOTES if job.optimizer == "muon" else ()))
         text = "".join(" ".join(shlex.quote(word) for word in argument) + "\n" for argument in arguments)
         steps = (
             "Copy this folder to every host.",
@@ -121,10 +122,12 @@ def supported_schedule(strategy: Strategy, launcher: str) -> None:
         raise InputError(f"export: {launcher} has no {strategy.schedule} schedule; constrain schedule to 1f1b")
 
 
-def supported_optimizer(job: TrainingJob, launcher: str) -> None:
+def supported_optimizer(strategy: Strategy, job: TrainingJob, launcher: str) -> None:
     """Raises InputError for an optimizer that Megatron does not shard."""
-    if job.optimizer not in ("adam", "sgd", "sgd-momentum"):
+    if job.optimizer not in ("adam", "sgd", "sgd-momentum", "muon"):
         raise InputError(f"export: {launcher} with sharded states has no optimizer {job.optimizer}; use adam or sgd")
+    if job.optimizer == "muon" and (strategy.zero > 1 or job.precision == "fp16"):
+        raise InputError(f"export: {launcher} runs muon with zero 0 or 1 and not in fp16; constrain zero to 1")
 
 
 def needs_layout(strategy: Strategy, stages: list[tuple[int, str]]) -> bool:
@@ -174,7 +177,7 @@ def batch_arguments(strategy: Strategy, job: TrainingJob) -> Arguments:
         found += [("--overlap-grad-reduce",)]
     if strategy.zero and strategy.dp_replicate > 1:
         found += [("--num-distributed-optimizer-instances", str(strategy.dp_replicate))]
-    supported_optimizer(job, "megatron")
+    supported_optimizer(strategy, job, "megatron")
     found += [("--optimizer", job.optimizer.removesuffix("-momentum"))]
     if job.optimizer == "sgd":
         found += [("--sgd-momentum", "0.0")]

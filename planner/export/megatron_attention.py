@@ -36,7 +36,10 @@ def attention_arguments(graph: ModelGraph, facts: LaunchFacts) -> Arguments:
 
 
 def refuse_split(graph: ModelGraph, facts: LaunchFacts, strategy: Strategy, stages: Sequence[tuple[int, str]]) -> None:
-    """Raises InputError for degrees that Megatron-LM's variants of attention do not take (TransformerConfig, DSA)."""
+    """Raises InputError for degrees that Megatron-LM's variants of attention do not take (TransformerConfig, DSA), and
+    for compressed attention between hyper-connections, of which it has no layers."""
+    if graph.streams > 1:
+        raise cannot("hyper-connections", graph.name)
     rule, ranks = facts.delta_rule, strategy.tp * strategy.cp
     layers = [Layer(block) for block in graph.layer_blocks()]
     if rule and any(layer.get("linear_attention") for layer in layers) and rule.key_heads % ranks:

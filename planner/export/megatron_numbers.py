@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
@@ -21,6 +22,15 @@ _PRODUCTS: dict[str, Arguments] = {
 }
 _MOMENTS = {8: ("fp32", "fp32"), 6: ("bf16", "fp32"), 4: ("bf16", "bf16"), 2: ("fp8", "fp8")}
 _MASTERS = {4: "fp32", 2: "fp16"}
+
+
+@dataclass(frozen=True)
+class States:
+    """The formats of both moments and of master weights."""
+
+    first: str
+    second: str
+    master: str
 
 
 def precision_arguments(strategy: Strategy, job: TrainingJob) -> Arguments:
@@ -52,24 +62,31 @@ def precision_arguments(strategy: Strategy, job: TrainingJob) -> Arguments:
 
 def _states(strategy: Strategy, job: TrainingJob) -> Arguments:
     """Master weights and Adam's moments where they are not fp32, which its precision-aware optimizer alone keeps."""
+    states = unusual_states(strategy, job, "megatron")
+    if states is None:
+        return []
+    found: Arguments = [("--use-precision-aware-optimizer",)]
+    found += [("--exp-avg-dtype", states.first), ("--exp-avg-sq-dtype", states.second)]
+    if states.master != "fp32":
+        flag = "--megatron-fsdp-main-params-dtype" if strategy.zero >= 2 else "--main-params-dtype"
+        found += [(flag, states.master)]
+    return found
+
+
+def unusual_states(strategy: Strategy, job: TrainingJob, launcher: str) -> States | None:
+    """The formats of states that are not all fp32. Raises InputError for those that Megatron does not keep."""
     moments = job.moment_bytes if job.optimizer == "adam" else 8
     masters = job.master_weight_bytes if job.precision != "fp32" else 4
     if (moments, masters) == (8, 4):
-        return []
+        return None
     if moments not in _MOMENTS or masters not in _MASTERS:
         raise InputError(
-            f"export: megatron keeps moments in 2, 4, 6 or 8 bytes and master weights in 2 or 4, "
+            f"export: {launcher} keeps moments in 2, 4, 6 or 8 bytes and master weights in 2 or 4, "
             f"but got moment_bytes {moments} and master_weight_bytes {masters}"
         )
     if job.optimizer != "adam" or strategy.zero == 0:
         raise InputError(
-            f"export: megatron keeps moments of {moments} bytes and master weights of {masters} only with adam and "
+            f"export: {launcher} keeps moments of {moments} bytes and master weights of {masters} only with adam and "
             "sharded states; constrain zero to 1, 2 or 3, or plan with moment_bytes 8 and master_weight_bytes 4"
         )
-    first, second = _MOMENTS[moments]
-    found: Arguments = [("--use-precision-aware-optimizer",)]
-    found += [("--exp-avg-dtype", first), ("--exp-avg-sq-dtype", second)]
-    if masters != 4:
-        flag = "--megatron-fsdp-main-params-dtype" if strategy.zero >= 2 else "--main-params-dtype"
-        found += [(flag, _MASTERS[masters])]
-    return found
+    return States(*_MOMENTS[moments], _MASTERS[masters])

@@ -68,7 +68,7 @@ def carried_bytes(costs: TrainingCosts, table: StrategyTable) -> dict[tuple[str,
     s = table.row(0)
     m = int(rows.microbatches[0])
     tokens = s.mbs * costs.job.sequence_length / s.cp
-    width = costs.model.hidden_size * costs.device.element_bytes
+    width = costs.model.stream_size * costs.device.element_bytes
     held = float(rows.over_all(rows.stages.total, rows.dense_parameters())[0]) / s.pp
     held += float(rows.over_all(rows.stages.total, rows.gathered(rows.costs.expert_parameters))[0]) / s.pp
     sent = costs.device.coefficients.framework.gradient_comm_bytes

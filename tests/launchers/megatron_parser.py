@@ -77,7 +77,7 @@ def without_triton() -> None:
         typing.override = lambda function: function  # type: ignore[attr-defined]
 
 
-class _Gpu:
+class Gpu:
     major, minor, total_memory, multi_processor_count, name = 9, 0, 80 << 30, 132, "target"
 
 
@@ -103,7 +103,7 @@ def parse(arguments: list[str], world_size: int, monkeypatch: pytest.MonkeyPatch
         monkeypatch.delenv("CUDA_DEVICE_MAX_CONNECTIONS", raising=False)
     else:
         monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "1")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: _Gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: Gpu)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(sys, "argv", ["pretrain_gpt.py", *arguments, *CPU_ONLY])

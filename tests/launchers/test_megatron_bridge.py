@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks import published_recipes
 from shardwright.planner import Strategy, TrainingJob, estimate_training
 from shardwright.planner.errors import InputError
 from shardwright.planner.export import Context, exporter
@@ -15,7 +14,6 @@ from shardwright.planner.export.megatron_bridge import hydra_value
 from shardwright.planner.inputs import restored_model, restored_topology
 from shardwright.planner.plan.training import TrainingPlan
 from tests.launchers import bridge_recipes
-from tests.launchers.test_published_recipes import imported, recipes
 
 pytest.importorskip("torch", reason="the launcher checks run in `make test-launchers`")
 pytest.importorskip("megatron", reason="the launcher checks run in `make test-launchers`")
@@ -122,18 +120,6 @@ def test_megatron_bridge_lays_stages_out_as_planned(monkeypatch):
     hybrid = planned("a hybrid")
     pattern = configured(hybrid, overrides_of(hybrid), monkeypatch).model.hybrid_layer_pattern
     assert [len(stage) for stage in pattern.split("|")] == [stage.layers for stage in hybrid.stages]
-
-
-def test_the_published_recipes_that_train_adapters_keep_them(tmp_path, monkeypatch):
-    """Megatron-LM's script trains every weight; Megatron-Bridge's recipe keeps its LoRA and takes the degrees."""
-    entries = [entry for entry in recipes() if "_peft_" in entry["recipe"]]
-    assert len(entries) == 14
-    for entry in entries:
-        plan = imported(entry)
-        read = configured(plan, overrides_of(plan), monkeypatch, tmp_path)
-        assert read.peft is not None
-        assert read.data_parallel_size == plan.strategy.dp
-        assert published_recipes.legal(entry) == ""
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ PUBLISHED = {
     "deepseek-v2": (236, 21),  # arXiv 2405.04434
     "deepseek-v2-lite": (15.7, 2.4),
     "deepseek-v3": (671, 37),  # arXiv 2412.19437
+    "deepseek-v4-flash": (284, 13),
     "falcon-180b": (179, None),
     "glm-4.5": (353, 33),  # arXiv 2508.06471: 355B with its prediction module
     "glm-5": (744, 40),

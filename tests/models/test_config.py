@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardwright.models import Attention, Experts, ModelError, ModelGraph, parameters, read_config
+from shardwright.models import Attention, Experts, ModelError, ModelGraph, catalog_entry, parameters, read_config
 
 from .variants import DENSE, LATENT, MOE, NEMOTRON_H, VARIANTS
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], **DENSE}
+
+V4 = {**catalog_entry("deepseek-v4-flash").config, "num_hidden_layers": 2, "compress_ratios": [0, 4, 0]}
 
 
 def refusal(document, **changes) -> str:
@@ -185,6 +187,15 @@ def test_sizes_that_contradict_each_other_are_refused(document, changes, text):
             {"q_lora_rank": None, "index_topk": 8, "index_n_heads": 2, "index_head_dim": 8},
             "q_lora_rank must be set where an indexer",
         ),
+        (
+            "DeepseekV4ForCausalLM",
+            V4,
+            {"compress_ratios": [0, 8, 0]},
+            "compress_ratios must name strides of 0, 4",
+        ),
+        ("DeepseekV4ForCausalLM", V4, {"compress_ratios": [0, 4]}, "compress_ratios must be a list of 3 items"),
+        ("DeepseekV4ForCausalLM", V4, {"num_key_value_heads": 2}, "num_key_value_heads must be 1 in this architecture"),
+        ("DeepseekV4ForCausalLM", V4, {"o_groups": 3}, "num_attention_heads must be a multiple of o_groups 3"),
         ("NemotronHForCausalLM", NEMOTRON_H, {"hybrid_override_pattern": "MX"}, "must be 1 to 4096 letters of M * - E"),
         ("NemotronHForCausalLM", NEMOTRON_H, {"hybrid_override_pattern": ""}, "must be 1 to 4096 letters"),
         ("NemotronHForCausalLM", NEMOTRON_H, {"num_hidden_layers": 6}, "must be the 5 layers of the pattern but got 6"),

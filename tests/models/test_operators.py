@@ -39,6 +39,16 @@ def test_attention_without_a_mask_attends_to_everything_and_selected_attention_t
     assert full(window=4).cached_tokens(10) == 4
 
 
+def test_compressed_attention_sees_its_window_and_an_entry_for_every_stride():
+    compressed = full(window=3, stride=4)
+    counted = [min(position, 3) + position / 4 for position in range(1, 11)]
+    assert compressed.mean_context(10) == pytest.approx(sum(counted) / 10)
+    assert full(window=3, stride=4, selected=1).mean_context(10) == pytest.approx(
+        sum(min(position, 3) + min(position / 4, 1) for position in range(1, 11)) / 10
+    )
+    assert compressed.cached_tokens(10) == 3 + 2
+
+
 def test_kv_heads_are_divided_and_then_copied():
     assert [full().cached_elements_per_rank(tp) for tp in (1, 2, 4, 8)] == [64, 32, 32, 32]
 

@@ -240,18 +240,23 @@ def _linear(tally: _Tally, op: Linear, repeat: int, layout: Layout, quantization
 
 
 def _attention(tally: _Tally, op: Attention, repeat: int, layout: Layout, quantization: Quantization) -> None:
-    window = op.selected if op.selected is not None else op.window
-    key = AttentionClass(
-        layers=0.0,
-        pair_flops=op.flops_per_token_and_context / op.heads * -(-op.heads // layout.tp) / layout.cp,
-        decode_flops=op.absorbed_flops_per_token_and_context / op.heads * -(-op.heads // layout.tp) / layout.cp,
-        cache_elements=op.cached_elements_per_rank(layout.tp) / layout.cp,
-        window=window,
-        kept=op.window,
-        latent=op.latent_features > 0,
-        grouped=op.heads > op.kv_heads,
-    )
-    tally.attention[key] = tally.attention.get(key, 0.0) + repeat
+    """Of compressed attention the window and the compressed entries count apart, a stride of tokens being one entry."""
+    share = -(-op.heads // layout.tp) / op.heads / layout.cp
+    reaches: list[tuple[int, int | None, int | None]] = [(1, op.selected or op.window, op.window)]
+    if op.stride:
+        reaches = [(1, op.window, op.window), (op.stride, op.selected and op.selected * op.stride, None)]
+    for stride, window, kept in reaches:
+        key = AttentionClass(
+            layers=0.0,
+            pair_flops=op.flops_per_token_and_context * share / stride,
+            decode_flops=op.absorbed_flops_per_token_and_context * share / stride,
+            cache_elements=op.cached_elements_per_rank(layout.tp) / layout.cp / stride,
+            window=window,
+            kept=kept,
+            latent=op.latent_features > 0,
+            grouped=op.heads > op.kv_heads,
+        )
+        tally.attention[key] = tally.attention.get(key, 0.0) + repeat
     tally.weight_bytes += repeat * op.parameters_per_rank(layout.tp) * 2
 
 

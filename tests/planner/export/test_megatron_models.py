@@ -145,6 +145,7 @@ def test_what_reaches_no_argument_of_latent_attention_is_listed(tmp_path):
         ),
         ("glm-5.2", {}, Strategy(cp=2, dp_shard=8), r"cp_comm p2p with the sparse attention"),
         ("glm-5.2", {}, Strategy(pp=6, dp_shard=4), "a stage that begins with layer 13"),
+        ("deepseek-v4-flash", {}, Strategy(dp_shard=8), "hyper-connections of deepseek-v4-flash"),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )

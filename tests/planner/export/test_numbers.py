@@ -93,6 +93,41 @@ def test_megatron_bridge_keeps_the_gradients_of_fp16_in_two_bytes():
     assert exported("megatron-bridge", precision="fp16", gradient_bytes=2).text
 
 
+def test_megatron_bridge_is_told_of_gradients_in_two_bytes_whatever_the_recipe_had():
+    *_, away, written = exported("megatron-bridge", precision="fp8", gradient_bytes=2).text.splitlines()
+    assert away == "~mixed_precision"
+    assert written.startswith("+mixed_precision={_target_:")
+    assert "fp8:hybrid" in written
+    assert "grad_reduce_in_fp32:false" in written
+    assert "mixed_precision=bf16_mixed" in exported("megatron-bridge").text.split()
+
+
+def test_megatron_bridge_is_told_the_formats_of_states():
+    words = exported("megatron-bridge", 1, moment_bytes=6, master_weight_bytes=2).text.split()
+    assert "optimizer.use_precision_aware_optimizer=true" in words
+    assert "optimizer.exp_avg_dtype='torch.bfloat16'" in words
+    assert "optimizer.exp_avg_sq_dtype='torch.float32'" in words
+    assert "optimizer.main_params_dtype='torch.float16'" in words
+    assert "optimizer.use_precision_aware_optimizer=false" in exported("megatron-bridge", 1).text.split()
+
+
+def test_muon_is_exported_to_megatron_and_its_states_divided_layer_by_layer():
+    made = exported("megatron", 1, optimizer="muon")
+    assert "--optimizer muon" in made.text
+    assert "--use-distributed-optimizer" in made.text
+    assert any("emerging-optimizers" in note for note in made.cannot_express)
+    words = exported("megatron-bridge", 1, optimizer="muon").text.split()
+    assert "optimizer.use_layer_wise_distributed_optimizer=true" in words
+    assert "ddp.use_distributed_optimizer=false" in words
+
+
+@pytest.mark.parametrize(("zero", "precision"), [(2, "bf16"), (3, "bf16"), (1, "fp16")])
+@pytest.mark.parametrize("name", ["megatron", "megatron-bridge"])
+def test_muon_is_refused_where_megatron_does_not_run_it(name, zero, precision):
+    with pytest.raises(InputError, match=f"{name} runs muon with zero 0 or 1"):
+        exported(name, zero, optimizer="muon", precision=precision)
+
+
 def test_megatron_is_told_the_dropout_whose_masks_the_plan_counts(tmp_path):
     """Whatever the generation of software, a model that drops keeps a byte an element of every residual branch."""
     path = tmp_path / "config.json"

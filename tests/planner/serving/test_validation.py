@@ -89,7 +89,7 @@ def test_every_plan_that_is_made_holds(mode, objective, load):
     assert validate_plan(parse(dump(found), "plan")) == []
 
 
-@pytest.mark.parametrize("name", ["deepseek-v3.2", "gemma-3-27b", "gpt-oss-120b"])
+@pytest.mark.parametrize("name", ["deepseek-v3.2", "deepseek-v4-flash", "gemma-3-27b", "gpt-oss-120b"])
 def test_plans_of_sparse_and_windowed_attention_hold_the_cache_they_claim(name):
     """Sparse attention reads few tokens and keeps all of them; a window keeps no more than it reads."""
     load = Load(isl=30_000, osl=500, concurrency=8, rounds=2)

@@ -37,7 +37,7 @@ MOE = TransformerShape(
 @pytest.mark.parametrize(
     "name",
     ["llama-3.1-8b", "qwen3-32b", "mixtral-8x7b", "deepseek-v3", "deepseek-v3.2", "gpt-oss-20b", "gemma-3-27b",
-     "nemotron-h-8b"],
+     "nemotron-h-8b", "deepseek-v4-flash"],
 )  # fmt: skip
 @pytest.mark.parametrize("layout", [Layout(tp=4), Layout(tp=2, pp=2)], ids=["tp4", "tp2-pp2"])
 def test_a_decode_step_takes_longer_with_batch_and_with_context(name, layout):
