@@ -130,11 +130,13 @@ def solve(problem: PartitionProblem, weight: float = BOTTLENECK_FIRST) -> Soluti
 
 
 def least_value(problem: PartitionProblem, weight: float) -> float:
-    """What weight × bottleneck + total is at least in every partition, by the least of either; infinite where there is
-    none."""
+    """What the value of `solve` is at least in every partition, by the least bottleneck and the least total; infinite
+    where there is none."""
     least = _sweep(problem, problem.table, bottleneck=True)
     if least is None:
         return math.inf
+    if math.isinf(weight):
+        return least.bottleneck
     shortest = _sweep(problem, problem.table, bottleneck=False)
     assert shortest is not None, "there is a partition"
     return weight * least.bottleneck + shortest.total

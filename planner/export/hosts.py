@@ -30,6 +30,7 @@ _TECHNIQUES = {
     "vocab_parallel": False,
     "stage_recompute": None,
 }
+_ADVICE = {"stage_recompute": "with --recompute none layers alone are fitted"}
 
 # What a job may keep otherwise than a launcher does unless told, with what it does.
 _KEPT = {"trained": "all", "master_weight_bytes": 4, "moment_bytes": 8, "gradient_bytes": 4}
@@ -61,7 +62,9 @@ def refuse_techniques(strategy: Strategy, launcher: str) -> None:
     for name, nothing in _TECHNIQUES.items():
         value = getattr(strategy, name, nothing)
         if value != nothing:
-            raise InputError(f"export: {launcher} is given no {name}, but this plan has {value}; leave {name} unset")
+            advice = _ADVICE.get(name, f"leave {name} unset")
+            shown = f"{sum(value)} layers" if isinstance(value, tuple) else value
+            raise InputError(f"export: {launcher} is given no {name}, but this plan has {shown}; {advice}")
 
 
 def unusual(job: TrainingJob) -> dict[str, object]:

@@ -2,7 +2,8 @@
 
 In 1F1B the first stages keep the most micro-batches alive, so the strategy that is fastest where memory allows fails
 there first. An exact partition gives every stage as many layers, and as few recomputed, as suit its place (AdaPipe,
-Sun et al. 2024, with the exact dynamic program of `solvers.partition`).
+Sun et al. 2024, with the exact dynamic program of `solvers.partition`). Here are the schedules in which a pipeline rank
+holds one stage: 1F1B, GPipe and ZB-H1.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from shardwright.solvers.partition import Partition, PartitionProblem, least_value, solve
+from shardwright.solvers.partition import BOTTLENECK_FIRST, Partition, PartitionProblem, least_value, solve
 
 from ..costs.footprint import largest_temporary
 from ..costs.keys import Floats
 from ..costs.rows import SELECTIVE, Rows
-from ..costs.sharding import local_parameters, state_memory
+from ..costs.sharding import state_memory
 from ..costs.stages import live_microbatches
 from ..costs.step import TrainingCosts
-from ..strategy import RECOMPUTE_MODULES, RECOMPUTES
+from ..strategy import RECOMPUTE_MODULES, RECOMPUTES, SCHEDULES
 from ..workload.strategy_table import Ints, StrategyTable, table_of
+from .paces import pace_of
+from .search import Candidate
 
 LONGEST = 4
 ROUNDING = 1e-12
@@ -32,6 +35,22 @@ Way = tuple[int, int]
 """How a stage may recompute some of its layers: a position in RECOMPUTES, and the modules' bits."""
 
 FULL: Way = (RECOMPUTES.index("full"), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """Costs that strategies are judged by, and those of links as fast as any, by which they are bounded."""
+
+    costs: TrainingCosts
+    bounding: TrainingCosts
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """Strategies with fitted stages that beat what was known, best first, and what none goes below."""
+
+    candidates: list[Candidate]
+    bound: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +73,7 @@ class _Pieces:
 
 
 class Fitting:
-    """The ways to cut one 1F1B strategy that recomputes nothing into stages that fit a capacity.
+    """The ways to cut one strategy that recomputes nothing into stages, one a rank, that fit a capacity.
 
     A stage recomputes its first few layers in one of the `ways`, the same on all stages.
     """
@@ -66,9 +85,8 @@ class Fitting:
         columns = table.take(np.zeros(1 + len(self.ways), np.int64))
         codes, bits = (np.array([0, *(way[i] for way in self.ways)], np.int64) for i in (0, 1))
         rows = costs.rows(replace(columns, recompute=codes, recompute_modules=bits))
-        self.beyond_s = _beyond_the_stages(costs, rows)
+        self.pace = pace_of(costs, rows)
         self.pieces = _pieces(costs, rows, capacity_bytes)
-        self.weight = float(costs.microbatches(table)[0] - 1)
 
     @functools.cached_property
     def again(self) -> Ints:
@@ -87,14 +105,14 @@ class Fitting:
 
     def least_s(self) -> float:
         """Seconds that no cut takes less than."""
-        return least_value(PartitionProblem(self.cost.min(axis=0)), self.weight) + self.beyond_s
+        return self._seconds(least_value(PartitionProblem(self.cost.min(axis=0)), self._weight))
 
     def leaner_than(self, other: Fitting) -> bool:
         """Whether every stage takes no more memory than in the other, so that no cut of the other takes less time."""
         return bool(
             np.all(np.diff(self.pieces.states) <= np.diff(other.pieces.states))
             and np.all(self.pieces.fixed_bytes <= other.pieces.fixed_bytes)
-            and self.beyond_s <= other.beyond_s
+            and self.pace.beyond_s <= other.pace.beyond_s
         )
 
     def best(self) -> tuple[StrategyTable | None, float]:
@@ -102,10 +120,19 @@ class Fitting:
         seconds that no cut takes less than."""
         best: tuple[StrategyTable | None, float] = (None, np.inf)
         for way in range(len(self.ways)):
-            solution = solve(PartitionProblem(self.cost[way]), weight=self.weight)
-            if solution.point is not None and solution.value + self.beyond_s < best[1]:
-                best = (self._strategy(way, solution.point), solution.value + self.beyond_s)
+            solution = solve(PartitionProblem(self.cost[way]), weight=self._weight)
+            if solution.point is not None and self._seconds(solution.value) < best[1]:
+                best = (self._strategy(way, solution.point), self._seconds(solution.value))
         return best
+
+    @property
+    def _weight(self) -> float:
+        """Of the slowest stage, as a share of all stages': infinite where only it counts."""
+        return self.pace.slowest / self.pace.total if self.pace.total else BOTTLENECK_FIRST
+
+    def _seconds(self, value: float) -> float:
+        """Of a step, at least, for a value of the partition."""
+        return (self.pace.total or self.pace.slowest) * value + self.pace.beyond_s
 
     def _strategy(self, way: int, partition: Partition) -> StrategyTable:
         begins = partition.ends - partition.sizes
@@ -120,20 +147,6 @@ class Fitting:
             stage_recompute=tuple(redone.tolist()) if redone.any() else None,
         )
         return table_of([strategy], len(self.costs.chain.layers))
-
-
-def _beyond_the_stages(costs: TrainingCosts, rows: Rows) -> float:
-    """Seconds of a step of the first row beside the stages' own that no cut changes or goes below: transfers, the
-    optimizer on the mean of all stages, and what is fixed."""
-    table, step = rows.table, costs.step(rows)
-    dense, expert = (
-        rows.over_all(rows.stages.total, each) / table.pp
-        for each in (rows.dense_parameters(), rows.gathered(rows.costs.expert_parameters))
-    )
-    local = local_parameters(table, dense, expert)
-    optimizer_s = local * costs.states.touched / costs.device.effective_memory_bytes_per_s
-    _, hops = costs.hops(table)
-    return float((step.pipeline.waiting_s + 2 * hops + optimizer_s)[0]) + step.fixed_s
 
 
 def _pieces(costs: TrainingCosts, rows: Rows, capacity_bytes: float) -> _Pieces:
@@ -153,11 +166,13 @@ def _pieces(costs: TrainingCosts, rows: Rows, capacity_bytes: float) -> _Pieces:
     selective = (rows.table.recompute == SELECTIVE)[1:, None]
     redone = np.where(selective, rows.again_s[1:], rows.redone_s[1:])
     kept = np.where(selective, rows.saved_bytes[1:], rows.kept_bytes[1:])
+    kept[rows.table.recompute[1:] == 0] = saved
     spared = np.stack([sums(np.maximum(saved - each, 0.0), own) for each in kept]) if len(kept) else np.zeros((0, 1))
     ends = np.zeros((pp, len(chain.blocks)))
     ends[0] += chain.first
     ends[-1] += chain.last
-    live = live_microbatches("1f1b", pp, 1, int(rows.microbatches[0]))[0].astype(np.float64)
+    schedule = SCHEDULES[int(rows.table.schedule[0])]
+    live = live_microbatches(schedule, pp, 1, int(rows.microbatches[0]))[0].astype(np.float64)
     slowness, tightness = chain.ranks.of_stages(pp)
     temporary = framework.workspace_bytes + largest_temporary(rows, costs.states, chain.layers)
     return _Pieces(

@@ -22,6 +22,7 @@ from ..workload.training import TrainingJob
 from .alternatives import ALTERNATIVES
 from .choices import Scope
 from .context import Context
+from .fitting import Views
 from .infeasible import infeasible
 from .links import ORDERED, best_placed, bounding_context, own_order, placed, uneven_links, views_of
 from .objectives import objective_values, sense, shown
@@ -70,7 +71,7 @@ def _with_fitted(
     costs = own_order(context) if uneven else context.costs
     bounding = bounding_context(context).costs if uneven else costs
     best = candidates[0].value if candidates else math.inf
-    made = fitted(space, found.nodes, costs, context.goal, best, bounding)
+    made = fitted(space, found.nodes, Views(costs, bounding), context.goal, best)
     better = made.candidates[:ORDERED]
     if uneven:
         better = [placed(context, each.table) for each in better]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import msgspec
 import numpy as np
 
 from ..costs.step import TrainingCosts
-from ..strategy import RECOMPUTES
+from ..strategy import RECOMPUTES, Schedule
 from ..workload.strategy_table import FIELDS, Ints, StrategyTable, row_codes
 from .bounds import node_floors
 from .choices import DEFAULT_SCHEDULES
-from .fitting import FULL, Fitting, Way
+from .fitting import FULL, Fitted, Fitting, Views, Way
 from .objectives import Measures
 from .search import Candidate, Goal, evaluated
 from .space import Nodes, Space
+from .uneven_shared import SHARED, SharedSearch
 
 LOOKED_AT = 100_000_000
 """Entries of stage tables made before the search gives up: about ten seconds of work."""
@@ -24,28 +25,19 @@ FIXED_WORK = 100_000
 TOGETHER = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """Strategies with fitted stages that beat what was known, best first, and what none goes below."""
-
-    candidates: list[Candidate]
-    bound: float
-
-
-def fitted(
-    space: Space, nodes: Nodes, costs: TrainingCosts, goal: Goal, best: float, bounding: TrainingCosts | None = None
-) -> Fitted:
-    """Strategies with fitted stages that beat the best value found.
-
-    Nodes are looked at in the order of what 1F1B takes at least; one is done when a lower bound on all cuts of its
-    leanest strategy reaches the best value, or when every strategy of it was cut exactly. Bounds are by the costs of
-    `bounding`, where those are of faster links.
-    """
-    plain = _plain(space)
-    if plain is None:
-        return Fitted([], np.inf)
-    search = _Search(plain, nodes, costs, bounding or costs, goal, ways(space))
-    return search.run(best)
+def fitted(space: Space, nodes: Nodes, views: Views, goal: Goal, best: float) -> Fitted:
+    """Strategies with fitted stages that beat the best value found, in every schedule that may be used."""
+    found: list[Candidate] = []
+    bound = np.inf
+    for schedule in space.scope.constraints.schedule or DEFAULT_SCHEDULES:
+        plain = _plain(space, schedule)
+        if plain is None:
+            continue
+        search = SharedSearch if schedule in SHARED else _Search
+        made = search(plain, nodes, views, goal, ways(space)).run(best)
+        found, bound = [*found, *made.candidates], min(bound, made.bound)
+        best = min(best, *(each.value for each in made.candidates)) if made.candidates else best
+    return Fitted(sorted(found, key=lambda each: each.value), bound)
 
 
 def ways(space: Space) -> tuple[Way, ...]:
@@ -57,35 +49,39 @@ def ways(space: Space) -> tuple[Way, ...]:
     return (*full, *some) or ((0, 0),)
 
 
-def _plain(space: Space) -> Space | None:
-    """The space of the strategies to fit: 1F1B with nothing recomputed or moved off the device; None where constraints
-    leave nothing of it."""
+def _plain(space: Space, schedule: Schedule) -> Space | None:
+    """The space of the strategies to fit: those of a schedule with nothing recomputed or moved off the device; None
+    where constraints leave nothing of it."""
     held, choices = space.scope.constraints, space.choices
-    wanted = {"vpp": 1, "recompute": "none", "offload_optimizer": "none", "offload_activations": "none"}
+    wanted: dict[str, str | int] = {"recompute": "none", "offload_optimizer": "none", "offload_activations": "none"}
+    if schedule != "interleaved":
+        wanted["vpp"] = 1
     possible = all(choices.kept(name, (value,)) for name, value in wanted.items())
-    possible &= "1f1b" in (held.schedule or DEFAULT_SCHEDULES) and held.vocab_parallel is not True
-    if not possible:
+    if not possible or held.vocab_parallel is True:
         return None
-    changed = {name: (value,) for name, value in wanted.items()} | {"schedule": ("1f1b",), "vocab_parallel": False}
+    changed = {name: (value,) for name, value in wanted.items()} | {"schedule": (schedule,), "vocab_parallel": False}
     scope = replace(space.scope, constraints=msgspec.structs.replace(held, **changed))
     return Space(space.chain, space.facts, scope)
 
 
 class _Search:
-    """One search: the best value so far, what was found, and what is left unproven."""
+    """One search: the best value so far, what was found, and what is left unproven.
+
+    Nodes are looked at in the order of what the schedule takes at least; one is done when a lower bound on all cuts of
+    its leanest strategy reaches the best value, or when every strategy of it was cut exactly.
+    """
 
     def __init__(
         self,
         space: Space,
         nodes: Nodes,
-        costs: TrainingCosts,
-        bounding: TrainingCosts,
+        views: Views,
         goal: Goal,
         ways: tuple[Way, ...],
     ) -> None:
-        self.space, self.nodes, self.costs, self.bounding = space, nodes, costs, bounding
+        self.space, self.nodes, self.costs, self.bounding = space, nodes, views.costs, views.bounding
         self.goal, self.ways = goal, ways
-        self.floors = node_floors(space, nodes, bounding, interleaved=False)
+        self.floors = node_floors(space, nodes, views.bounding, interleaved=False)
         self.found: list[Candidate] = []
         self.bound = np.inf
         self.work = 0

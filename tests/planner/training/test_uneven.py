@@ -146,9 +146,11 @@ def test_fitted_stages_keep_to_the_constraints():
     job = TrainingJob(gbs=64, sequence_length=4096, explore=("uneven",), constraints=held)
     made = plan_training(model("llama-2-70b"), cluster("dgx-a100-40gb:8"), job).strategy
     assert made.recompute != "full"
-    for held in (Constraints(pp=(8,), vpp=(10,)), Constraints(pp=(8,), recompute=("full",))):
+    for held, gap in ((Constraints(pp=(8,), vpp=(10,)), 1e-3), (Constraints(pp=(8,), recompute=("full",)), 0.0)):
         job = TrainingJob(gbs=64, sequence_length=4096, explore=("uneven",), constraints=held)
-        assert plan_training(model("llama-2-70b"), cluster("dgx-a100-40gb:8"), job).optimality.gap == 0.0
+        plan = plan_training(model("llama-2-70b"), cluster("dgx-a100-40gb:8"), job)
+        assert plan.optimality.gap <= gap
+        assert plan.strategy.vpp == 10 or not held.vpp
 
 
 def test_stages_that_cannot_be_fitted_leave_the_proof_alone():
