@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.serving_cases import Case
 from benchmarks.serving_prediction import closed_by_latency, cost_of, predict, throughput_of_latency
 from shardwright.planner.costs.serving.step import Machine, StepCost
-from shardwright.planner.serving.simulation import Deployment, Outcome, Pool, Simulation, Turns
+from shardwright.planner.serving.simulation import Deployment, Misses, Outcome, Pool, Simulation, Turns
 from shardwright.planner.serving.worker import Worker
 from shardwright.planner.workload.serving import Trace
 
@@ -101,6 +101,10 @@ class RecordingRun(Simulation):
         super()._arrive(request, now, workers, turns, offset)
         place = next(at for at, each in enumerate(workers) if each.waiting and each.waiting[-1] == request)
         self.placed[workers is self.front, request] = place
+
+    def _advance_alone(self, worker: Worker, misses: Misses | None) -> bool:
+        self.placed.update({(bool(self.front), request): 0 for request in range(len(self.trace))})
+        return super()._advance_alone(worker, misses)
 
 
 def record(

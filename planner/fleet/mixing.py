@@ -14,8 +14,8 @@ import msgspec
 
 from ..errors import LimitReached
 from ..plan.fleet import Latencies, Rental, Replica
-from ..serving.capacity import steady
 from ..serving.deployments import Link
+from ..serving.probe import steady
 from ..serving.replica import PoolUse, replica_outcome
 from ..serving.simulation import Outcome
 from ..workload.fleet import ServedModel
@@ -157,7 +157,7 @@ def latencies_of(served: ServedModel, share: Share, outcome: Outcome) -> Latenci
         ttft_s=outcome.percentile("ttft", at),
         tpot_s=outcome.percentile("tpot", at),
         e2e_s=outcome.percentile("e2e", at),
-        met=outcome.meets(served.targets) and steady(outcome),
+        met=outcome.meets(served.targets) and steady(outcome.ttft_s),
     )
 
 

@@ -14,20 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import Infeasible
+from ..workload.serving import Trace
 from .deployments import PoolOf, Proposal, deployment, hand_over
+from .loop_bound import throughput_bound
 from .open_loop import Found, nearest_target, value_of
 from .problem import Problem
-from .simulation import Outcome, simulate
+from .simulation import Outcome, simulate, simulate_within
 from .steady import Array, Lengths, batched_prefill_seconds, lone_prefill_seconds, steady_state
 from .workers import (
     WorkerType,
-    bound_grid,
     decode_rate,
     hand_grid,
-    hull_below,
-    most_prefill_rate,
     prefill_rate,
-    rates_between,
 )
 
 TRIES = 10
@@ -73,25 +71,26 @@ def search_concurrency(problem: Problem) -> Found:
     bound = _bound(problem, users)
     best: Found | None = None
     lost: list[tuple[str, float, str]] = []
-    missed: list[tuple[float, Expectation, Outcome]] = []
+    nearest: tuple[float, str] = (np.inf, "")
     for tries, each in enumerate(_turns(problem, ranked, expected)):
         limit = _score(problem, each) - 0.1 * abs(_score(problem, each))
         if best is not None and (tries >= TRIES or limit >= (-best.value if rising else best.value)):
             break
-        outcome = run(problem, each.proposal, users)
+        outcome = _run_within(problem, each.proposal, users, 1.0 if best is not None else max(nearest[0], 1.0))
+        if outcome is None or not outcome.meets(problem.job.targets):
+            lost.append((each.proposal.label(), abs(_score(problem, each)), "expected; misses a target in simulation"))
+            if outcome is not None:
+                nearest = min(nearest, (_excess(problem, outcome), _reached(problem, each.proposal, outcome)))
+            continue
         value = value_of(problem, each.proposal, outcome)
-        better = best is None or (value > best.value if rising else value < best.value)
-        if not outcome.meets(problem.job.targets):
-            lost.append((each.proposal.label(), value, "misses a target"))
-            missed.append((_excess(problem, outcome), each, outcome))
-        elif better:
+        if best is None or (value > best.value if rising else value < best.value):
             if best is not None:
                 lost.append((best.proposal.label(), best.value, "another does better"))
             best = Found(each.proposal, outcome, value, bound, len(expected), len(good))
         else:
             lost.append((each.proposal.label(), value, "another does better"))
     if best is None:
-        raise Infeasible(_nearest(problem, missed, users))
+        raise Infeasible(_nearest(problem, nearest[1], users))
     reached = max(bound, best.value) if rising else min(bound, best.value)
     return replace(best, bound=reached, alternatives=tuple(lost[:5]))
 
@@ -115,11 +114,21 @@ def _excess(problem: Problem, outcome: Outcome) -> float:
 def run(problem: Problem, proposal: Proposal, users: int) -> Outcome:
     """A deployment in a closed loop of that many requests."""
     problem.simulated += 1
+    return simulate(deployment(proposal, problem.setting, problem.topology), _load(problem, users), users)
+
+
+def _run_within(problem: Problem, proposal: Proposal, users: int, excess: float) -> Outcome | None:
+    """The same; None as soon as it is certain that a target is exceeded so many times."""
+    if not np.isfinite(excess):
+        return run(problem, proposal, users)
+    problem.simulated += 1
     joined = deployment(proposal, problem.setting, problem.topology)
+    return simulate_within(joined, _load(problem, users), problem.job.targets.scaled(excess), users)
+
+
+def _load(problem: Problem, users: int) -> Trace:
     rounds = max(2, min(problem.job.load.rounds, MOST_REQUESTS // users))
-    if problem.trace is not None:
-        return simulate(joined, problem.trace, users)
-    return simulate(joined, problem.job.load.sample(users * rounds), users)
+    return problem.trace if problem.trace is not None else problem.job.load.sample(users * rounds)
 
 
 def _score(problem: Problem, each: Expectation) -> float:
@@ -306,84 +315,20 @@ def _bound(problem: Problem, users: int) -> float:
     return 0.0
 
 
-def throughput_bound(problem: Problem, users: int) -> float:
-    """More requests per second than any mix of workers brings with that many requests in hand.
-
-    A worker w that decodes n requests yields r = n / ((osl − 1) · step_w(n)) while it decodes; every request also
-    takes at least q device-seconds of prefill and t seconds in it. So rates are bounded by the linear program
-    max Σ a r with Σ a d + q Σ a r ≤ devices and Σ a n + t Σ a r ≤ users, and that by its dual: for every price μ of a
-    request in hand, λ(μ) · devices + μ · users with λ(μ) = max (r (1 − μ t) − μ n) / (d + q r).
-
-    Of the requests a share p must keep the TPOT target, for which λ' is over steps within it; the others may decode in
-    any batch. As every request of the first kind takes at least (1 − μ h) / λ' devices and h in hand, those of the
-    second at least (1 − μ h) / λ, the rate is at most (devices + μ users / λ') / (p / λ' + (1 − p) / λ).
-    """
-    lengths, targets = problem.setting.lengths, problem.job.targets
-    every, good = _decoding_points(problem, users)
-    if not good[0].size:
-        return 0.0
-    q = min(worker.devices / most_prefill_rate(worker, lengths) for worker in problem.types)
-    t = min(
-        lone_prefill_seconds(worker.cost, worker.schedule, lengths) * (1 + worker.cost.fill) for worker in problem.types
-    )
-    prices = np.concatenate([[0.0], np.geomspace(1e-4, 1.0, 160) * float((good[0] / good[1]).max())])
-    within, beyond = (_per_device(points, prices, q, t) for points in (good, every))
-    share = targets.percentile / 100 if targets.tpot_s is not None else 1.0
-    taken = share / within + (1 - share) / beyond
-    return float(((sum(problem.supply) + prices * users / within) / taken).min())
-
-
-def _decoding_points(problem: Problem, users: int) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
-    """Rate, requests in hand and devices of every worker at every batch: of all of them, and within the TPOT target.
-
-    Requests that see steps on both sides of the target, at it on average, are one more point of their worker.
-    """
-    limit = problem.job.targets.limits().get("tpot", np.inf)
-    tokens = max(problem.setting.lengths.osl - 1, 1e-3)
-    every: list[Array] = []
-    good: list[Array] = []
-    for worker in problem.types:
-        grid = bound_grid(worker, users, 800)
-        step = worker.cost.decode_seconds(grid, problem.setting.lengths.context) / worker.cost.tokens_per_step
-        rates = rates_between(grid, step * tokens)
-        every.append(np.stack([rates, grid, np.full(len(grid), float(worker.devices))]))
-        good.append(every[-1][:, step <= limit])
-        if step[0] <= limit < step[-1]:
-            rate = 1 / hull_below(step, 1 / rates, limit)
-            good.append(np.array([[rate], [rate * limit * tokens], [worker.devices]]))
-    return undominated(*np.concatenate(every, axis=1)), undominated(*np.concatenate(good, axis=1))
-
-
-def _per_device(points: tuple[Array, Array, Array], prices: Array, q: float, t: float) -> Array:
-    """λ at every price; anything above it serves as well where it is not positive."""
-    r, n, d = points
-    price = prices[:, None]
-    best: Array = ((r * (1 - price * t) - price * n) / (d + q * r)).max(axis=1)
-    return np.maximum(best, 1e-9)
-
-
-def undominated(rates: Array, hands: Array, devices: Array) -> tuple[Array, Array, Array]:
-    """The points that no other on as many devices beats in rate with as few requests in hand: λ(μ) is reached there."""
-    kept = []
-    for size in np.unique(devices):
-        within = np.flatnonzero(devices == size)
-        within = within[np.lexsort((-rates[within], hands[within]))]
-        best = np.maximum.accumulate(rates[within])
-        kept.append(within[np.append(True, best[1:] > best[:-1])])
-    chosen = np.concatenate(kept) if kept else np.empty(0, dtype=np.int64)
-    return rates[chosen], hands[chosen], devices[chosen]
-
-
-def _nearest(problem: Problem, missed: Sequence[tuple[float, Expectation, Outcome]], users: int) -> str:
-    """The targets that the deployment nearest to them reaches at this concurrency."""
-    limits = problem.job.targets.limits()
-    if not missed:
-        return nearest_target(problem)
-    _, nearest, outcome = min(missed, key=lambda each: each[0])
+def _reached(problem: Problem, proposal: Proposal, outcome: Outcome) -> str:
+    """In words, what a deployment reaches of what the targets ask."""
     at = problem.job.targets.percentile
-    asked = ", ".join(f"{name} {limit * 1e3:g} ms" for name, limit in limits.items())
-    reached = ", ".join(f"{name} {outcome.percentile(name, at) * 1e3:.3g} ms" for name in limits)
+    reached = (f"{name} {outcome.percentile(name, at) * 1e3:.3g} ms" for name in problem.job.targets.limits())
+    return f"{', '.join(reached)} with {proposal.label()}"
+
+
+def _nearest(problem: Problem, reached: str, users: int) -> str:
+    """The targets that the deployment nearest to them reaches at this concurrency."""
+    if not reached:
+        return nearest_target(problem)
+    targets = problem.job.targets
+    asked = ", ".join(f"{name} {limit * 1e3:g} ms" for name, limit in targets.limits().items())
     return (
-        f"{problem.model.name} on {problem.topology.name}: {asked} at p{at:g} cannot be met with {users} requests in "
-        f"hand; the nearest attainable is {reached} with {nearest.proposal.label()}"
+        f"{problem.model.name} on {problem.topology.name}: {asked} at p{targets.percentile:g} cannot be met "
+        f"with {users} requests in hand; the nearest attainable is {reached}"
     )

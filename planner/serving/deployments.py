@@ -48,6 +48,23 @@ class Proposal:
         """Whether prefill and decode are pools of their own."""
         return any(pool.phase == "decode" for pool in self.pools)
 
+    @property
+    def weighted(self) -> bool:
+        """Whether requests are shared by what the workers of each pool carry, which must be known."""
+        return all(pool.rate > 0 for pool in self.pools)
+
+    def shares(self) -> list[float]:
+        """The part of all requests that comes to each pool: by what its workers carry, the lower of what the prefill
+        and the decode pools do; equal for all workers of a phase where that is not known."""
+        carried = [pool.workers * (pool.rate if self.weighted else 1.0) for pool in self.pools]
+        sums = {"aggregated": 0.0, "prefill": 0.0, "decode": 0.0}
+        for pool, rate in zip(self.pools, carried, strict=True):
+            sums[pool.phase] += rate
+        paired = min(sums["prefill"], sums["decode"])
+        whole = sums["aggregated"] + paired
+        part = {phase: (each if phase == "aggregated" else paired) / whole for phase, each in sums.items()}
+        return [part[pool.phase] * rate / sums[pool.phase] for pool, rate in zip(self.pools, carried, strict=True)]
+
     def label(self) -> str:
         """Every pool in words: `4 × tp2 on H100-SXM5-80GB`."""
         words = {"aggregated": "", "prefill": "prefill ", "decode": "decode "}
@@ -122,15 +139,9 @@ def handed_over(setting: Setting, prefill: WorkerType, link: Link) -> HandOver:
 
 def deployment(proposal: Proposal, setting: Setting, topology: Topology) -> Deployment:
     """The proposal as the simulator runs it."""
-    parts: dict[str, list[Pool]] = {"aggregated": [], "prefill": [], "decode": []}
-    carried = {
-        phase: sum(pool.rate * pool.workers for pool in proposal.pools if pool.phase == phase) for phase in parts
-    }
-    paired = min(carried["prefill"], carried["decode"])
-    for pool in proposal.pools:
-        weight = pool.rate * pool.workers
-        if pool.phase == "prefill" and carried["prefill"] > 0:
-            weight *= paired / carried["prefill"]
+    parts: dict[Phase, list[Pool]] = {"aggregated": [], "prefill": [], "decode": []}
+    for pool, share in zip(proposal.pools, proposal.shares(), strict=True):
+        weight = share if proposal.weighted else 0.0
         if pool.workers:
             parts[pool.phase].append(Pool(pool.worker.table, pool.worker.schedule, pool.workers, weight))
     start = token = 0.0

@@ -23,7 +23,7 @@ from .closed_loop import run as run_closed
 from .deployments import PoolOf, Proposal
 from .open_loop import Found, nearest_target, value_of
 from .problem import Problem
-from .runs import lasting
+from .runs import lasting, lasts
 from .runs import run as run_open
 from .simulation import Outcome
 from .workers import WorkerType, decode_rate, most_decode_rate, most_prefill_rate, prefill_rate
@@ -70,7 +70,7 @@ def _run(problem: Problem, proposal: Proposal) -> tuple[Outcome, float] | None:
     rate = max(proposal.expected, least) if problem.job.goal == "throughput" and problem.trace is None else least
     while rate >= least:
         outcome = run_open(problem, proposal, rate)
-        if outcome.meets(targets) and lasting(problem, outcome):
+        if outcome.meets(targets) and lasting(problem, outcome) and lasts(problem, proposal, rate):
             rising = problem.job.goal == "throughput"
             return outcome, rate if rising else value_of(problem, proposal, outcome)
         rate = least if rate > least > rate * FALL else rate * FALL

@@ -1,72 +1,26 @@
-"""The best deployment for a Poisson rate: workers' capacities by simulation, their counts by the integer program.
-
-Capacities start from the closed form and are replaced by simulated ones for the workers that the program picks, until
-it picks only those (a lazy evaluation: what is never picked is never simulated). The bound comes from the same program
-with rates that no schedule can exceed.
-"""
+"""The best deployment for a Poisson rate: workers and their counts by the integer program, run together at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..errors import Infeasible
-from .capacity import narrowing
+from .choices import GAP, Choice, bound_of, choices_of, solve, useful
 from .deployments import PoolOf, Proposal, joules_per_token
-from .pools import Counts, Option, Phase, fewest, most_rate
+from .pools import Counts
 from .problem import Problem
-from .runs import attempt, run
+from .runs import attempt, lasting, lasts, run
 from .simulation import Outcome
 from .steady import Steady, spaced, steady_state
-from .workers import (
-    WorkerType,
-    bound_steps,
-    decode_rate,
-    expected_rate,
-    most_decode_rate,
-    most_prefill_rate,
-    prefill_rate,
-)
-from .workers import most_rate as most_worker_rate
+from .workers import WorkerType, expected_rate
 
-KEPT = 24
+MIXES = 4
 TRIES = 8
 RESCUES = 20
-
-
-@dataclass
-class Choice:
-    """A worker in one phase, its rates, and whether the rate is simulated.
-
-    Until it is `certain`, `rate` is what the closed form expects, or a rate that the worker was seen not to carry.
-    """
-
-    worker: WorkerType
-    phase: Phase
-    rate: float
-    most: float
-    certain: bool = False
-    carried: float = 0.0
-    runs: Iterator[tuple[float, float]] | None = None
-
-    def sharpen(self, problem: Problem) -> None:
-        """Simulate the worker until its rate is certain, or known to be lower than it was thought to be."""
-        if self.runs is None:
-            self.runs = narrowing(problem, self.worker, self.phase, self.rate)
-        for carried, missed in self.runs:
-            self.carried = carried
-            if missed < self.rate:
-                self.rate = missed
-                return
-        self.rate, self.certain = self.carried, True
-
-    def option(self, most: bool = False) -> Option:
-        """The choice as the integer program sees it."""
-        price = (self.worker.kind.usd_per_hour or 0.0) * self.worker.devices
-        rate = self.most if most else self.rate
-        return Option(self.phase, self.worker.kind.index, self.worker.devices, rate, price)
+FALL, FAST_FALL = 0.98, 0.8
 
 
 @dataclass(frozen=True)
@@ -97,79 +51,11 @@ def search_rate(problem: Problem) -> Found:
     return _fewest(problem, choices, rate)
 
 
-def choices_of(problem: Problem) -> list[Choice]:
-    """Every worker in every phase the mode allows, with what the closed form expects of it."""
-    lengths, targets, mode = problem.setting.lengths, problem.job.targets, problem.job.mode
-    found: list[Choice] = []
-    for worker in problem.types:
-        steps = bound_steps(worker, lengths)
-        if mode in ("auto", "aggregated"):
-            rate = expected_rate(worker, lengths, targets)
-            found.append(Choice(worker, "aggregated", rate, most_worker_rate(worker, lengths, targets, steps)))
-        if mode in ("auto", "disaggregated") and lengths.osl > 1:
-            rate = prefill_rate(worker, lengths, targets)
-            found.append(Choice(worker, "prefill", rate, most_prefill_rate(worker, lengths)))
-            rate = decode_rate(worker, lengths, targets)
-            found.append(Choice(worker, "decode", rate, most_decode_rate(worker, lengths, targets, steps)))
-    return found
-
-
-def solve(problem: Problem, choices: Sequence[Choice], rate: float | None) -> tuple[Counts, list[Choice]] | None:
-    """Counts over the choices worth keeping, capacities simulated where used; None when the rate cannot be carried."""
-    pool = _kept(choices)
-    for _ in range(200):
-        options = [choice.option() for choice in pool]
-        counts = most_rate(options, problem.supply) if rate is None else fewest(options, problem.supply, rate)
-        if counts is None or counts.rate <= 0:
-            return None
-        unsure = [choice for choice, number in zip(pool, counts.workers, strict=True) if number and not choice.certain]
-        if not unsure:
-            return counts, pool
-        for choice in unsure:
-            choice.sharpen(problem)
-    return None
-
-
-def bound_of(problem: Problem, choices: Sequence[Choice], rate: float | None) -> float:
-    """No plan beats this: the program with rates that no schedule exceeds, over all choices."""
-    best: dict[tuple[Phase, int, int], Option] = {}
-    for choice in choices:
-        option = choice.option(most=True)
-        key = (option.phase, option.kind, option.devices)
-        if key not in best or best[key].rate < option.rate:
-            best[key] = option
-    options = list(best.values())
-    if rate is None:
-        return most_rate(options, problem.supply).rate
-    counts = fewest(options, problem.supply, rate)
-    if counts is None:
-        return float("inf")
-    return counts.cost if problem.job.goal == "cost" else float(counts.devices)
-
-
-def _kept(choices: Sequence[Choice]) -> list[Choice]:
-    """The best of every phase and number of devices, and the best by rate per device beside them."""
-    kept: dict[int, Choice] = {}
-    phases: tuple[Phase, ...] = ("aggregated", "prefill", "decode")
-    for phase in phases:
-        mine = [choice for choice in choices if choice.phase == phase and choice.rate > 0]
-        mine.sort(key=lambda each: (-each.rate / each.worker.devices, each.worker.devices))
-        for choice in mine[:KEPT]:
-            kept[id(choice)] = choice
-        seen: dict[tuple[int, int], int] = {}
-        for choice in mine:
-            key = (choice.worker.kind.index, choice.worker.devices)
-            seen[key] = seen.get(key, 0) + 1
-            if seen[key] <= 3:
-                kept[id(choice)] = choice
-    return [choice for choice in choices if id(choice) in kept]
-
-
 def proposal_of(counts: Counts, pool: Sequence[Choice]) -> Proposal:
     """The pools behind counts, prefill before decode."""
     order = {"aggregated": 0, "prefill": 1, "decode": 2}
     used = [
-        PoolOf(choice.worker, choice.phase, number, choice.rate)
+        PoolOf(choice.worker, choice.phase, number, choice.lasting)
         for choice, number in zip(pool, counts.workers, strict=True)
         if number
     ]
@@ -177,24 +63,48 @@ def proposal_of(counts: Counts, pool: Sequence[Choice]) -> Proposal:
 
 
 def _most(problem: Problem, choices: list[Choice]) -> Found:
-    """The highest rate: the program's counts, run together at falling rates until the targets hold.
+    """The highest rate: the program's counts run together, and those of its next best while they may carry more.
+
+    What workers together carry less than alone is taken from all of their kind and size before the next is asked for.
+    """
+    bound = bound_of(problem, choices, None)
+    best: Found | None = None
+    for _ in range(MIXES):
+        found = solve(problem, choices, None)
+        least = best.value * (1 + GAP) if best is not None else 0.0
+        if found is None or found[0].rate <= least:
+            break
+        counts, pool = found
+        proposal = proposal_of(counts, pool)
+        rate, outcome = _together(problem, proposal, least)
+        if outcome is not None:
+            others = _others(problem, choices, counts, pool)
+            best = Found(proposal, outcome, rate, max(bound, rate), len(choices), useful(choices), others)
+        if rate >= counts.rate:
+            break
+        places = {choice.place for choice, number in zip(pool, counts.workers, strict=True) if number}
+        for choice in choices:
+            if choice.place in places:
+                choice.discount(rate / counts.rate)
+    if best is None:
+        raise Infeasible(nearest_target(problem))
+    return best
+
+
+def _together(problem: Problem, proposal: Proposal, least: float) -> tuple[float, Outcome | None]:
+    """The highest rate above the least that a deployment carries, and its run.
 
     Rates fall slowly at first, then fast: what fails at a hundredth of what the workers carry alone is infeasible.
     """
-    bound = bound_of(problem, choices, None)
-    found = solve(problem, choices, None)
-    if found is None:
-        raise Infeasible(nearest_target(problem))
-    counts, pool = found
-    proposal = proposal_of(counts, pool)
-    rate = counts.rate
+    rate = proposal.expected
     for tries in range(TRIES + RESCUES):
         outcome = attempt(problem, proposal, rate)
         if outcome is not None:
-            others = _others(problem, choices, counts, pool)
-            return Found(proposal, outcome, rate, max(bound, rate), len(choices), _useful(choices), others)
-        rate *= 0.96 if tries < TRIES else 0.8
-    raise Infeasible(nearest_target(problem))
+            return rate, outcome
+        rate *= FALL if tries < TRIES else FAST_FALL
+        if rate <= least:
+            break
+    return rate, None
 
 
 def _fewest(problem: Problem, choices: list[Choice], rate: float) -> Found:
@@ -212,7 +122,7 @@ def _fewest(problem: Problem, choices: list[Choice], rate: float) -> Found:
         if outcome is not None:
             value = best.cost if problem.job.goal == "cost" else float(best.devices)
             others = _others(problem, choices, best, pool)
-            return Found(proposal, outcome, value, min(bound, value), len(choices), _useful(choices), others)
+            return Found(proposal, outcome, value, min(bound, value), len(choices), useful(choices), others)
         wanted *= 1.08
     most = solve(problem, choices, None)
     if most is None or best is None:
@@ -225,7 +135,7 @@ def _fewest(problem: Problem, choices: list[Choice], rate: float) -> Found:
         outcome = attempt(problem, proposal, rate)
         if outcome is not None:
             value = most[0].cost if problem.job.goal == "cost" else float(most[0].devices)
-            return Found(proposal, outcome, value, min(bound, value), len(choices), _useful(choices))
+            return Found(proposal, outcome, value, min(bound, value), len(choices), useful(choices))
         if problem.trace is not None:
             raise Infeasible(_bursts(problem, run(problem, proposal, rate)))
     raise Infeasible(_too_fast(problem, most[0].rate / 1.08, rate))
@@ -264,9 +174,12 @@ def first_good(problem: Problem, ranked: Sequence[tuple[float, float, Proposal]]
             continue
         outcome = run(problem, proposal, rate)
         value = value_of(problem, proposal, outcome)
+        better = best is None or value < best.value
         if not outcome.meets(problem.job.targets):
             lost.append((proposal.label(), value, "misses a target"))
-        elif best is None or value < best.value:
+        elif better and not (lasting(problem, outcome) and lasts(problem, proposal, rate)):
+            lost.append((proposal.label(), value, "misses a target in the long run"))
+        elif better:
             if best is not None:
                 lost.append((best.proposal.label(), best.value, "not the lowest"))
             best = Found(proposal, outcome, value, min(bound, value), len(ranked), len(ranked))
@@ -317,10 +230,6 @@ def _others(
         why = f"{per_device:.3g} requests/s and device {sure}; fewer than the winner's mix"
         lost.append((f"{number} × {choice.worker.label()}", choice.rate * number, why))
     return tuple(lost)
-
-
-def _useful(choices: Sequence[Choice]) -> int:
-    return sum(choice.rate > 0 for choice in choices)
 
 
 def _too_fast(problem: Problem, reachable: float, rate: float) -> str:

@@ -17,11 +17,12 @@ from ..plan.base import Input
 from ..plan.serving import Hour, ServingPlan
 from ..workload.serving import LengthBin, Load, ServingJob, Trace
 from ..workload.serving_layout import Layout, LayoutConstraints
+from .choices import Choice
 from .closed_loop import run as run_closed
 from .closed_loop import search_concurrency
 from .deployments import PoolOf, Proposal
 from .modes import search_mode
-from .open_loop import Choice, Found, search_rate, value_of
+from .open_loop import Found, search_rate, value_of
 from .placement import Placement, place
 from .pools import Option, Phase, fewest
 from .problem import Problem, problem_of

@@ -26,7 +26,10 @@ SMALL_DOMAIN = 16
 
 @dataclass
 class Problem:
-    """Everything a search needs; `refused` counts layouts that do not fit in memory."""
+    """Everything a search needs; `refused` counts layouts that do not fit in memory.
+
+    `samples` keeps the requests that runs of single workers share, whatever their rate.
+    """
 
     model: ModelGraph
     topology: Topology
@@ -38,6 +41,7 @@ class Problem:
     refused: int
     assumptions: tuple[str, ...]
     simulated: int = field(default=0)
+    samples: dict[tuple[int, int, int], Trace] = field(default_factory=dict)
 
     @property
     def supply(self) -> list[int]:

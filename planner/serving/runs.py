@@ -1,66 +1,85 @@
-"""Deployments of an open load in simulation: long enough that what they show lasts."""
+"""Deployments of an open load in simulation: as busy from the start as in the long run, and so long that it shows."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
-
 from ..workload.serving import Load, Trace
-from .capacity import steady
-from .deployments import PoolOf, Proposal, deployment
+from .capacity import phase_targets
+from .deployments import Proposal, deployment
+from .probe import LONG, Probe, safely_within, steady, warmed
 from .problem import Problem
 from .simulation import Deployment, Outcome, simulate, simulate_within
-from .steady import open_states
-from .workers import hand_grid
+from .workers import most_in_hand
 
-REQUESTS, MOST_REQUESTS = 1200, 8000
+REQUESTS, CONFIRMED, MOST_REQUESTS = 1200, 5000, 8000
 REQUESTS_A_WORKER = 150
-TURNS = 4.0
+BEYOND = 40
+TURNS = 3.0
 
 
 def run(problem: Problem, proposal: Proposal, rate: float, requests: int = REQUESTS) -> Outcome:
     """A deployment under the job's load at a rate, or under its trace; at least so many requests."""
-    return simulate(*_described(problem, proposal, rate, requests))
+    joined, load, begun = _described(problem, proposal, rate, requests)
+    return simulate(joined, load, begun=begun)
 
 
 def attempt(problem: Problem, proposal: Proposal, rate: float) -> Outcome | None:
     """The same where every target holds and lasts, else None as soon as that is certain."""
-    outcome = simulate_within(*_described(problem, proposal, rate, REQUESTS), problem.job.targets)
-    return outcome if outcome is not None and lasting(problem, outcome) else None
+    joined, load, begun = _described(problem, proposal, rate, REQUESTS)
+    outcome = simulate_within(joined, load, problem.job.targets, begun=begun)
+    if outcome is None or not lasting(problem, outcome):
+        return None
+    if problem.trace is None and len(load) - begun < CONFIRMED:
+        joined, load, begun = _described(problem, proposal, rate, CONFIRMED, seed=1)
+        other = simulate_within(joined, load, problem.job.targets, begun=begun)
+        if other is None or not (lasting(problem, other) and safely_within(other, problem.job.targets, 1.0)):
+            return None
+    return outcome
 
 
 def lasting(problem: Problem, outcome: Outcome) -> bool:
-    """Whether waiting does not grow and the later half of a run meets the targets too; a trace is as it is."""
+    """Whether waiting does not grow; a trace is as it is."""
+    return problem.trace is not None or steady(outcome.ttft_s)
+
+
+def lasts(problem: Problem, proposal: Proposal, rate: float) -> bool:
+    """Whether every worker alone carries its part of a rate in a long run of other requests; a trace is as it is."""
     if problem.trace is not None:
         return True
-    half = slice(len(outcome.ttft_s) // 2, None)
-    later = replace(outcome, ttft_s=outcome.ttft_s[half], tpot_s=outcome.tpot_s[half], e2e_s=outcome.e2e_s[half])
-    return steady(outcome) and later.meets(problem.job.targets)
+    for pool, share in zip(proposal.pools, proposal.shares(), strict=True):
+        probe = Probe(problem, pool.worker, pool.phase, phase_targets(problem.job.targets, pool.phase))
+        if not probe.carries(rate * share / pool.workers, LONG):
+            return False
+    return True
 
 
-def _described(problem: Problem, proposal: Proposal, rate: float, requests: int) -> tuple[Deployment, Trace]:
+def _described(
+    problem: Problem, proposal: Proposal, rate: float, requests: int, seed: int = 0
+) -> tuple[Deployment, Trace, int]:
+    """What is run: the deployment, the requests, and how many of them are on their way already."""
     problem.simulated += 1
     joined = deployment(proposal, problem.setting, problem.topology)
     if problem.trace is not None:
-        return joined, problem.trace
+        return joined, problem.trace, 0
     load = problem.job.load
-    least = max(requests, REQUESTS_A_WORKER * sum(pool.workers for pool in proposal.pools))
-    number = min(max(least, TURNS * rate * _life_s(problem, proposal, rate)), MOST_REQUESTS)
-    sampled = Load(
-        lengths=load.lengths, rate_per_s=rate, spread=load.spread, cached=load.cached, seed=problem.job.seed
-    ).sample(int(number))
-    return joined, sampled
+    begun, life = _on_their_way(problem, proposal, rate)
+    beyond = int(BEYOND / (1 - problem.job.targets.percentile / 100))
+    least = max(requests, beyond, REQUESTS_A_WORKER * sum(pool.workers for pool in proposal.pools))
+    origin = (problem.job.seed + seed) % 2**63
+    sampled = Load(lengths=load.lengths, rate_per_s=rate, spread=load.spread, cached=load.cached, seed=origin).sample(
+        int(min(max(least, TURNS * rate * life), MOST_REQUESTS))
+    )
+    return joined, warmed(sampled, begun), begun
 
 
-def _life_s(problem: Problem, proposal: Proposal, rate: float) -> float:
-    """How long a request stays with the workers that generate its tokens, by the closed form, at a rate."""
-    lengths = problem.setting.lengths
-    pools: list[PoolOf] = [pool for pool in proposal.pools if pool.phase != "prefill"]
-    worker, each = pools[0].worker, rate / sum(pool.workers for pool in pools)
-    if pools[0].phase == "aggregated":
-        found, rates = open_states(worker.cost, worker.schedule, lengths)
-        return float(np.interp(each, rates, found.e2e_s(lengths.osl)))
-    grid = hand_grid(worker)
-    life = worker.cost.decode_seconds(grid, lengths.context) / worker.cost.tokens_per_step * max(lengths.osl - 1, 1)
-    return float(np.interp(each, np.maximum.accumulate(grid / life), life))
+def _on_their_way(problem: Problem, proposal: Proposal, rate: float) -> tuple[int, float]:
+    """Requests that the workers that generate tokens have in hand at a rate, by the closed form (Little's law), and how
+    long one stays with them at most."""
+    lengths, targets = problem.setting.lengths, problem.job.targets
+    begun, longest = 0.0, 0.0
+    for pool, share in zip(proposal.pools, proposal.shares(), strict=True):
+        if pool.phase != "prefill" and pool.workers:
+            each = rate * share / pool.workers
+            life = Probe(problem, pool.worker, pool.phase, targets).life_s(each)
+            begun += pool.workers * min(each * life, most_in_hand(pool.worker, lengths))
+            longest = max(longest, life)
+    return int(begun), longest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..workload.serving import Load, Targets, Trace
+from .lone import allowed_misses
 from .schedule import Schedule, StepTable
 from .worker import Requests, Worker
 
@@ -91,21 +93,24 @@ class Outcome:
         return all(self.percentile(metric, targets.percentile) <= limit for metric, limit in targets.limits().items())
 
 
-def simulate(deployment: Deployment, trace: Trace, concurrency: int | None = None) -> Outcome:
+def simulate(deployment: Deployment, trace: Trace, concurrency: int | None = None, begun: int = 0) -> Outcome:
     """Run a trace through a deployment: at its arrival times, or in a closed loop of `concurrency` requests.
 
     A request goes to the worker with the fewest requests in hand, of the pool whose turn it is where pools have
-    weights. In a closed loop a request is sent when another one ends.
+    weights. In a closed loop a request is sent when another one ends. The first requests, `begun` of them, are on their
+    way already: they skip prefill workers, and no outcome counts them.
     """
-    run = Simulation(deployment, trace, concurrency)
+    run = Simulation(deployment, trace, concurrency, begun)
     run.advance()
     return run.outcome()
 
 
-def simulate_within(deployment: Deployment, trace: Trace, targets: Targets) -> Outcome | None:
-    """The same at the trace's arrival times; None, as soon as it is certain, where a target is missed."""
-    run = Simulation(deployment, trace, None)
-    found = run.outcome() if run.advance(_Misses(run, targets)) else None
+def simulate_within(
+    deployment: Deployment, trace: Trace, targets: Targets, concurrency: int | None = None, begun: int = 0
+) -> Outcome | None:
+    """The same; None, as soon as it is certain, where a target is missed."""
+    run = Simulation(deployment, trace, concurrency, begun)
+    found = run.outcome() if run.advance(Misses(run, targets)) else None
     return found if found is not None and found.meets(targets) else None
 
 
@@ -138,22 +143,20 @@ class Turns:
         return self.ranges[chosen]
 
 
-class _Misses:
-    """Counts requests that miss a target until no percentile of the whole run can meet it any more.
-
-    A percentile p of n values lies between the two around place (n − 1) p, so that it exceeds the target once as many
-    values do as are not below the lower of them.
-    """
+class Misses:
+    """Counts requests that miss a target until no percentile of the whole run can meet it any more."""
 
     def __init__(self, run: Simulation, targets: Targets) -> None:
-        self.run, self.limits = run, targets.limits()
+        self.run, self.limits, begun = run, targets.limits(), run.begun
         self.request_s = (run.front + run.back)[0].table.cost.request_s
-        several = sum(each > 1 for each in run.requests.output)
-        counted = {name: several if name == "tpot" else len(run.arrival) for name in self.limits}
-        self.left = {name: n - math.floor((n - 1) * targets.percentile / 100) for name, n in counted.items() if n}
+        several = sum(each > 1 for each in run.requests.output[begun:])
+        counted = {name: several if name == "tpot" else len(run.arrival) - begun for name in self.limits}
+        self.left = {name: allowed_misses(n, targets.percentile) for name, n in counted.items() if n}
 
     def lost(self, request: int) -> bool:
         """Whether the run is lost with this request, which has ended."""
+        if request < self.run.begun:
+            return False
         requests = self.run.requests
         arrival, first, finish = self.run.arrival[request], requests.first[request], requests.finish[request]
         for name, limit in self.limits.items():
@@ -174,8 +177,8 @@ class _Misses:
 class Simulation:
     """One run of a trace through a deployment."""
 
-    def __init__(self, deployment: Deployment, trace: Trace, concurrency: int | None) -> None:
-        self.deployment, self.trace = deployment, trace
+    def __init__(self, deployment: Deployment, trace: Trace, concurrency: int | None, begun: int = 0) -> None:
+        self.deployment, self.trace, self.begun = deployment, trace, begun
         self.trace_output: list[int] = trace.output_tokens.tolist()
         self.requests = Requests(trace.prompt_tokens.tolist(), self.trace_output, trace.cached_tokens.tolist())
         self.front = self._workers(deployment.aggregated, True, True) + self._workers(deployment.prefill, True, False)
@@ -207,11 +210,13 @@ class Simulation:
             heappush(self.events, (now, next(self.order), _ARRIVAL, self.next))
             self.next += 1
 
-    def advance(self, misses: _Misses | None = None) -> bool:
+    def advance(self, misses: Misses | None = None) -> bool:
         """Run to the end, or until too many requests have missed a target: whether it came to its end.
 
         Requests of an open loop arrive before anything else that happens at the same time.
         """
+        if len(self.workers) == 1 and not self.closed:
+            return self._advance_alone(self.workers[0], misses)
         workers, events, arrival = self.workers, self.events, self.arrival
         number = 0 if self.closed else len(arrival)
         while True:
@@ -229,6 +234,31 @@ class Simulation:
             elif workers[who].stamp == stamp and self._finish(workers[who], who, now, misses):
                 return False
 
+    def _advance_alone(self, worker: Worker, misses: Misses | None) -> bool:
+        """The same for one worker, which needs no queue of events: its own next step is the next of them."""
+        arrival, waiting = self.arrival, worker.waiting
+        if not self.front:
+            self.requests.first = list(arrival)
+        now, place, number = 0.0, 0, len(arrival)
+        while True:
+            end = worker.plan(now)
+            if end == _NEVER:
+                if place == number:
+                    return True
+                end = arrival[place]
+            elif place < number and arrival[place] <= end:
+                waiting.append(place)
+                place += 1
+                end = worker.interrupt(arrival[place - 1])
+            if place < number and arrival[place] <= end:
+                begun, place = place, bisect_right(arrival, end, place)
+                waiting.extend(range(begun, place))
+            if worker.end != _NEVER:
+                for request in worker.commit():
+                    if misses is not None and misses.lost(request):
+                        return False
+            now = end
+
     def _enter(self, request: int, now: float) -> None:
         if self.front:
             self._arrive(request, now, self.front, self.turns)
@@ -241,6 +271,10 @@ class Simulation:
         if len(workers) > 1:
             place = min(turns.next(len(workers)), key=lambda each: workers[each].load)
         worker = workers[place]
+        if request < self.begun and not worker.decodes:
+            self.requests.first[request] = now
+            self._arrive(request, now, self.back, self.back_turns, len(self.front))
+            return
         worker.waiting.append(request)
         worker.load += 1
         before = worker.end
@@ -252,7 +286,7 @@ class Simulation:
         worker.stamp = next(self.order)
         heappush(self.events, (worker.end, worker.stamp, worker.stamp, who))
 
-    def _finish(self, worker: Worker, who: int, now: float, misses: _Misses | None) -> bool:
+    def _finish(self, worker: Worker, who: int, now: float, misses: Misses | None) -> bool:
         """Carry out what a worker has done and let it go on; whether the run is lost with that."""
         requests = self.requests
         for request in worker.commit():
@@ -272,14 +306,13 @@ class Simulation:
 
     def outcome(self) -> Outcome:
         """Latencies and rates of a run that came to its end."""
-        trace = self.trace
-        arrival = np.array(self.arrival)
-        first, finish = np.array(self.requests.first), np.array(self.requests.finish)
-        workers = self.workers
+        trace, workers = self.trace.part(slice(self.begun, None)), self.workers
+        times = (self.arrival, self.requests.first, self.requests.finish)
+        arrival, first, finish = (np.array(each[self.begun :]) for each in times)
         request_s = workers[0].table.cost.request_s
         with np.errstate(divide="ignore", invalid="ignore"):
             tpot = np.where(trace.output_tokens > 1, (finish - first) / (trace.output_tokens - 1), np.nan)
-        duration = float(finish.max() - arrival.min())
+        duration = float(finish.max()) - min(self.arrival)
         return Outcome(
             ttft_s=first - arrival + request_s,
             tpot_s=tpot,

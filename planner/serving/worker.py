@@ -74,7 +74,7 @@ class Worker:
         self._prompts: deque[list[int]] = deque()  # [request, tokens done, tokens in all]
         self._batch: list[tuple[list[int], int]] = []  # (entry of _prompts, tokens in this step)
         self._finishing: list[tuple[int, int]] = []  # heap of (step of the last token, request)
-        self._joined: dict[int, tuple[int, int]] = {}  # request: (step joined, context then)
+        self._joined: dict[int, tuple[int, int, int]] = {}  # request: (step joined, context then, last step)
         self._pace = table.cost.tokens_per_step
         self._decoding = self._steps = self._leap = self.preemptions = self.load = self.stamp = 0
         self._sum = self._reserved = self._base = self._window_sum = self._start = self.busy_s = 0.0
@@ -83,7 +83,8 @@ class Worker:
 
     def plan(self, now: float) -> float:
         """Choose the next step or leap at a time and return its end; infinite when there is nothing to do."""
-        self._admit()
+        if self.waiting:
+            self._admit()
         self._start = now
         self._batch = []
         self._leap = 0
@@ -96,7 +97,9 @@ class Worker:
             seconds = table.loaded(mixed, tokens, len(self._batch))
             if mixed:
                 seconds += table.read_s * self._sum + self._window_sum
-            pairs = sum(table.pairs_seconds(entry[1], chunk) for entry, chunk in self._batch)
+            pairs = 0.0
+            for entry, chunk in self._batch:
+                pairs += table.pairs_seconds(entry[1], chunk)
             seconds += pairs * table.fullest(len(self._batch))
             self._leap = 1 if mixed else 0
             self.end = now + seconds
@@ -145,9 +148,11 @@ class Worker:
         if self._leap:
             self._steps += self._leap
             self._sum += self._decoding * self._pace * self._leap
-            while self._finishing and self._finishing[0][0] <= self._steps:
-                step, request = heappop(self._finishing)
-                if request in self._joined and self._last_step(request) == step:
+            finishing, steps = self._finishing, self._steps
+            while finishing and finishing[0][0] <= steps:
+                step, request = heappop(finishing)
+                joined = self._joined.get(request)
+                if joined is not None and joined[2] == step:
                     self._leave(request)
                     self.requests.finish[request] = now
                     done.append(request)
@@ -155,9 +160,10 @@ class Worker:
             entry[1] += chunk
             if entry[1] >= entry[2]:
                 done += self._prompt_done(entry[0], now)
-        while self._prompts and self._prompts[0][1] >= self._prompts[0][2]:
-            self._prompts.popleft()
-        if not self.schedule.reserve_output and self._decoding:
+        prompts = self._prompts
+        while prompts and prompts[0][1] >= prompts[0][2]:
+            prompts.popleft()
+        if not self.schedule.reserve_output and self._decoding > 1:
             self._make_room()
         self.load -= len(done)
         return done
@@ -236,8 +242,9 @@ class Worker:
     def _join(self, request: int) -> None:
         requests = self.requests
         context = requests.prompt[request] + 1
-        self._joined[request] = (self._steps, context)
-        heappush(self._finishing, (self._last_step(request), request))
+        last = self._steps + max(1, math.ceil((requests.output[request] - 1) / self._pace - 1e-9))
+        self._joined[request] = (self._steps, context, last)
+        heappush(self._finishing, (last, request))
         self._decoding += 1
         self._sum += context
         if self.table.windows:
@@ -245,12 +252,9 @@ class Worker:
             self._windowed[request] = seconds
             self._window_sum += seconds
 
-    def _last_step(self, request: int) -> int:
-        return self._joined[request][0] + max(1, math.ceil((self.requests.output[request] - 1) / self._pace - 1e-9))
-
     def _leave(self, request: int) -> int:
         """Take a decoding request out; the tokens it has generated since it joined."""
-        step, context = self._joined.pop(request)
+        step, context, _ = self._joined.pop(request)
         generated = (self._steps - step) * self._pace
         self._decoding -= 1
         self._sum -= context + generated

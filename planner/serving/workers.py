@@ -117,6 +117,12 @@ def hand_grid(worker: WorkerType) -> np.ndarray:
     return np.unique(np.rint(spaced(top, 40)))
 
 
+def most_in_hand(worker: WorkerType, lengths: Lengths) -> float:
+    """Requests that the worker decodes together at most, where their ages are mixed."""
+    held = lengths.isl + (lengths.osl if worker.schedule.reserve_output else lengths.osl / 2)
+    return max(1.0, min(worker.schedule.max_sequences, worker.schedule.cache_tokens / held))
+
+
 def within(steady: Steady, targets: Targets, osl: float) -> np.ndarray:
     """Where the means meet the targets."""
     good = np.ones(len(steady.concurrency), dtype=bool)

@@ -44,6 +44,11 @@ class Targets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         if not 0 < self.percentile < 100:
             raise InputError(f"targets.percentile must be between 0 and 100 but got {self.percentile}")
 
+    def scaled(self, factor: float) -> Targets:
+        """The same targets, each times a factor."""
+        limits = {f"{name}_s": value * factor for name, value in self.limits().items()}
+        return Targets(percentile=self.percentile, **limits)
+
     def limits(self) -> dict[Metric, float]:
         """The targets that are set, by metric."""
         named: tuple[tuple[Metric, float | None], ...] = (

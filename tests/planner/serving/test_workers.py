@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardwright.planner.serving.capacity import capacity, most_of
-from shardwright.planner.serving.open_loop import Choice
+from shardwright.planner.serving.capacity import capacity, most_of, narrowing
+from shardwright.planner.serving.choices import Choice
 from shardwright.planner.serving.problem import problem_of
 from shardwright.planner.serving.simulation import Deployment, Pool, simulate
 from shardwright.planner.serving.steady import Lengths, batched_prefill_seconds
@@ -24,15 +24,29 @@ def worker():
 
 @pytest.mark.parametrize("phase", ["aggregated", "prefill", "decode"])
 @pytest.mark.parametrize("factor", [0.3, 1.0, 3.0])
-def test_a_rate_sharpened_bit_by_bit_ends_at_the_capacity_and_never_falls_below_it(worker, phase, factor):
+def test_a_rate_sharpened_bit_by_bit_ends_at_the_capacity_and_never_falls_below_it(phase, factor):
     job = ServingJob(load=LOAD, targets=Targets(ttft_s=0.5, tpot_s=0.02, percentile=90))
     problem = problem_of(SMALL, ONE_NODE, job, None)
-    whole = capacity(problem, worker, phase, most_of(problem, worker, phase) * 0.5 * factor)
-    choice = Choice(worker, phase, most_of(problem, worker, phase) * 0.5 * factor, most_of(problem, worker, phase))
+    worker = problem.types[0]
+    most = most_of(problem, worker, phase)
+    choice = Choice(worker, phase, most * 0.5 * factor, most)
+    whole = max(carried for carried, _ in narrowing(choice.probe(problem), choice.rate, most))
     while not choice.certain:
         choice.sharpen(problem)
         assert choice.rate >= whole
     assert choice.rate == whole > 0
+
+
+def test_a_worker_that_is_hardly_better_than_another_of_its_size_is_not_weighed_against_it():
+    job = ServingJob(load=LOAD, targets=Targets(ttft_s=0.5, tpot_s=0.02, percentile=90))
+    problem = problem_of(SMALL, ONE_NODE, job, None)
+    rate = capacity(problem, problem.types[0], "decode", most_of(problem, problem.types[0], "decode"))
+    twin, better = (Choice(problem.types[0], "decode", 2 * rate, 2 * rate) for _ in range(2))
+    twin.sharpen(problem, rival=rate)
+    assert twin.rate < rate and not twin.certain
+    while not better.certain:
+        better.sharpen(problem, rival=0.8 * rate)
+    assert better.rate == pytest.approx(rate, rel=0.1)
 
 
 @given(held=st.floats(1.0, 200.0))

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardwright.planner.serving.closed_loop import undominated
+from shardwright.planner.serving.loop_bound import undominated
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60))
