@@ -7,6 +7,7 @@ from collections import defaultdict
 
 import numpy as np
 
+from .covers import most_covered
 from .problem import ChainFlow
 
 HALVINGS = 80
@@ -14,6 +15,7 @@ MULTIPLIERS = 24
 MAX_COVERS = 200
 SEARCH_NODES = 100
 BISECTIONS = 4
+PARTED_BISECTIONS = 7
 UNCOVERED = 1e-4
 
 
@@ -57,14 +59,22 @@ def cover_bound(problem: ChainFlow, reached: float, bound: float, tolerance: flo
 
     A layer passes F only if the nodes that hold it pass F together, and a node holds k layers or it does not: if no
     choice of sizes covers every layer so, no placement passes F. Order, links and what reaches a node are left out, so
-    the program is a relaxation. The bound is `reached` plus the tolerance when nothing above it can be covered.
+    the program is a relaxation. The bound is `reached` plus the tolerance when nothing above it can be covered. Where
+    there are too many covers for that, nodes may be parted between sizes (see covers).
     """
     least = reached * (1 + tolerance)
-    if least >= bound or (uncovered := _cannot_cover(problem, least)) is None:
+    if least >= bound:
         return bound
+    uncovered = _cannot_cover(problem, least)
     if uncovered:
         return least
     low, high = least, bound
+    if uncovered is None:
+        enough = problem.layers - UNCOVERED
+        for _ in range(PARTED_BISECTIONS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if most_covered(problem, middle, enough) < enough else (middle, high)
+        return high
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         impossible = _cannot_cover(problem, middle)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from shardwright.solvers import Status
 from shardwright.solvers.flow import ChainFlow, Stage, cover_bound, fewest_hops, flow_bound, place, solve
+from shardwright.solvers.flow.covers import most_covered
 from tests.reference import shared_file
 
 
@@ -133,6 +134,8 @@ def test_no_placement_of_a_tiny_chain_passes_more_than_the_bounds(problem):
     assert found.point is None or best <= found.bound * (1 + 1e-6)
     assert best <= flow_bound(problem) * (1 + 1e-9)
     assert best <= cover_bound(problem, best / 2, flow_bound(problem), 1e-6) * (1 + 1e-6)
+    if best:
+        assert most_covered(problem, best, 0.0) >= problem.layers - 1e-6
 
 
 @settings(derandomize=True, max_examples=30, deadline=None)
@@ -181,6 +184,15 @@ def test_whole_nodes_prove_what_capacities_alone_cannot():
     assert found.status is Status.OPTIMAL
     assert found.value == pytest.approx(exhaustive(problem)) == 6.0
     assert found.bound < 6.01 < flow_bound(problem)
+
+
+def test_covers_generated_one_by_one_prove_what_capacities_alone_cannot():
+    """Three nodes pass 9 with one layer, 6 with two and 1 with three; above 6 they cover fewer than four layers."""
+    problem = ChainFlow(4, np.array([[9.0, 6.0, 1.0]] * 3), uniform_links(3))
+    assert most_covered(problem, 6.0, 0.0) == pytest.approx(6.0)
+    assert most_covered(problem, 6.5, 0.0) == pytest.approx(3.6)  # 6 + 1: half a node and a third of one a layer
+    assert most_covered(problem, 9.1, 0.0) == pytest.approx(3.0)
+    assert most_covered(ChainFlow(2, np.zeros((2, 2)), uniform_links(2)), 1.0, 0.0) == 0.0
 
 
 def test_too_few_hops_are_a_reason():
