@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .problem import ChainFlow, Floats
 
-GRID = 1_000
+GRID = 800
 """Parts of the flow in the knapsack: what a slot passes is rounded up to one, so that covers are only ever too many."""
 ROUNDS = 60
 SURE = 1e-6

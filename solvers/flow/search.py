@@ -17,9 +17,9 @@ BISECTIONS = 8
 MENU_TOLERANCE = 1e-3
 ROUNDS = 8
 MISSES = 2
-CLIMBS = 6
-EFFORT = 20_000
-STALLS = 2
+CLIMBS = 16
+EFFORT_PER_NODE, MOST_EFFORT = 1_700, 32_000
+STALLS = 4
 STEPS_PER_NODE = 130
 ORDER_STEPS_PER_NODE = 100
 POLISH_PER_NODE = 20
@@ -53,6 +53,7 @@ class _Search:
         self.progress = Progress()
         self.network = FlowNetwork(problem)
         self.most = [problem.most_layers(node) for node in range(problem.nodes)]
+        self.effort = min(EFFORT_PER_NODE * problem.nodes, MOST_EFFORT)
         self.best: list[Stage] = []
         self.value = 0.0
         self.bound = math.inf
@@ -126,7 +127,7 @@ class _Search:
             stages = (self.best or start or self._scattered()) if climb % 2 == 0 else self._scattered()
             self._aim_between(high, stages)
             stalls = 0 if self.value > before else stalls + 1
-            if self._stopped(self.bound) or self.progress.work >= EFFORT or stalls == STALLS:
+            if self._stopped(self.bound) or self.progress.work >= self.effort or stalls == STALLS:
                 return
 
     def _aim_between(self, high: float, stages: list[Stage]) -> None:
