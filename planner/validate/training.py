@@ -1,4 +1,4 @@
-"""Does a training plan hold? Ranks, groups, stages, divisibility, memory and the physics of its prediction."""
+"""Does a training plan hold? Ranks, groups, stages, divisibility and memory."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from shardwright.models import Attention, Experts, ModelGraph, flops_per_token
+from shardwright.models import Attention, Experts, ModelGraph
 from shardwright.topologies import Topology
 
 from ..inputs import restored_model, restored_topology
 from ..plan.base import PlanBase
 from ..plan.training import StageMemory, TrainingPlan
-from .common import close, optimality_problems
+from .common import optimality_problems
+from .training_claims import alternative_problems, prediction_problems, robustness_problems
 from .training_memory import expected_state_bytes
 
 DENSE_AXES = ("tp", "cp", "dp_shard", "dp_replicate", "pp")
@@ -27,13 +28,15 @@ def problems(plan: PlanBase) -> list[str]:
     """One sentence for everything that does not hold."""
     assert isinstance(plan, TrainingPlan)
     model, topology = restored_model(plan), restored_topology(plan)
-    found = [*_ranks(plan, topology), *_stages(plan, model), *_degrees(plan, model)]
+    found = [*_names(plan, model, topology), *_ranks(plan, topology), *_stages(plan, model), *_degrees(plan, model)]
     if found:
         return found
     return [
         *_groups(plan),
         *_memory(plan, model, topology),
-        *_prediction(plan, model, topology),
+        *prediction_problems(plan, model, topology),
+        *robustness_problems(plan),
+        *alternative_problems(plan),
         *optimality_problems(plan.optimality, _objective(plan)),
     ]
 
@@ -43,6 +46,12 @@ def _objective(plan: TrainingPlan) -> float:
     if plan.optimality.objective == "days":
         return math.nan if plan.prediction.campaign is None else plan.prediction.campaign.days
     return getattr(plan.prediction, plan.optimality.objective, math.nan) or math.nan
+
+
+def _names(plan: TrainingPlan, model: ModelGraph, topology: Topology) -> Iterator[str]:
+    for name, given, made in (("model", plan.model, model.name), ("cluster", plan.cluster, topology.name)):
+        if given != made:
+            yield f"{name} is {given} but inputs has {made}"
 
 
 def _ranks(plan: TrainingPlan, topology: Topology) -> Iterator[str]:
@@ -70,6 +79,10 @@ def _stages(plan: TrainingPlan, model: ModelGraph) -> Iterator[str]:
         yield "stages leaves a pipeline rank without anything to do"
     if stages[0].first_layer != 0 or any(a.first_layer + a.layers != b.first_layer for a, b in pairwise(stages)):
         yield "stages drops or repeats a layer between two stages"
+    for at, stage in enumerate(stages):
+        copy = strategy.pp - 1 - at if strategy.schedule == "dualpipe" else None
+        if stage.copy_on != copy:
+            yield f"stages[{at}].copy_on is {stage.copy_on} but schedule {strategy.schedule} has {copy}"
     last = stages[-1].first_layer + stages[-1].layers
     if last != model.num_layers:
         yield f"stages covers {last} layers but {model.name} has {model.num_layers}"
@@ -95,6 +108,11 @@ def _degrees(plan: TrainingPlan, model: ModelGraph) -> Iterator[str]:
             yield from _divides("attention heads", op.heads, "tp", strategy.tp)
         if isinstance(op, Experts):
             yield from _divides("experts", op.experts, "ep", strategy.ep)
+    for name, level in (("weight_shard", 3), ("gradient_shard", 2)):
+        if getattr(strategy, name) is not None and strategy.zero < level:
+            yield f"strategy.{name} needs zero of at least {level} but got {strategy.zero}"
+    if strategy.tp_overlap and strategy.tp == 1:
+        yield "strategy.tp_overlap needs tp of at least 2 but got 1"
     if strategy.ep > 1 and not any(isinstance(op, Experts) for op in operators):
         yield f"strategy.ep is {strategy.ep} but {model.name} has no experts"
 
@@ -189,25 +207,3 @@ def _state(place: str, stage: StageMemory, plan: TrainingPlan, model: ModelGraph
 def _kinds(plan: TrainingPlan, topology: Topology) -> list[int]:
     kinds: list[int] = topology.device_accelerator[list(plan.rank_to_device)].tolist()
     return kinds
-
-
-def _prediction(plan: TrainingPlan, model: ModelGraph, topology: Topology) -> Iterator[str]:
-    """The prediction against itself and against the peak of the devices, which nothing exceeds."""
-    made, job, world = plan.prediction, plan.job, plan.strategy.world_size
-    if not made.step_s > 0:
-        yield f"prediction.step_s must be positive but is {made.step_s}"
-        return
-    tokens_per_s = job.gbs * job.sequence_length / made.step_s
-    if not close(made.tokens_per_s, tokens_per_s, 1e-3):
-        yield f"prediction.tokens_per_s is {made.tokens_per_s:.6g} but the step yields {tokens_per_s:.6g}"
-    if not close(made.tokens_per_s_per_device, tokens_per_s / world, 1e-3):
-        yield f"prediction.tokens_per_s_per_device is {made.tokens_per_s_per_device:.6g} over {world} devices"
-    peaks = [topology.accelerators[kind].peak_flops for kind in _kinds(plan, topology)]
-    fastest = sum(max(peak.values()) for peak in peaks)
-    products = 3 if job.trained == "all" else 2
-    least_s = products * flops_per_token(model, job.sequence_length) * job.tokens_per_step / fastest
-    if made.step_s < least_s:
-        yield f"prediction.step_s {made.step_s:.6g} is faster than the devices' peak allows ({least_s:.6g})"
-    parts = sum(term.value for term in plan.breakdown)
-    if not close(parts, made.step_s, 1e-3):
-        yield f"breakdown adds up to {parts:.6g} s but the step takes {made.step_s:.6g} s"
