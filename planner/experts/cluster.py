@@ -24,7 +24,8 @@ class ExpertCluster:
     """`link_cost[g, h]` is the time of moving a byte from GPU g to h over that of the fastest link.
 
     `node[g]` is the node of GPU g; `speeds` and `memory_bytes` are relative to nothing, only their ratios matter.
-    `fastest_bytes_per_s` is the speed of a link of cost one (None when only ratios are known).
+    `fastest_bytes_per_s` is the speed of a link of cost one (None when only ratios are known); `link_ratio` is that of
+    equal GPUs.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ExpertCluster:
     memory_bytes: Floats
     fastest_bytes_per_s: float | None = None
     source: Input | None = None
+    link_ratio: float | None = None
     assumptions: tuple[str, ...] = ()
 
     @property
@@ -69,7 +71,15 @@ def flat_cluster(gpus: int, gpus_per_node: int | None = None, link_ratio: float 
     cost = np.where(node[:, None] == node, 1.0, float(link_ratio))
     np.fill_diagonal(cost, 0.0)
     shape = f"{gpus} GPUs" if per_node == gpus else f"{gpus} GPUs in nodes of {per_node}, links {link_ratio:g}:1"
-    return ExpertCluster(shape, cost, node, np.ones(gpus), np.ones(gpus), assumptions=(f"equal GPUs: {shape}",))
+    return ExpertCluster(
+        shape,
+        cost,
+        node,
+        np.ones(gpus),
+        np.ones(gpus),
+        link_ratio=float(link_ratio),
+        assumptions=(f"equal GPUs: {shape}",),
+    )
 
 
 def cluster_of(topology: Topology, source: Input | None = None) -> ExpertCluster:

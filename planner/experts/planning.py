@@ -168,11 +168,13 @@ def plan_of(
         experts=first.experts,
         gpus=cluster.gpus,
         gpus_per_node=cluster.gpus_per_node,
+        link_ratio=cluster.link_ratio,
         redundant=request.redundant,
         slots=tuple(slots.tolist()),
         moe_layers=tuple(first.layers.tolist()),
         placement=_all_rows(found.holders, workloads, slots, request.redundant),
         scores=scores,
+        reading=workloads.reading,
         migration=migration,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,15 +12,20 @@ from shardwright.models import Routing
 from ..errors import InputError, input_errors
 from ..files import sha256_of_file
 from ..plan.base import Input
+from ..plan.experts import Reading
+
+WHOLE = Reading()
 
 
 @dataclass(frozen=True, slots=True)
 class Workloads:
-    """Routing to plan with, routing held out, and where it came from. All have the same layers and experts."""
+    """Routing to plan with, routing held out, where it came from and what was read of it. All have the same layers and
+    experts."""
 
     routings: tuple[Routing, ...]
     held_out: tuple[Routing, ...]
     sources: tuple[Input, ...]
+    reading: Reading = WHOLE
 
     @property
     def first(self) -> Routing:
@@ -36,7 +41,8 @@ def load_workloads(paths: list[str], array: str | None, top: int | None, held_ou
         with input_errors():
             routings += models.read_routing(path, array=array, top=top)
         sources.append(Input(role="routing", source=path, sha256=sha256_of_file(path)))
-    return workloads_of(routings, held_out, tuple(sources))
+    reading = Reading(array=array, top=top, held_out=held_out)
+    return replace(workloads_of(routings, held_out, tuple(sources)), reading=reading)
 
 
 def workloads_of(routings: list[Routing], held_out: float = 0.0, sources: tuple[Input, ...] = ()) -> Workloads:

@@ -42,6 +42,15 @@ class WorkloadScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     fanout_nodes: float | None = None
 
 
+class Reading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What was read of the routing files: one `array` of an archive, the first `top` ids of every token, and all but
+    the last share `held_out` of the tokens."""
+
+    array: str | None = None
+    top: int | None = None
+    held_out: float = 0.0
+
+
 class Migration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What it takes to come from the placement in force: copies to load, bytes to move, and when that pays.
 
@@ -61,6 +70,7 @@ class ExpertPlan(PlanBase, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     `moe_layers` are the rows that have routing; the others are dense layers and hold their experts in order. Flow
     `stay` means a token stays where its last expert ran, `home` that it returns to its own GPU after every layer.
+    `link_ratio` is the cost of a link between nodes of equal GPUs over one inside; null where links are a topology's.
     """
 
     objective: Objective
@@ -69,11 +79,13 @@ class ExpertPlan(PlanBase, frozen=True, forbid_unknown_fields=True, kw_only=True
     experts: int
     gpus: int
     gpus_per_node: int
+    link_ratio: float | None = None
     redundant: int
     slots: tuple[int, ...]
     moe_layers: tuple[int, ...]
     placement: tuple[tuple[tuple[int, ...], ...], ...]
     scores: tuple[WorkloadScore, ...]
+    reading: Reading = Reading()
     migration: Migration | None = None
 
     def __post_init__(self) -> None:

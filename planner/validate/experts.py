@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 
+from ..files import is_file, read_document, sha256_of
 from ..inputs import restored_topology
 from ..plan.base import PlanBase
 from ..plan.experts import SENTENCES, ExpertPlan, WorkloadScore
+from ..plan.io import load
 from .common import TOLERANCE, optimality_problems
-from .expert_loads import load_problems
+from .expert_loads import load_problems, returning_value
 
 SINGLE = 1e-5  # flows are added up in single precision
 
@@ -71,6 +73,8 @@ def _cluster(plan: ExpertPlan) -> Iterator[str]:
         return
     if any(record.role == "topology" for record in plan.inputs):
         topology = restored_topology(plan)
+        if plan.link_ratio is not None:
+            yield f"link_ratio is {plan.link_ratio} but links are those of the topology"
         nodes = topology.device_node.tolist()
         if topology.n_devices != plan.gpus:
             yield f"gpus is {plan.gpus} but the topology has {topology.n_devices}"
@@ -81,12 +85,14 @@ def _cluster(plan: ExpertPlan) -> Iterator[str]:
         yield f"slots must be as many on all of the equal GPUs but are {min(plan.slots)} to {max(plan.slots)}"
     if plan.gpus % plan.gpus_per_node:
         yield f"gpus_per_node is {plan.gpus_per_node}, which does not divide the {plan.gpus} equal GPUs"
+    if plan.link_ratio is not None and not (math.isfinite(plan.link_ratio) and plan.link_ratio >= 1):
+        yield f"link_ratio must be at least 1 but is {plan.link_ratio}"
     shape = next((text for text in plan.assumptions if text.startswith("equal GPUs: ")), "")
-    said = f"{plan.gpus} GPUs" + (
-        "" if plan.gpus_per_node == plan.gpus else f" in nodes of {plan.gpus_per_node}, links "
-    )
-    if not shape.removeprefix("equal GPUs: ").startswith(said) or (plan.gpus_per_node == plan.gpus and "," in shape):
-        yield f"gpus and gpus_per_node say {said.removesuffix(', links ')} but the plan assumes {shape or 'no GPUs'}"
+    said = f"{plan.gpus} GPUs"
+    if plan.gpus_per_node != plan.gpus:
+        said += f" in nodes of {plan.gpus_per_node}, links {plan.link_ratio or 0:g}:1"
+    if shape.removeprefix("equal GPUs: ") != said:
+        yield f"gpus, gpus_per_node and link_ratio say {said} but the plan assumes {shape or 'no GPUs'}"
 
 
 def _scores(plan: ExpertPlan) -> Iterator[str]:
@@ -124,11 +130,15 @@ def _score(plan: ExpertPlan, score: WorkloadScore) -> Iterator[str]:
 def _value(plan: ExpertPlan) -> Iterator[str]:
     """The value from the score, where one workload was planned with."""
     seen = [score for score in plan.scores if not score.held_out]
-    if len(seen) != 1 or plan.objective == "fanout":
+    if len(seen) != 1:
         return
     traffic, pair = seen[0].traffic, seen[0].heaviest_pair
+    value: float | None
     if plan.objective == "minimax":
         value = pair
+    elif plan.objective == "fanout":
+        if (value := returning_value(plan, seen[0])) is None:
+            return
     elif plan.objective == "load":
         value = seen[0].load_ratio
     else:
@@ -146,6 +156,15 @@ def _migration(plan: ExpertPlan) -> Iterator[str]:
     held = sum(len(gpus) for layer in plan.moe_layers for gpus in plan.placement[layer])
     if move.residents != held:
         yield f"migration.residents is {move.residents} but the placement has {held} copies"
+    before = _in_force(plan)
+    if before is not None and before.gpus == plan.gpus and before.moe_layers == plan.moe_layers:
+        moved = sum(
+            len(set(now) - set(was))
+            for layer in plan.moe_layers
+            for now, was in zip(plan.placement[layer], before.placement[layer], strict=False)
+        )
+        if move.moved != moved:
+            yield f"migration.moved is {move.moved} but {moved} copies are where the plan in force had none"
     if not 0 <= move.moved <= move.residents:
         yield f"migration.moved must be from 0 to the {move.residents} residents but is {move.moved}"
     if not (math.isfinite(move.bytes) and move.bytes >= 0 and (move.bytes > 0) == (move.moved > 0)):
@@ -154,3 +173,12 @@ def _migration(plan: ExpertPlan) -> Iterator[str]:
         yield f"migration.seconds must be at least 0 but is {move.seconds}"
     if move.pays_after_s is not None and not (move.seconds is not None and move.pays_after_s >= move.seconds):
         yield "migration.pays_after_s must be at least the seconds of the move"
+
+
+def _in_force(plan: ExpertPlan) -> ExpertPlan | None:
+    """The plan in force where its file still lies there unchanged."""
+    record = next((each for each in plan.inputs if each.role == "plan"), None)
+    if record is None or not is_file(record.source) or sha256_of(read_document(record.source, "plan")) != record.sha256:
+        return None
+    found = load(record.source)
+    return found if isinstance(found, ExpertPlan) else None

@@ -19,7 +19,7 @@ from shardwright.planner.plan.io import parse
 
 HARMLESS = (
     "provenance.", "assumptions.", "alternatives.", "optimality.work", "optimality.candidates", "optimality.feasible",
-    ".tokens", ".workload", "inputs.", ".heaviest_pair",
+    "inputs.",
 )  # fmt: skip
 
 
@@ -55,13 +55,17 @@ def survivors(document: Any) -> list[str]:
 @pytest.fixture
 def plans(tmp_path: Path) -> dict[str, Any]:
     random = np.random.default_rng(0)
-    counts, flow = tmp_path / "counts.json", tmp_path / "flow.npz"
+    counts, flow, ids = tmp_path / "counts.json", tmp_path / "flow.npz", tmp_path / "ids.npy"
     counts.write_text(json.dumps({"logical_count": random.geometric(0.1, (3, 8)).tolist()}))
     np.savez(flow, T=random.random((2, 8, 8)))
+    best = random.integers(0, 8, (60, 3))
+    np.save(ids, np.stack([best, (best + random.integers(1, 8, (60, 3))) % 8], axis=2))
     cluster = flat_cluster(4, 2, 3.0)
     made = {
         "load": (counts, ExpertRequest(objective="load", redundant=4)),
         "joint": (flow, ExpertRequest(objective="joint", work=100_000)),
+        "copies": (flow, ExpertRequest(objective="transitions", redundant=4, work=100_000)),
+        "home": (ids, ExpertRequest(objective="fanout", work=10_000)),
     }
     return {
         name: json.loads(dump_plan(plan_experts(load_workloads([str(file)], None, None, 0.0), cluster, request)))
@@ -69,7 +73,7 @@ def plans(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", ["load", "joint"])
+@pytest.mark.parametrize("name", ["load", "joint", "copies", "home"])
 def test_an_edit_that_still_validates_is_harmless(plans, name):
     assert validate_plan(parse(json.dumps(plans[name]), "plan")) == []
     harmful = [path for path in survivors(plans[name]) if not any(part in path for part in HARMLESS)]
