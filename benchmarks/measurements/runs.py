@@ -34,7 +34,7 @@ class Run:
     """One measured run. `measured_s` is the time of one step of `job.gbs` sequences, None for a memory-only row.
 
     `group` is what choices of strategy are compared within: model, devices, sequence, batch, precision and task of
-    one source.
+    one source, before or after a repair of the machine that changed its speed.
     """
 
     id: str
@@ -127,7 +127,14 @@ def run_of(row: Row, name: str, source: str) -> Run:
 
 def _group(row: Row, source: str, model: ModelGraph, cluster: Cluster) -> tuple[object, ...]:
     batch = (sequence_of(row), required(row, "gbs"))
-    return (source, model, cluster, text(row, "interconnect"), batch, precision_of(row), text(row, "task"))
+    machine = (cluster, text(row, "interconnect"), _repaired(row))
+    return (source, model, machine, batch, precision_of(row), text(row, "task"))
+
+
+def _repaired(row: Row) -> bool | None:
+    """Whether a run is as late as the repair of its machine, where its notes give the days of both."""
+    days = re.search(r"; (\d\d-\d\d);.*\bfix on (\d\d-\d\d)\b", text(row, "notes"))
+    return None if days is None else days[1] >= days[2]
 
 
 def measured_seconds(row: Row) -> float | None:

@@ -182,3 +182,17 @@ def test_a_file_with_missing_columns_and_broken_bytes_is_still_read(tmp_path: Pa
     found = runs_of(read_rows(path))
     assert [each.id for each in found] == ["a", "b", "c"]
     assert all(isinstance(each, Skipped) for each in found)
+
+
+def test_runs_before_and_after_a_repair_of_their_machine_are_not_compared() -> None:
+    notes = 'section "sweep"; {}; measured at iteration 2; PCIe/NUMA fix on 02-25 changed speeds by 1-5%'
+    before, day, after = (only(notes=notes.format(date)) for date in ("02-24", "02-25", "02-26"))
+    assert isinstance(before, Run) and isinstance(day, Run) and isinstance(after, Run)
+    assert before.group != day.group
+    assert day.group == after.group
+
+
+def test_megatron_of_2020_is_a_generation_of_its_own() -> None:
+    old, newer = only(framework="DeepSpeed Megatron-LM v1.1.5 3D"), only(framework="Megatron-LM (Apr-2021)")
+    assert isinstance(old, Run) and isinstance(newer, Run)
+    assert (old.job.framework, newer.job.framework) == ("megatron-2020", "megatron-2021")
