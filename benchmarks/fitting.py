@@ -121,9 +121,13 @@ def fit(
 def _slopes(
     x: Floats, predicted: Floats, values_at: Callable[[Floats], list[float]], predict: Predict, step: float
 ) -> Floats:
+    """Slopes of log predictions over every coordinate, from both sides: where one of two times is the longer, as in
+    what a host and a device take, one side alone may lead a fit nowhere."""
     slopes = np.zeros((len(predicted), len(x)))
     for i in range(len(x)):
-        moved = x.copy()
-        moved[i] += step
-        slopes[:, i] = (np.log(predict(values_at(moved), i, predicted)) - np.log(predicted)) / step
+        above, below = x.copy(), x.copy()
+        above[i] += step
+        below[i] -= step
+        rise = np.log(predict(values_at(above), i, predicted)) - np.log(predict(values_at(below), i, predicted))
+        slopes[:, i] = rise / (2 * step)
     return slopes

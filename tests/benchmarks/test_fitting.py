@@ -59,3 +59,16 @@ def test_a_place_touches_only_the_sets_it_is_part_of() -> None:
     assert not affects("kernels:hopper:fp8:gemm_fraction", ("hopper", "bf16", "megatron-2024"))
     assert not affects("frameworks:fsdp-2023:step_s", ("hopper", "bf16", "megatron-2024"))
     assert affects("frameworks:megatron-2024,megatron-2025:tp_overlap", ("hopper", "bf16", "megatron-2025"))
+
+
+def test_a_fit_looks_at_every_coefficient_from_both_sides() -> None:
+    tried: dict[int, list[float]] = {0: [], 1: []}
+
+    def recorded(values: Sequence[float], only: int | None, previous: Floats | None) -> Floats:
+        if only is not None:
+            tried[only].append(values[only])
+        return model(values, only, previous)
+
+    fit(PLACES, (2.0, 0.6), model((2.0, 0.6), None, None), np.ones(30), recorded, Settings(iterations=1))
+    assert min(tried[0]) < 2.0 < max(tried[0])
+    assert min(tried[1]) < 0.6 < max(tried[1])
