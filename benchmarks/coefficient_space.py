@@ -64,10 +64,14 @@ _CORE: dict[str, Any] = {
     "host_experts_s": 1e-3,
 }
 _SHARDED: dict[str, Any] = {"gradient_comm_bytes": 2.0, "grad_overlap": 0.9, "param_overlap": 0.9}
+# Bytes per logit of cross-entropy in fp32 by one kernel for each operation (Megatron-LM, mpu/cross_entropy.py): cast,
+# maximum, subtraction, exponential, sum and division forward, product and cast backward.
+_UNFUSED_LOSS_BYTES = 52.0
 _FRAMEWORKS: dict[str, dict[str, Any]] = {
+    "megatron-2020": _UNFUSED,
     "megatron-2021": _UNFUSED,
     "megatron-2022": _UNFUSED | {"elementwise_fraction": 0.9, "score_traffic_bytes": 8.5, "tp_backward_overlap": 0.9},
-    "megatron-deepspeed-2023": _UNFUSED | {"elementwise_fraction": 0.85},
+    "megatron-deepspeed-2023": _UNFUSED | {"elementwise_fraction": 0.85, "loss_traffic_bytes": _UNFUSED_LOSS_BYTES},
     "megatron-eager": _UNFUSED | {"score_traffic_bytes": 30.0, "elementwise_fraction": 0.5, "step_s": 0.01} | _LEAN,
     "deepspeed-2022": _UNFUSED,
     "megatron-2024": _CORE
@@ -89,6 +93,7 @@ _FRAMEWORKS: dict[str, dict[str, Any]] = {
 _CORES = "megatron-2024,megatron-2025,megatron-2026"
 _MOES = ("megatron-2025", "megatron-2026")
 _FITTED = (
+    "megatron-2020",
     "megatron-2021",
     "megatron-2022",
     "megatron-deepspeed-2023",
@@ -185,22 +190,22 @@ def _framework_parameters() -> list[Parameter]:
         old = fields.get("attention_kernel") == "unfused"
         result += [
             Parameter(f"frameworks:{name}:host_operator_s", fields["host_operator_s"], 0.5, 1e-6, 3e-4),
-            Parameter(f"frameworks:{name}:step_s", fields.get("step_s", 0.02), 0.4, 1e-4, 1.0),
+            Parameter(f"frameworks:{name}:step_s", fields.get("step_s", 0.02), 1.0 if old else 0.4, 1e-4, 1.0),
             Parameter(
                 f"frameworks:{name}:elementwise_fraction", fields.get("elementwise_fraction", 0.7), 0.25, 0.2, 1.0
             ),
-            Parameter(f"frameworks:{name}:loss_traffic_bytes", 20.0, 0.4, 4, 80),
+            Parameter(f"frameworks:{name}:loss_traffic_bytes", fields.get("loss_traffic_bytes", 20.0), 0.4, 4, 120),
         ]
         if old:
             result.append(
                 Parameter(f"frameworks:{name}:score_traffic_bytes", fields.get("score_traffic_bytes", 10.0), 0.3, 3, 90)
             )
-            result.append(
-                Parameter(f"frameworks:{name}:gemm_output_factor", 3.0 if "2021" in name else 0.7, 0.4, 0.3, 6)
-            )
-            result.append(Parameter(f"frameworks:{name}:gradient_comm_bytes", 2.0, 0.25, 1.5, 6))
-            stop_s = 1e-4 if name in ("megatron-2021", "megatron-eager") else 2.5e-5
-            result.append(Parameter(f"frameworks:{name}:tp_stop_s", stop_s, 0.5, 1e-6, 3e-3))
+            lossy = name in ("megatron-2020", "megatron-2021")
+            result.append(Parameter(f"frameworks:{name}:gemm_output_factor", 3.0 if lossy else 0.7, 0.4, 0.3, 6))
+            # DeepSpeed's ZeRO reduces every owner's slice by itself: the bytes that count may be more than those sent.
+            result.append(Parameter(f"frameworks:{name}:gradient_comm_bytes", 2.0, 0.6, 1.5, 20))
+            stop_s = 1e-4 if lossy or name == "megatron-eager" else 2.5e-5
+            result.append(Parameter(f"frameworks:{name}:tp_stop_s", stop_s, 1.0, 1e-6, 3e-3))
             result.append(Parameter(f"frameworks:{name}:host_wait", 0.01, 0.5, 1e-4, 0.3))
         else:
             result.append(Parameter(f"frameworks:{name}:attention_fraction", _flash(fields), 0.2, 0.3, 1.0))

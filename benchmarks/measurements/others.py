@@ -132,7 +132,7 @@ def amp_run(row: Row) -> Run:
         zero=0,
         stage_layers=layers_between(cuts, 24) if pp > 1 else None,
     )
-    job = TrainingJob(gbs=required(row, "global_bs"), sequence_length=1024, precision="fp16", framework="megatron-2021")
+    job = TrainingJob(gbs=required(row, "global_bs"), sequence_length=1024, precision="fp16", framework="megatron-2020")
     return Run(
         id=f"{text(row, 'experiment')} {strategy.label()}",
         source="AMP, T4",
