@@ -12,7 +12,7 @@ from .problem import Problem
 from .workers import WorkerType, most_decode_rate, most_prefill_rate, most_rate
 
 PRECISION = 0.03
-RAISED, LOWERED = 1.1, 0.9
+RAISED, LOWERED = 1.06, 0.9
 
 
 def capacity(problem: Problem, worker: WorkerType, phase: Phase, expected: float) -> float:

@@ -14,7 +14,7 @@ from typing import Literal
 from .capacity import PRECISION, narrowing, phase_targets
 from .deployments import hand_over
 from .pools import Counts, Option, Phase, fewest, most_rate
-from .probe import LONG, Probe
+from .probe import LONG, MOST_AMONG, Probe
 from .problem import Problem
 from .workers import (
     WorkerType,
@@ -33,7 +33,6 @@ KEPT = 24
 STEP_DOWN = 0.98
 NO_BETTER = 0.999
 GAP = 0.02
-MOST_AMONG = 8
 
 
 @dataclass
@@ -51,21 +50,24 @@ class Choice:
     certain: bool = False
     lasting: float = 0.0
     carried: float = 0.0
+    expected: float = 0.0
     runs: Iterator[tuple[float, float]] | None = None
+    alone: Probe | None = None
 
-    def sharpen(self, problem: Problem, rival: float = 0.0) -> None:
+    def sharpen(self, problem: Problem, rival: Choice | None = None, part: float = 1.0) -> None:
         """Simulate the worker until its rate is certain, or known to be lower than it was thought to be.
 
-        `rival` is what another worker of the phase on as many devices carries: a worker that does not exceed it by
-        more than the precision of all rates is taken to carry a little less.
+        It is thought to carry a `part` of what the closed form expects. A worker that does not exceed a `rival`, of its
+        phase on as many devices, by more than the precision of all rates is taken to carry a little less.
         """
-        if self.runs is None and rival > 0:
-            better = rival * (1 + PRECISION)
+        if self.runs is None and rival is not None and rival.carried > 0:
+            better = rival.carried * (1 + PRECISION)
             if better >= self.rate or not self.probe(problem).carries(better):
-                self.rate = min(self.rate, rival * NO_BETTER)
+                self.rate = min(self.rate, NO_BETTER * min(rival.carried, rival.rate))
                 return
         if self.runs is None:
-            self.runs = narrowing(self.probe(problem), self.rate, self.most)
+            self.expected = self.rate
+            self.runs = narrowing(self.probe(problem), self.rate * part, self.most)
         for carried, missed in self.runs:
             self.carried = carried
             if missed < self.rate:
@@ -73,10 +75,10 @@ class Choice:
                 return
         self.rate, self.certain = self.carried, True
 
-    def settle(self, problem: Problem, share: float, rival: float = 0.0) -> None:
+    def settle(self, problem: Problem, share: float, rival: Choice | None = None) -> None:
         """Carry what the worker is to carry in a long run of other requests too, or lower its rate until it does."""
-        if rival > self.lasting and self.rate <= rival * (1 + PRECISION):
-            self.rate = max(min(self.rate, rival * NO_BETTER), self.lasting)
+        if rival is not None and rival.lasting > self.lasting and self.rate <= rival.lasting * (1 + PRECISION):
+            self.rate = max(min(self.rate, rival.lasting * NO_BETTER), self.lasting)
             return
         probe = self.probe(problem)
         while share > 0 and not probe.carries(share, LONG):
@@ -93,13 +95,16 @@ class Choice:
 
         Of its TTFT target a prefill worker leaves what the hand-over to another takes.
         """
+        if self.alone is not None:
+            return self.alone
         supply, spent = problem.supply[problem.kinds.index(self.worker.kind)], 0.0
         if self.phase == "prefill":
             over = hand_over(problem.setting, problem.topology, self.worker, self.worker)
             spent = over.exposed_s + problem.setting.engine.hand_over_s
         among = supply // self.worker.devices if self.phase == "aggregated" else supply // 2 // self.worker.devices
         targets = phase_targets(problem.job.targets, self.phase, spent)
-        return Probe(problem, self.worker, self.phase, targets, max(1, min(among, MOST_AMONG)))
+        self.alone = Probe(problem, self.worker, self.phase, targets, max(1, min(among, MOST_AMONG)))
+        return self.alone
 
     def option(self, level: Level = "rate") -> Option:
         """The choice as the integer program sees it, with one of its rates."""
@@ -146,11 +151,20 @@ def solve(problem: Problem, choices: Sequence[Choice], rate: float | None) -> tu
         used = [(choice, number) for choice, number in zip(pool, hoped.workers, strict=True) if number]
         unsure = [choice for choice, _ in used if not choice.certain]
         for choice in unsure:
-            choice.sharpen(problem, _rival(pool, choice, "carried"))
+            _sharpen(problem, pool, choice)
         for choice, share in _shares(used, rate or hoped.rate) if not unsure else ():
             if choice.lasting < share:
                 choice.settle(problem, share, _rival(pool, choice, "lasting"))
     return None
+
+
+def _sharpen(problem: Problem, pool: Sequence[Choice], choice: Choice) -> None:
+    """Sharpen a choice from the part of its expected rate that others of its phase carried; the first of them whole."""
+    known = [each for each in pool if each.phase == choice.phase and each.certain and each.carried > 0]
+    parts = [each.carried / each.expected for each in known]
+    choice.sharpen(problem, _rival(pool, choice, "carried"), min(1.0, max(parts, default=1.0) * (1 + PRECISION)))
+    while not known and not choice.certain:
+        choice.sharpen(problem)
 
 
 def _program(problem: Problem, options: Sequence[Option], rate: float | None) -> Counts | None:
@@ -164,10 +178,10 @@ def _as_good(problem: Problem, known: Counts, hoped: Counts, rate: float | None)
     return known.cost <= hoped.cost * (1 + 1e-9) if priced else known.devices <= hoped.devices
 
 
-def _rival(pool: Sequence[Choice], choice: Choice, level: Level) -> float:
-    """What others of the phase on as many devices have been seen to carry and not failed to carry since."""
+def _rival(pool: Sequence[Choice], choice: Choice, level: Level) -> Choice | None:
+    """The choice of the phase on as many devices that has been seen to carry most."""
     others = [each for each in pool if each is not choice and each.place == choice.place]
-    return max((min(getattr(each, level), each.rate) for each in others), default=0.0)
+    return max(others, key=lambda each: getattr(each, level), default=None)
 
 
 def _shares(used: Sequence[tuple[Choice, int]], rate: float) -> list[tuple[Choice, float]]:

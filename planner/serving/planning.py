@@ -31,7 +31,7 @@ from .resilience import node_loss
 from .runs import run as run_open
 
 TRACE_BINS = 256
-HOUR_REQUESTS = 300
+HOUR_REQUESTS = 300, 8000
 
 
 def plan_serving(

@@ -17,6 +17,7 @@ from .steady import batched_prefill_seconds, open_states
 from .workers import WorkerType, hand_grid, most_in_hand
 
 MOST_REQUESTS = 8000
+MOST_AMONG = 8
 GOLDEN = (5**0.5 - 1) / 2
 # Shares of what a worker does at most at which waiting settles within runs as long as here: relaxation times grow with
 # (1 − share)⁻², for prefill in units of a prompt, for decode, many requests at a time, in far shorter ones.
@@ -40,12 +41,12 @@ class Length:
 
     def least(self, percentile: float) -> int:
         """Requests of a run whose percentile is known well enough."""
-        return max(self.requests, int(self.beyond / (1 - percentile / 100)))
+        return min(max(self.requests, int(self.beyond / (1 - percentile / 100))), MOST_REQUESTS)
 
 
 BATCHES, ERRORS = 8, 2.0
 SHORT = Length(requests=400, beyond=10, lives=1.5, prompts=2000)
-LONG = Length(requests=3000, beyond=60, lives=4.0, prompts=5000, seed=1, safe=True)
+LONG = Length(requests=2000, beyond=60, lives=4.0, prompts=5000, seed=1, safe=True)
 
 
 @dataclass(frozen=True)

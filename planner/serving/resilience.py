@@ -13,6 +13,7 @@ from .problem import Problem
 from .runs import run as run_open
 
 TRIED = 3
+REQUESTS = 600, 2000
 
 
 def node_loss(problem: Problem, proposal: Proposal, placement: Placement) -> NodeLoss:
@@ -64,7 +65,7 @@ def _after(problem: Problem, proposal: Proposal, lost: Sequence[int], node: int)
     outcome = (
         run_closed(problem, rest, load.concurrency)
         if load.concurrency is not None
-        else run_open(problem, rest, load.rate_per_s or 0.0, 600)
+        else run_open(problem, rest, load.rate_per_s or 0.0, REQUESTS)
     )
     at = problem.job.targets.percentile
     return NodeLoss(

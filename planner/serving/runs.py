@@ -5,31 +5,33 @@ from __future__ import annotations
 from ..workload.serving import Load, Trace
 from .capacity import phase_targets
 from .deployments import Proposal, deployment
-from .probe import LONG, Probe, safely_within, steady, warmed
+from .probe import LONG, MOST_AMONG, Probe, safely_within, steady, warmed
 from .problem import Problem
 from .simulation import Deployment, Outcome, simulate, simulate_within
 from .workers import most_in_hand
 
-REQUESTS, CONFIRMED, MOST_REQUESTS = 1200, 5000, 8000
+REQUESTS, CONFIRMED, MOST_REQUESTS = 1200, 4000, 8000
 REQUESTS_A_WORKER = 150
 BEYOND = 40
 TURNS = 3.0
 
 
-def run(problem: Problem, proposal: Proposal, rate: float, requests: int = REQUESTS) -> Outcome:
-    """A deployment under the job's load at a rate, or under its trace; at least so many requests."""
+def run(
+    problem: Problem, proposal: Proposal, rate: float, requests: tuple[int, int] = (REQUESTS, MOST_REQUESTS)
+) -> Outcome:
+    """A deployment under the job's load at a rate, or under its trace; at least and at most so many requests."""
     joined, load, begun = _described(problem, proposal, rate, requests)
     return simulate(joined, load, begun=begun)
 
 
 def attempt(problem: Problem, proposal: Proposal, rate: float) -> Outcome | None:
     """The same where every target holds and lasts, else None as soon as that is certain."""
-    joined, load, begun = _described(problem, proposal, rate, REQUESTS)
+    joined, load, begun = _described(problem, proposal, rate, (REQUESTS, MOST_REQUESTS))
     outcome = simulate_within(joined, load, problem.job.targets, begun=begun)
     if outcome is None or not lasting(problem, outcome):
         return None
     if problem.trace is None and len(load) - begun < CONFIRMED:
-        joined, load, begun = _described(problem, proposal, rate, CONFIRMED, seed=1)
+        joined, load, begun = _described(problem, proposal, rate, (CONFIRMED, MOST_REQUESTS), seed=1)
         other = simulate_within(joined, load, problem.job.targets, begun=begun)
         if other is None or not (lasting(problem, other) and safely_within(other, problem.job.targets, 1.0)):
             return None
@@ -46,14 +48,15 @@ def lasts(problem: Problem, proposal: Proposal, rate: float) -> bool:
     if problem.trace is not None:
         return True
     for pool, share in zip(proposal.pools, proposal.shares(), strict=True):
-        probe = Probe(problem, pool.worker, pool.phase, phase_targets(problem.job.targets, pool.phase))
+        targets = phase_targets(problem.job.targets, pool.phase)
+        probe = Probe(problem, pool.worker, pool.phase, targets, min(pool.workers, MOST_AMONG))
         if not probe.carries(rate * share / pool.workers, LONG):
             return False
     return True
 
 
 def _described(
-    problem: Problem, proposal: Proposal, rate: float, requests: int, seed: int = 0
+    problem: Problem, proposal: Proposal, rate: float, requests: tuple[int, int], seed: int = 0
 ) -> tuple[Deployment, Trace, int]:
     """What is run: the deployment, the requests, and how many of them are on their way already."""
     problem.simulated += 1
@@ -63,10 +66,10 @@ def _described(
     load = problem.job.load
     begun, life = _on_their_way(problem, proposal, rate)
     beyond = int(BEYOND / (1 - problem.job.targets.percentile / 100))
-    least = max(requests, beyond, REQUESTS_A_WORKER * sum(pool.workers for pool in proposal.pools))
+    least = max(requests[0], beyond, REQUESTS_A_WORKER * sum(pool.workers for pool in proposal.pools))
     origin = (problem.job.seed + seed) % 2**63
     sampled = Load(lengths=load.lengths, rate_per_s=rate, spread=load.spread, cached=load.cached, seed=origin).sample(
-        int(min(max(least, TURNS * rate * life), MOST_REQUESTS))
+        int(min(max(least, TURNS * rate * life), requests[1]))
     )
     return joined, warmed(sampled, begun), begun
 

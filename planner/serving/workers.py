@@ -217,6 +217,13 @@ def bound_steps(worker: WorkerType, lengths: Lengths) -> tuple[Array, Array]:
 def _least_prefill_seconds(worker: WorkerType, lengths: Lengths) -> float:
     """Less than any prompt adds to the steps of an engine that fills its budgets: beside a decode, which hides part of
     it, and even over the attention groups, as one prompt in each of them or as budgets that pieces of prompts fill."""
+    key = ("least", worker.schedule, lengths)
+    if key not in worker.cost.known:
+        worker.cost.known[key] = _least_seconds(worker, lengths)
+    return worker.cost.known[key]
+
+
+def _least_seconds(worker: WorkerType, lengths: Lengths) -> float:
     cost, budget = worker.cost, worker.schedule.token_budget
     tokens = max(lengths.isl - lengths.cached, 1.0)
     pieces = np.array([1.0, cost.groups, max(cost.groups, budget / tokens)])

@@ -41,11 +41,12 @@ def test_a_worker_that_is_hardly_better_than_another_of_its_size_is_not_weighed_
     job = ServingJob(load=LOAD, targets=Targets(ttft_s=0.5, tpot_s=0.02, percentile=90))
     problem = problem_of(SMALL, ONE_NODE, job, None)
     rate = capacity(problem, problem.types[0], "decode", most_of(problem, problem.types[0], "decode"))
-    twin, better = (Choice(problem.types[0], "decode", 2 * rate, 2 * rate) for _ in range(2))
-    twin.sharpen(problem, rival=rate)
+    twin, better, rival, worse = (Choice(problem.types[0], "decode", 2 * rate, 2 * rate) for _ in range(4))
+    rival.carried, rival.rate, worse.carried = rate, rate, 0.8 * rate
+    twin.sharpen(problem, rival)
     assert twin.rate < rate and not twin.certain
     while not better.certain:
-        better.sharpen(problem, rival=0.8 * rate)
+        better.sharpen(problem, worse)
     assert better.rate == pytest.approx(rate, rel=0.1)
 
 
