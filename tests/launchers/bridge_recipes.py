@@ -100,9 +100,9 @@ def load() -> None:
     if not any(isinstance(each, _Finder) for each in sys.meta_path):
         sys.meta_path.append(_Finder())
         logging.getLogger("megatron.bridge").setLevel(logging.CRITICAL)
-        from megatron.bridge.training import mixed_precision
+        from megatron.core import utils
 
-        mixed_precision.is_te_min_version = lambda *_, **__: True  # type: ignore[assignment]
+        utils._te_version = None  # a version read before there was one is read again
 
 
 def recipe(pretrained: Path | None = None) -> Any:
