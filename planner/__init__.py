@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from .plan.training import TrainingPlan
     from .strategy import Constraints, Strategy
     from .validate import validate_plan
-    from .workload.fleet import FleetJob
-    from .workload.serving import Load, ServingJob, Targets
-    from .workload.serving_layout import Layout, Speculation
-    from .workload.training import TrainingJob
+    from .workload.fleet import FleetJob, MeasuredTable, Offer, ServedModel
+    from .workload.serving import LengthBin, Load, ServingJob, Targets
+    from .workload.serving_layout import Layout, LayoutConstraints, Speculation
+    from .workload.training import Tier, TrainingJob
 
 _HOMES = {
     "Constraints": "strategy",
@@ -50,14 +50,20 @@ _HOMES = {
     "InputError": "errors",
     "InvalidPlan": "errors",
     "Layout": "workload.serving_layout",
+    "LayoutConstraints": "workload.serving_layout",
+    "LengthBin": "workload.serving",
     "LimitReached": "errors",
     "Load": "workload.serving",
+    "MeasuredTable": "workload.fleet",
+    "Offer": "workload.fleet",
+    "ServedModel": "workload.fleet",
     "ServingJob": "workload.serving",
     "ServingPlan": "plan.serving",
     "ShardwrightError": "errors",
     "Speculation": "workload.serving_layout",
     "Strategy": "strategy",
     "Targets": "workload.serving",
+    "Tier": "workload.training",
     "TrainingJob": "workload.training",
     "TrainingPlan": "plan.training",
     "dump_plan": "api",
@@ -89,14 +95,20 @@ __all__ = [
     "InputError",
     "InvalidPlan",
     "Layout",
+    "LayoutConstraints",
+    "LengthBin",
     "LimitReached",
     "Load",
+    "MeasuredTable",
+    "Offer",
+    "ServedModel",
     "ServingJob",
     "ServingPlan",
     "ShardwrightError",
     "Speculation",
     "Strategy",
     "Targets",
+    "Tier",
     "TrainingJob",
     "TrainingPlan",
     "dump_plan",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
 
 from . import inputs
+from .errors import InputError
 from .plan.io import dump as dump_plan
 from .plan.io import load as load_plan
 
@@ -32,8 +35,10 @@ if TYPE_CHECKING:
     from .workload.serving_layout import Layout
     from .workload.training import Objective, TrainingJob
 
-    ModelInput = str | ModelGraph | tuple[ModelGraph, Input]
-    TopologyInput = str | Topology | tuple[Topology, Input]
+    ModelInput = str | Path | ModelGraph | tuple[ModelGraph, Input]
+    TopologyInput = str | Path | Topology | tuple[Topology, Input]
+
+Asked = TypeVar("Asked")
 
 __all__ = [
     "dump_plan",
@@ -89,7 +94,7 @@ def plan_training(
     from .training import plan_training as search
 
     graph, devices, records = _resolved(model, topology)
-    return search(graph, devices, job, stop=stop, inputs=records)
+    return search(graph, devices, _checked(job), stop=stop, inputs=records)
 
 
 def estimate_training(model: ModelInput, topology: TopologyInput, job: TrainingJob, strategy: Strategy) -> TrainingPlan:
@@ -100,7 +105,7 @@ def estimate_training(model: ModelInput, topology: TopologyInput, job: TrainingJ
     from .training import estimate_training as estimate
 
     graph, devices, records = _resolved(model, topology)
-    return estimate(graph, devices, job, strategy, inputs=records)
+    return estimate(graph, devices, _checked(job), _checked(strategy), inputs=records)
 
 
 def plan_serving(
@@ -120,7 +125,7 @@ def plan_serving(
     from .serving.planning import plan_serving as search
 
     graph, devices, records = _resolved(model, topology)
-    return search(graph, devices, job, trace=trace, hours=hours, inputs=records)
+    return search(graph, devices, _checked(job), trace=trace, hours=hours, inputs=records)
 
 
 def estimate_serving(
@@ -139,7 +144,7 @@ def estimate_serving(
     from .serving.planning import estimate_serving as estimate
 
     graph, devices, records = _resolved(model, topology)
-    return estimate(graph, devices, job, layouts, trace=trace, inputs=records)
+    return estimate(graph, devices, _checked(job), layouts, trace=trace, inputs=records)
 
 
 def frontier_training(
@@ -157,12 +162,12 @@ def frontier_training(
     from .training import frontier_training as search
 
     resolved = [_resolved(model, topology) for topology in topologies]
-    return search(resolved[0][0], [devices for _, devices, _ in resolved], job, objectives, stop=stop)
+    return search(resolved[0][0], [devices for _, devices, _ in resolved], _checked(job), objectives, stop=stop)
 
 
 def plan_experts(
     routing: str | Path | Sequence[str | Path] | Workloads,
-    cluster: str | int | Topology | ExpertCluster,
+    cluster: str | Path | int | Topology | ExpertCluster,
     request: ExpertRequest | None = None,
 ) -> ExpertPlan:
     """Which GPUs hold which expert, from routing files and a topology (or a number of equal GPUs).
@@ -172,13 +177,13 @@ def plan_experts(
     from .experts.planning import plan_experts as search
     from .experts.request import ExpertRequest
 
-    request = request or ExpertRequest()
+    request = _checked(request or ExpertRequest())
     return search(_workloads(routing, request), _expert_cluster(cluster), request)
 
 
 def plan_expert_phases(
     routing: Mapping[str, str | Path | Sequence[str | Path] | Workloads],
-    cluster: str | int | Topology | ExpertCluster,
+    cluster: str | Path | int | Topology | ExpertCluster,
     request: ExpertRequest | None = None,
 ) -> ExpertPhasesPlan:
     """A placement for every phase (prefill, decode) of pools with such GPUs each, from the routing of each phase.
@@ -188,42 +193,9 @@ def plan_expert_phases(
     from .experts.phases import plan_expert_phases as search
     from .experts.request import ExpertRequest
 
-    request = request or ExpertRequest()
+    request = _checked(request or ExpertRequest())
     workloads = {phase: _workloads(files, request) for phase, files in routing.items()}
     return search(workloads, _expert_cluster(cluster), request)
-
-
-def _workloads(routing: str | Path | Sequence[str | Path] | Workloads, request: ExpertRequest) -> Workloads:
-    from .experts.workloads import Workloads, load_workloads
-
-    if isinstance(routing, Workloads):
-        return routing
-    paths = [routing] if isinstance(routing, str | Path) else list(routing)
-    return load_workloads([str(path) for path in paths], None, None, request.held_out)
-
-
-def _expert_cluster(cluster: str | int | Topology | ExpertCluster) -> ExpertCluster:
-    from .experts import cluster as clusters
-
-    if isinstance(cluster, int):
-        return clusters.flat_cluster(cluster)
-    if isinstance(cluster, str):
-        return clusters.cluster_of(*inputs.load_topology(cluster))
-    if isinstance(cluster, clusters.ExpertCluster):
-        return cluster
-    return clusters.cluster_of(cluster, inputs.topology_input(cluster))
-
-
-def _resolved(model: ModelInput, topology: TopologyInput) -> tuple[ModelGraph, Topology, tuple[Input, ...]]:
-    if isinstance(model, str):
-        model = inputs.load_model(model)
-    elif not isinstance(model, tuple):
-        model = (model, inputs.model_input(model))
-    if isinstance(topology, str):
-        topology = inputs.load_topology(topology)
-    elif not isinstance(topology, tuple):
-        topology = (topology, inputs.topology_input(topology))
-    return model[0], topology[0], (model[1], topology[1])
 
 
 def plan_fleet(job: FleetJob, *, what_if: Sequence[str] = ()) -> FleetPlan:
@@ -235,4 +207,58 @@ def plan_fleet(job: FleetJob, *, what_if: Sequence[str] = ()) -> FleetPlan:
     from .fleet.job import plan_fleet as search
     from .fleet.what_if import parse_what_if
 
-    return search(job, (), tuple(parse_what_if(text) for text in what_if))
+    return search(_checked(job), (), tuple(parse_what_if(text) for text in what_if))
+
+
+def _workloads(routing: str | Path | Sequence[str | Path] | Workloads, request: ExpertRequest) -> Workloads:
+    from .experts.workloads import Workloads, load_workloads
+
+    if isinstance(routing, Workloads):
+        return routing
+    paths = [routing] if isinstance(routing, str | Path) else list(routing)
+    return load_workloads([str(path) for path in paths], None, None, request.held_out)
+
+
+def _expert_cluster(cluster: str | Path | int | Topology | ExpertCluster) -> ExpertCluster:
+    from .experts import cluster as clusters
+
+    if isinstance(cluster, int):
+        return clusters.flat_cluster(cluster)
+    if isinstance(cluster, str | Path):
+        return clusters.cluster_of(*inputs.load_topology(str(cluster)))
+    if isinstance(cluster, clusters.ExpertCluster):
+        return cluster
+    return clusters.cluster_of(cluster, inputs.topology_input(cluster))
+
+
+def _resolved(model: ModelInput, topology: TopologyInput) -> tuple[ModelGraph, Topology, tuple[Input, ...]]:
+    if isinstance(model, str | Path):
+        model = inputs.load_model(str(model))
+    elif not isinstance(model, tuple):
+        model = (model, inputs.model_input(model))
+    if isinstance(topology, str | Path):
+        topology = inputs.load_topology(str(topology))
+    elif not isinstance(topology, tuple):
+        topology = (topology, inputs.topology_input(topology))
+    return model[0], topology[0], (model[1], topology[1])
+
+
+def _checked(record: Asked) -> Asked:
+    """What was asked with every field of its type, which making the record does not check; NumPy's numbers become
+    Python's. Raises InputError naming the field."""
+    import msgspec
+
+    kind = type(record).__name__
+    try:
+        plain = msgspec.to_builtins(record, enc_hook=_number)
+        return msgspec.convert(plain, type(record))
+    except msgspec.ValidationError as error:
+        raise InputError(f"{kind}: {inputs.with_choices(str(error))}") from error
+    except TypeError as error:
+        raise InputError(f"{kind}: a field has a value of no known type ({error})") from error
+
+
+def _number(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} {value!r:.80}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib import metadata
 
+import numpy as np
 import pytest
 
 from shardwright import models, planner, solvers, topologies
@@ -41,14 +43,20 @@ def test_what_the_planner_offers():
         "InputError",
         "InvalidPlan",
         "Layout",
+        "LayoutConstraints",
+        "LengthBin",
         "LimitReached",
         "Load",
+        "MeasuredTable",
+        "Offer",
+        "ServedModel",
         "ServingJob",
         "ServingPlan",
         "ShardwrightError",
         "Speculation",
         "Strategy",
         "Targets",
+        "Tier",
         "TrainingJob",
         "TrainingPlan",
         "dump_plan",
@@ -91,3 +99,19 @@ def test_the_command_line_imports_no_heavy_library():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_what_is_asked_is_checked_field_by_field_where_it_is_used(tmp_path):
+    """Making a record does not check the types of its fields; planning with it does, and takes NumPy's numbers."""
+    job = planner.TrainingJob(gbs=np.int64(8), sequence_length=1024)
+    (tmp_path / "config.json").write_text(json.dumps(models.catalog_entry("gpt2").config))
+    assert planner.plan_training(tmp_path / "config.json", "dgx-a100:1", job).job.gbs == 8
+    wrong = planner.TrainingJob(gbs=8, sequence_length=1024, precision="fp7")
+    with pytest.raises(planner.InputError, match=r"fp7.*precision.*must be one of fp32"):
+        planner.plan_training("gpt2", "dgx-a100:1", wrong)
+    with pytest.raises(planner.InputError, match=r"Expected `int`, got `float` - at `\$\.gbs`"):
+        planner.plan_training("gpt2", "dgx-a100:1", planner.TrainingJob(gbs=8.5, sequence_length=1024))
+    with pytest.raises(planner.InputError, match="no known type"):
+        planner.plan_training(
+            "gpt2", "dgx-a100:1", planner.TrainingJob(gbs=8, sequence_length=1024, framework=object())
+        )
