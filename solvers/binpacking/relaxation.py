@@ -22,6 +22,8 @@ ITERATIONS = 80
 CENTRING = 0.99
 SMALL_CELLS = 20_000
 """Tables up to this size are solved by simplex, which then takes less than one step of the interior point."""
+SMALL_CELLS_ONCE = 200
+"""The same for a problem that is solved once only: building the simplex takes longer than solving it."""
 SIMPLEX_GAP = 1e-6
 FORBIDDEN_LOAD = 1e3
 """Load of a forbidden cell inside the interior point, in largest loads of its class: never worth using, still finite.
@@ -68,11 +70,21 @@ class Relaxation:
         return float(items + units - self.limit @ limit_prices)
 
     def solve(
-        self, lower: Floats, upper: Floats, cut: float = np.inf, tolerance: float = 1e-6, *, shares: bool = False
+        self,
+        lower: Floats,
+        upper: Floats,
+        cut: float = np.inf,
+        tolerance: float = 1e-6,
+        *,
+        shares: bool = False,
+        once: bool = False,
     ) -> Relaxed:
-        """Solve under finite bounds on the units; stop early once the bound reaches `cut`. `shares` asks for them."""
+        """Solve under finite bounds on the units; stop early once the bound reaches `cut`.
+
+        `shares` asks for them; `once` says that the problem will not be solved again.
+        """
         self.solves += 1
-        if self.load.size <= SMALL_CELLS:
+        if self.load.size <= (SMALL_CELLS_ONCE if once else SMALL_CELLS):
             found = self._by_simplex(lower, upper, shares)
             if found is not None:
                 return found

@@ -1,28 +1,30 @@
-"""Whole items into given capacities: round the relaxation's shares, then repair by moving one or two items at a time.
+"""Whole items into given capacities: round the relaxation's shares, large items first, then exchange what overflows.
 
 With the units fixed what is left is a feasibility question. The relaxation that shrinks all capacities together
-(min θ: Σ_i load_i x_i <= θ room) says no at once when θ > 1, and its prices say which moves cost room: moving an item
-of class i to profile j costs the regret w_j load_ji - min_k w_k load_ki. The repair takes the single move or the pair
-of moves that lowers Σ_j max(0, priced overload_j)² most, among the moves of least regret, and kicks when it is stuck.
+(min θ: Σ_i load_i x_i <= θ room) says no at once when θ > 1. Otherwise its shares are rounded, at once or a part of the
+classes at a time: those of the largest items first, and the rest is relaxed again in the room that is left, so that
+small items even out what large ones left uneven (relax and fix). What still overflows is tuned.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .problem import CAPACITY_TOLERANCE, BinPacking, Floats, Integers
+from .problem import BinPacking, Floats, Integers
 from .relaxation import Relaxation, Relaxed
+from .tuning import Tuning
 
-MOVES = 300
-ESCAPES = 24
-DESCENTS = 400
-"""Steps of descent in all rounds together."""
-KICKS = (2, 6)
-STEEPEST_KICK = 200
-ROUNDS = 8
-FRESH_START_EVERY = 10
+PARTS = 10
+"""Parts of the classes that are rounded one after the other."""
+QUICK, THOROUGH = 15, 80
+"""Steps of tuning from shares that were rounded at once, and from those that were rounded a part at a time."""
+TIGHT, LOOSE = 1e-6, 1e-4
+"""Tolerances of the first relaxation, and of those after it."""
+MOST_SHRINK = 4.0
 SHARE_TOLERANCE = 1e-7
 ROUTING_TOLERANCE = 1e-6
 
@@ -30,14 +32,25 @@ ROUTING_TOLERANCE = 1e-6
 @dataclass(frozen=True, slots=True)
 class Fit:
     """`packing` when one was found; `impossible` when the relaxation proves that there is none; else the profiles'
-    `prices` at which the items fill the room most."""
+    `prices` at which the items fill the room most, of which they leave the share `slack`.
+
+    Prices of an impossible fit prove that it is one."""
 
     packing: Floats | None
     impossible: bool = False
     prices: Floats | None = None
+    slack: float = 0.0
 
 
-def fit(problem: BinPacking, units: Floats, rng: np.random.Generator, rounds: int = ROUNDS) -> Fit:
+class Effort(IntEnum):
+    """How hard to try: relax only, round and tune, or round a part at a time too."""
+
+    RELAX = 0
+    ROUND = 1
+    FIX = 2
+
+
+def fit(problem: BinPacking, units: Floats, rng: np.random.Generator, effort: Effort = Effort.FIX) -> Fit:
     """Try to pack every item into the capacities that `units` buy."""
     room = problem.capacity @ units
     used = room > 0
@@ -45,157 +58,88 @@ def fit(problem: BinPacking, units: Floats, rng: np.random.Generator, rounds: in
     if not np.isfinite(load).any(0).all():
         return Fit(None, impossible=True)
     load = load[used]
-    shrunk = _shrink(load, problem.items, room[used])
+    once = effort is Effort.RELAX or not problem.fractional
+    shrunk = _shrink(load, problem.items, room[used], 1 + 2 * ROUTING_TOLERANCE, once=once)
     if not shrunk.solved or shrunk.bound > 1 + ROUTING_TOLERANCE:
-        return Fit(None, impossible=shrunk.bound > 1 + ROUTING_TOLERANCE)
-    shares, prices = shrunk.shares, shrunk.prices
-    shares = np.where(np.isfinite(load), shares, 0.0)
-    shares = np.where(shares < SHARE_TOLERANCE, 0.0, shares)
-    shares /= shares.sum(0)
+        return Fit(None, impossible=shrunk.bound > 1 + ROUTING_TOLERANCE, prices=_everywhere(shrunk.prices, used))
+    shares, prices = _clean(shrunk.shares, load), shrunk.prices
     packing = np.zeros_like(problem.load)
-    if problem.fractional:
+    if problem.fractional and effort is not Effort.RELAX:
         packing[used] = shares * problem.items
         over = (np.where(np.isfinite(load), load, 0.0) * packing[used]).sum(1) > room[used] * (1 + ROUTING_TOLERANCE)
         return Fit(None if over.any() else packing)
-    whole = _Repair(load, room[used], prices).run(shares, problem.items, rng, rounds)
-    if whole is None:
-        everywhere = np.zeros(len(room))
-        everywhere[used] = prices
-        return Fit(None, prices=everywhere)
-    packing[used] = whole
-    return Fit(packing if problem.fits(units, packing) else None)
+    whole = _packed(Tuning(load, room[used], prices), shares, problem.items, rng, effort)
+    if whole is not None:
+        packing[used] = whole
+        return Fit(packing if problem.fits(units, packing) else None)
+    return Fit(None, prices=_everywhere(prices, used), slack=1.0 - shrunk.bound)
 
 
-def _shrink(load: Floats, items: Integers, room: Floats) -> Relaxed:
-    """Shares and prices of the least θ, left unsolved once θ must exceed 1."""
+def _packed(tuning: Tuning, shares: Floats, items: Integers, rng: np.random.Generator, effort: Effort) -> Floats | None:
+    whole = tuning.run(_rounded(shares, items), rng, QUICK) if effort >= Effort.ROUND else None
+    if whole is None and effort >= Effort.FIX:
+        whole = tuning.run(_fixed(tuning, shares, items), rng, THOROUGH)
+    return whole
+
+
+def _everywhere(prices: Floats, used: NDArray[np.bool_]) -> Floats:
+    everywhere = np.zeros(len(used))
+    everywhere[used] = prices
+    return everywhere
+
+
+def _fixed(tuning: Tuning, shares: Floats, items: Integers) -> Floats:
+    """Round the classes of the largest items, relax the rest in the room that is left, and so on."""
+    load, room = tuning.blocked, tuning.room
+    finite = np.where(np.isfinite(load), load, 0.0)
+    size = load.min(0)
+    rest = np.argsort(-size, kind="stable")
+    packing, left, shares = np.zeros_like(load), room.copy(), shares[:, rest]
+    for part in np.array_split(rest, min(PARTS, len(rest))):
+        count = len(part)
+        packing[:, part] = _rounded(shares[:, :count], items[part])
+        left = left - (finite[:, part] * packing[:, part]).sum(1)
+        rest = rest[count:]
+        if not len(rest):
+            break
+        found = _shrink(load[:, rest], items[rest], np.maximum(left, 1e-6 * room), np.inf, LOOSE)
+        shares = _clean(found.shares if found.solved else shares[:, count:], load[:, rest])
+    return packing
+
+
+def _clean(shares: Floats, load: Floats) -> Floats:
+    """Shares that add up to one, without traces and forbidden cells."""
+    shares = np.where(np.isfinite(load) & (shares >= SHARE_TOLERANCE), shares, 0.0)
+    cleaned: Floats = shares / shares.sum(0)
+    return cleaned
+
+
+def _shrink(
+    load: Floats, items: Integers, room: Floats, cut: float, tolerance: float = TIGHT, *, once: bool = True
+) -> Relaxed:
+    """Shares and prices of the least θ, left unsolved once θ must exceed the cut."""
     together = BinPacking(
         cost=np.ones(1),
         capacity=room[:, None],
         load=load,
         items=items,
         lower=np.zeros(1),
-        upper=np.full(1, 4.0),
+        upper=np.full(1, MOST_SHRINK),
         limit_matrix=np.zeros((0, 1)),
         limit=np.zeros(0),
         fractional=True,
     )
-    return Relaxation(together).solve(np.zeros(1), together.upper, cut=1 + 2 * ROUTING_TOLERANCE, shares=True)
+    return Relaxation(together).solve(np.zeros(1), together.upper, cut, tolerance, shares=True, once=once)
 
 
-class _Repair:
-    """Local search over whole packings; loads, room and overload are in priced units, so that all profiles compare."""
-
-    def __init__(self, load: Floats, room: Floats, prices: Floats) -> None:
-        prices = np.maximum(prices, 1e-6 * prices.max())
-        finite = np.isfinite(load)
-        self.priced = prices[:, None] * np.where(finite, load, 0.0)
-        blocked = np.where(finite, self.priced, np.inf)
-        self.regret = blocked - blocked.min(0)
-        self.room = prices * room
-        self.tolerance = 0.5 * CAPACITY_TOLERANCE * self.room.max()
-        self.left = DESCENTS
-
-    def run(self, shares: Floats, items: Integers, rng: np.random.Generator, rounds: int) -> Floats | None:
-        best, kept = np.inf, None
-        packing = _rounded(shares, items, None)
-        for turn in range(rounds):
-            score = self._descend(packing)
-            if score == 0.0:
-                return packing
-            if score < best or kept is None:
-                best, kept = score, packing
-            packing = kept.copy()
-            if turn % FRESH_START_EVERY == FRESH_START_EVERY - 1:
-                packing = _rounded(shares, items, rng)
-            else:
-                self._kick(packing, rng)
-        return None
-
-    def _descend(self, packing: Floats) -> float:
-        """Improve in place until nothing helps; the remaining penalty, zero when everything fits."""
-        over = (packing * self.priced).sum(1) - self.room
-        while True:
-            if (over <= self.tolerance).all():
-                return 0.0
-            if self.left <= 0:
-                break
-            self.left -= 1
-            held, cls, to = self._moves(packing, over)
-            if not len(cls):
-                break
-            change = np.zeros((len(cls), len(over)))
-            rows = np.arange(len(cls))
-            change[rows, held] -= self.priced[held, cls]
-            change[rows, to] += self.priced[to, cls]
-            after = over + change
-            single = _penalty(after).sum(1)
-            left, right = after[:, held], after[:, to]
-            pair = single[:, None] - _penalty(left) - _penalty(right)
-            pair += _penalty(left - self.priced[held, cls]) + _penalty(right + self.priced[to, cls])
-            source = held * packing.shape[1] + cls
-            pair[(source[:, None] == source) & (packing[held, cls] < 2)] = np.inf
-            first = int(single.argmin())
-            second, third = np.unravel_index(int(pair.argmin()), pair.shape)
-            chosen = [first] if single[first] <= pair[second, third] else [int(second), int(third)]
-            now = _penalty(over).sum()
-            if min(single[first], pair[second, third]) >= now * (1 - 1e-9):
-                return float(now)
-            for move in chosen:
-                packing[held[move], cls[move]] -= 1
-                packing[to[move], cls[move]] += 1
-            over = over + change[chosen].sum(0)
-        return float(_penalty(over).sum())
-
-    def _moves(self, packing: Floats, over: Floats) -> tuple[Integers, Integers, Integers]:
-        """(from, class, to) of the moves of least regret, and of the cheapest out of every overloaded profile."""
-        held, cls = np.nonzero(packing)
-        regret = self._regret_of(held, cls)
-        flat = _smallest(regret, MOVES)
-        for profile in np.flatnonzero(over > self.tolerance):
-            columns = np.flatnonzero(held == profile)
-            to, column = np.unravel_index(_smallest(regret[:, columns], ESCAPES), (len(regret), len(columns)))
-            flat = np.concatenate([flat, to * len(held) + columns[column]])
-        to, column = np.unravel_index(np.unique(flat), regret.shape)
-        possible = np.isfinite(regret[to, column])
-        to, column = to[possible], column[possible]
-        return held[column], cls[column], to
-
-    def _kick(self, packing: Floats, rng: np.random.Generator) -> None:
-        for _ in range(int(rng.integers(*KICKS))):
-            held, cls = np.nonzero(packing)
-            regret = self._regret_of(held, cls)
-            to, column = np.unravel_index(int(rng.choice(_smallest(regret, STEEPEST_KICK))), regret.shape)
-            if np.isfinite(regret[to, column]):
-                packing[held[column], cls[column]] -= 1
-                packing[to, cls[column]] += 1
-
-    def _regret_of(self, held: Integers, cls: Integers) -> Floats:
-        regret: Floats = self.regret[:, cls] - self.regret[held, cls]
-        regret[held, np.arange(len(held))] = np.inf
-        return regret
-
-
-def _rounded(shares: Floats, items: Integers, rng: np.random.Generator | None) -> Floats:
-    """Whole items nearest to the shares, each class complete; `rng` shakes which remainders are rounded up."""
+def _rounded(shares: Floats, items: Integers) -> Floats:
+    """Whole items nearest to the shares, each class complete."""
     exact = shares * items
     whole = np.floor(exact + SHARE_TOLERANCE)
     remainder = exact - whole
-    if rng is not None:
-        remainder = remainder + 0.5 * rng.random(remainder.shape)
     remainder = np.where(shares > 0, remainder, -1.0)
     order = np.argsort(-remainder, axis=0, kind="stable")
     rank = np.empty_like(order)
     np.put_along_axis(rank, order, np.arange(len(shares))[:, None], 0)
     rounded: Floats = whole + (rank < np.round(items - whole.sum(0)))
     return rounded
-
-
-def _penalty(over: Floats) -> Floats:
-    squared: Floats = np.square(np.maximum(over, 0.0))
-    return squared
-
-
-def _smallest(values: Floats, count: int) -> Integers:
-    flat = values.ravel()
-    chosen: Integers = np.argpartition(flat, count)[:count] if len(flat) > count else np.arange(len(flat))
-    return chosen

@@ -1,10 +1,10 @@
 """Branch and bound over the number of units: best bound first, each node one interior-point relaxation.
 
 With the items divisible, the program lives in as many integer variables as there are offers, however many classes of
-items there are. A node whose relaxed units are whole is a candidate fleet; for whole items the candidate must also be
-packed (rounding, then SCIP). A fleet that is proven unpackable is cut off; one that stays open keeps its cost in the
-bound. When many fleets near the optimum are unpackable (few large items), the program itself is put to SCIP within the
-window that is left.
+items there are. Good units near the root are found by enumerating lattice points. A node whose relaxed units are whole
+is a candidate fleet; for whole items the candidate must also be packed (rounding, SCIP, rounding with more effort). A
+fleet that is proven unpackable is cut off; one that stays open keeps its cost in the bound. When many fleets near the
+optimum are unpackable (few large items), the program itself is put to SCIP within the window that is left.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ from __future__ import annotations
 import heapq
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from ..solution import Gap, Progress, Solution, Status, Stop, Work
 from .exact import pack_cheapest, pack_exactly
 from .lagrangian import Lagrangian, Priced, separable
+from .nearby import pack_nearby
 from .problem import COST_UNIT, BinPacking, Floats, Packed, cost_step, why_impossible
 from .relaxation import Relaxation, Relaxed
-from .rounding import fit
+from .rounding import Effort, fit
 
 WHOLE = 1e-4
 DIVE_EVERY = 32
 PACK_CELL_NODES = 4_000_000
-MOST_PACK_NODES = 2_800
+MOST_PACK_NODES = 300
 SMALL_PACK_NODES = 500
 PROGRAM_CELL_NODES = 4_000_000
 OPEN_FLEETS = 6
@@ -107,6 +109,8 @@ class _Search:
         self._first_points()
         heap = [self._node(self.root, lower, upper, -math.inf)]
         self._dive(heap[0])
+        if self.separable and not len(self.problem.limit):
+            self._pack_nearby(lower, upper)
         expanded = 0
         patience = 0 if self.problem.load.size <= SMALL_PROGRAM_CELLS else OPEN_FLEETS
         while heap:
@@ -259,19 +263,17 @@ class _Search:
         """Decide a single fleet for good, or leave it open with its cost as the bound."""
         if not self.floor <= float(self.cost @ units) < self.cut or not self.problem.allows(units):
             return
-        found = fit(self.problem, units, self.rng, rounds=1)
-        if found.packing is not None:
-            self.units, self.packing = units, found.packing
-        if found.impossible or found.packing is not None:
-            return
-        if found.prices is None:
-            self.open_bound = min(self.open_bound, float(self.cost @ units))
-            return
-        most = SMALL_PACK_NODES if self.problem.load.size <= SMALL_PROGRAM_CELLS else MOST_PACK_NODES
-        answer = pack_exactly(self.problem, units, found.prices, min(self._nodes(PACK_CELL_NODES), most))
-        if answer.packing is not None:
-            self.units, self.packing = units, answer.packing
-        elif not answer.proven:
+        found = fit(self.problem, units, self.rng, Effort.ROUND)
+        proven, packing = found.impossible, found.packing
+        if packing is None and found.prices is not None and not proven:
+            most = SMALL_PACK_NODES if self.problem.load.size <= SMALL_PROGRAM_CELLS else MOST_PACK_NODES
+            answer = pack_exactly(self.problem, units, found.prices, min(self._nodes(PACK_CELL_NODES), most))
+            proven, packing = answer.proven, answer.packing
+            if packing is None and not proven:
+                packing = fit(self.problem, units, self.rng).packing
+        if packing is not None:
+            self.units, self.packing = units, packing
+        elif not proven:
             self.open_bound = min(self.open_bound, float(self.cost @ units))
             self.open_fleets += 1
 
@@ -289,7 +291,7 @@ class _Search:
         worth: Floats = (allowed & (self.root.bound + regret <= self.cut)).astype(float)
         return worth
 
-    def _offer(self, units: Floats) -> bool:
+    def _offer(self, units: Floats, effort: Effort = Effort.ROUND) -> bool:
         """Try to pack a candidate; True when it became the best."""
         spent = float(self.cost @ units)
         if not self.floor <= spent < self.cut or units.tobytes() in self.tried:
@@ -297,7 +299,7 @@ class _Search:
         self.tried.add(units.tobytes())
         if not self.problem.allows(units):
             return False
-        found = fit(self.problem, units, self.rng)
+        found = fit(self.problem, units, self.rng, effort)
         if found.packing is None:
             return False
         self.units, self.packing = units, found.packing
@@ -330,6 +332,15 @@ class _Search:
                     break
                 units[offer] = min(units[offer] + math.ceil(short / row[offer] - 1e-9), upper[offer])
         return units
+
+    def _pack_nearby(self, lower: Floats, upper: Floats) -> None:
+        """Look for better units around the root, unless the best known will do."""
+        self.progress.value, self.progress.work = self.value, self.relaxation.solves
+        assert self.root is not None
+        self.progress.bound = self._lift(min(self.root.bound, self.value))
+        if self.root.bound < self.cut < math.inf and not self.stop(self.progress):
+            thorough = partial(self._offer, effort=Effort.FIX)
+            pack_nearby(self.problem, self.root, (lower, upper), self.cut, thorough, self.rng)
 
     def _dive(self, node: _Node) -> None:
         """Fix one offer after the other at the nearest whole number, then try what comes out, topped up if need be."""
