@@ -15,10 +15,12 @@ from ..plan.fleet import RequestClass
 from ..workload.fleet import Failures
 from .covering import Demands, solve_covering
 from .losses import losses
-from .problem import FleetProblem
+from .problem import Cap, FleetProblem
 from .program import ANY, PROOF, formulate
 
 BISECTIONS = 10
+TIE = 1e-4
+"""What rent counts beside a cap: too little for any number of units to outweigh one of the cap."""
 
 Units = Callable[[FleetProblem], Floats | None]
 
@@ -71,16 +73,28 @@ def why_not_covered(problem: FleetProblem, demands: Demands) -> str:
 
 
 def _caps_that_bind(problem: FleetProblem, units: Units) -> str:
-    """The first cap whose removal alone makes a fleet possible, and what it would have to be."""
+    """The first cap whose removal alone makes a fleet possible, and the least that it would have to be."""
     held = f"under the caps the fleet carries {100 * most_share(problem):.3g} % of the load"
     for at, cap in enumerate(problem.caps):
-        counts = units(problem.without_caps({at}))
+        freed = problem.without_caps({at})
+        counts = units(freed if (cap.row < 0).any() else _least_of(freed, cap))
         if counts is not None:
             needed = float(cap.row @ counts)
             change = "at most" if needed < 0 else "at least"
             return f"fleet: {cap.name}, {abs(cap.most):g} {cap.unit}, binds: {held}; {change} {abs(needed):g} would do"
     names = ", ".join(f"{cap.name} ({abs(cap.most):g} {cap.unit})" for cap in problem.caps)
     return f"fleet: {names} together bind: {held}"
+
+
+def _least_of(problem: FleetProblem, cap: Cap) -> FleetProblem:
+    """The problem whose best fleet takes least of a cap, and costs least among those."""
+    rent = problem.rent
+    share = TIE * cap.row[cap.row > 0].min(initial=1.0) / max(float(rent.max()), 1e-12)
+    prices = (
+        replace(price, kilowatts=float(row + share * usd), usd_per_start=0.0)
+        for price, row, usd in zip(problem.prices, cap.row, rent, strict=True)
+    )
+    return replace(problem, prices=tuple(prices))
 
 
 def most_share(problem: FleetProblem) -> float:

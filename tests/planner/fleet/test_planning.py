@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardwright.planner.errors import Infeasible, InputError
+from shardwright.planner.plan.fleet import FleetPlan
 from shardwright.planner.validate import validate_plan
 from tests.planner.fleet.instances import CHAT, plan, problem, two_gpus, two_regions
 from tests.solvers.test_covering import holds
@@ -310,6 +312,21 @@ def test_caps_that_cannot_hold_the_load_are_named_with_what_would():
         plan(two_gpus(quotas=quotas))
     with pytest.raises(Infeasible, match="budget, 2 "):
         plan(two_gpus(budget_usd_per_hour=2.0))
+
+
+@pytest.mark.parametrize("failures", [{}, {"replicas": 1}])
+def test_a_cap_that_binds_is_told_the_least_that_would_do(failures):
+    """The cheapest fleet has more GPUs than need be: small ones."""
+
+    def under(most: int) -> FleetPlan:
+        return plan(two_gpus(quotas=[{"name": "all", "most": most}], failures=failures))
+
+    with pytest.raises(Infeasible, match="quota all, 1 GPUs, binds") as caught:
+        under(1)
+    needed = int(re.search(r"at least (\d+) would do", str(caught.value))[1])
+    assert under(needed).rental.gpus <= needed < plan(two_gpus(failures=failures)).rental.gpus
+    with pytest.raises(Infeasible):
+        under(needed - 1)
 
 
 @pytest.mark.parametrize(
