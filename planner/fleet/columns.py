@@ -79,9 +79,10 @@ class Known:
         return np.asarray(cost < self.value * self.hours * (1 - SURE))
 
     def covers(self, other: Known) -> bool:
-        """Whether whatever may be better than another fleet may be better than this one."""
+        """Whether whatever may be better than another fleet may be better than this one, which was known."""
         return (
-            self.value * self.hours >= other.value * other.hours
+            bool(np.isfinite(self.value))
+            and self.value * self.hours >= other.value * other.hours
             and self.multiples <= other.multiples
             and self.most >= other.most
         )

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from shardwright.solvers import Status
-from shardwright.solvers.binpacking import solve
+from shardwright.solvers import Gap, Status, Work
+from shardwright.solvers.binpacking.narrowing import solve_narrowed
 from shardwright.solvers.binpacking.problem import Floats
 
 from ..plan.fleet import RequestClass
@@ -16,9 +16,10 @@ from ..workload.fleet import Failures
 from .covering import Demands, solve_covering
 from .losses import losses
 from .problem import Cap, FleetProblem
-from .program import ANY, PROOF, formulate
+from .program import ANY, formulate
 
 BISECTIONS = 10
+NEAR = Gap(1e-4) | Work(2_000)
 TIE = 1e-4
 """What rent counts beside a cap: too little for any number of units to outweigh one of the cap."""
 
@@ -45,7 +46,7 @@ def why_infeasible(problem: FleetProblem) -> str:
     """One sentence for a load that cannot be packed: what cannot be served, or the caps that bind."""
 
     def units(changed: FleetProblem) -> Floats | None:
-        found = solve(formulate(changed), PROOF)
+        found = solve_narrowed(formulate(changed), NEAR)
         return None if found.point is None else found.point.units
 
     return _unservable(problem) or _caps_that_bind(problem, units)
@@ -102,7 +103,7 @@ def most_share(problem: FleetProblem) -> float:
     low, high = 0.0, 1.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        if solve(formulate(problem.scaled(middle)), ANY).status is Status.INFEASIBLE:
+        if solve_narrowed(formulate(problem.scaled(middle)), ANY).status is Status.INFEASIBLE:
             high = middle
         else:
             low = middle

@@ -6,6 +6,7 @@ replicas carry, more is made: whatever the bound at the cost model's means leave
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from .candidates import Candidate
@@ -14,6 +15,8 @@ from .split import candidate_of
 from .split_space import MOST_WORKERS, Space, Splits
 
 FIRST_SPLITS = 24
+UNKNOWN_SPLITS = 96
+"""Split replicas while no fleet is known within the caps."""
 PLACED = "prefill and decode pools are rented in one region and tier"
 
 
@@ -54,9 +57,10 @@ class Supply:
             return columns.made[before:]
         columns.refine(known, self._space.prices)
         left = self._left(self._space, known)
+        most = self.most_splits if math.isfinite(known.value) else min(UNKNOWN_SPLITS, self.most_splits)
         made = {(each.model, each.layout) for each in columns.made if len(each.pools) > 1}
-        splits = [candidate_of(each) for each in left.splits[: self.most_splits]]
-        self.outside = _outside(left, known, self.most_splits) if len(left.splits) > self.most_splits else None
+        splits = [candidate_of(each) for each in left.splits[:most]]
+        self.outside = _outside(left, known, most) if len(left.splits) > most else None
         columns.made += [each for each in splits if (each.model, each.layout) not in made]
         return columns.made[before:]
 
