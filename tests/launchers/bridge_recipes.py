@@ -12,7 +12,6 @@ import logging
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -105,16 +104,12 @@ def load() -> None:
         utils._te_version = None  # a version read before there was one is read again
 
 
-def recipe(pretrained: Path | None = None) -> Any:
-    """The library's plainest recipe, with LoRA beside pretrained weights where there are some."""
-    from megatron.bridge.peft.lora import LoRA
+def recipe() -> Any:
+    """The library's plainest recipe."""
     from megatron.bridge.recipes.gpt.h100.vanilla_gpt import vanilla_gpt_pretrain_1gpu_h100_bf16_config
 
     made = vanilla_gpt_pretrain_1gpu_h100_bf16_config()
     made.checkpoint.save = None
-    if pretrained is not None:
-        made.peft = LoRA()
-        made.checkpoint.pretrained_checkpoint = str(pretrained)
     return made
 
 

@@ -109,6 +109,7 @@ def bridge_fate(entry: dict[str, Any], folder: Path) -> str:
     before = recipe_facts.facts(config)
     bridge_recipes.overridden(config, exported(plan, "megatron-bridge").splitlines())
     after = recipe_facts.facts(config)
+    assert (config.peft is not None) == (plan.job.trained == "adapters"), name
     apart = {"layout": ""} if plan.job.trained == "all" else {"layout": "", "gradient_bytes": 0}
     assert before | apart == after | apart, name
     assert not before["layout"] or stages(before, plan) == stages(after, plan), name

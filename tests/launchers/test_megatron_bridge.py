@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,17 +58,14 @@ def overrides_of(plan: TrainingPlan) -> list[str]:
     return exporter("megatron-bridge")(context).text.splitlines()
 
 
-def configured(plan: TrainingPlan, overrides: list[str], monkeypatch, pretrained: Path | None = None) -> Any:
-    """A recipe of the plan's model after the overrides and every check that comes before a model is built.
-
-    With pretrained weights it trains adapters.
-    """
+def configured(plan: TrainingPlan, overrides: list[str], monkeypatch) -> Any:
+    """A recipe of the plan's model after the overrides and every check that comes before a model is built."""
     bridge_recipes.load()
     from megatron.bridge.models import GPTModelProvider, HybridModelProvider
     from megatron.bridge.training.config import runtime_config_update
 
     model = restored_model(plan)
-    made = bridge_recipes.recipe(pretrained)
+    made = bridge_recipes.recipe()
     attention = next(op for block in model.layer_blocks() for op in block.operators if op.name == "core_attention")
     experts = next((op for block in model.layer_blocks() for op in block.operators if op.name == "experts"), None)
     hybrid = any(op.name == "mamba_scan" for block in model.layer_blocks() for op in block.operators)
