@@ -26,12 +26,13 @@ def capacity(problem: Problem, worker: WorkerType, phase: Phase, expected: float
     return max((low for low, _ in runs), default=0.0)
 
 
-def narrowing(probe: Probe, expected: float, most: float) -> Iterator[tuple[float, float]]:
-    """The search for a worker's capacity, a run at a time: the highest rate it was seen to carry and the lowest it was
-    seen not to (infinite before the first), until they are 3 % apart. No schedule carries more than `most`."""
+def narrowing(probe: Probe, expected: float, most: float, low: float = 0.0) -> Iterator[tuple[float, float]]:
+    """The search for a worker's capacity, a run at a time: the highest rate it was seen to carry (`low` before the
+    first run) and the lowest it was seen not to (infinite before the first), until they are 3 % apart. No schedule
+    carries more than `most`."""
     if expected <= 0 or most <= 0:
         return
-    low, high = 0.0, math.inf
+    high = math.inf
     rate = min(expected, most)
     for _ in range(20):
         if probe.carries(rate):

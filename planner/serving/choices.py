@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .capacity import PRECISION, narrowing, phase_targets
+from .capacity import PRECISION, RAISED, narrowing, phase_targets
 from .deployments import hand_over
 from .pools import Counts, Option, Phase, fewest, most_rate
 from .probe import LONG, MOST_AMONG, Probe
@@ -51,6 +51,7 @@ class Choice:
     lasting: float = 0.0
     carried: float = 0.0
     expected: float = 0.0
+    part: float = 0.0
     runs: Iterator[tuple[float, float]] | None = None
     alone: Probe | None = None
 
@@ -60,20 +61,23 @@ class Choice:
         It is thought to carry a `part` of what the closed form expects. A worker that does not exceed a `rival`, of its
         phase on as many devices, by more than the precision of all rates is taken to carry a little less.
         """
-        if self.runs is None and rival is not None and rival.carried > 0:
-            better = rival.carried * (1 + PRECISION)
-            if better >= self.rate or not self.probe(problem).carries(better):
-                self.rate = min(self.rate, NO_BETTER * min(rival.carried, rival.rate))
-                return
         if self.runs is None:
+            start = self.rate * part
+            if rival is not None and rival.carried > 0:
+                better = rival.carried * (1 + PRECISION)
+                if better >= self.rate or not self.probe(problem).carries(better):
+                    self.rate = min(self.rate, NO_BETTER * min(rival.carried, rival.rate))
+                    return
+                self.carried, start = better, max(start, better * RAISED)
             self.expected = self.rate
-            self.runs = narrowing(self.probe(problem), self.rate * part, self.most)
+            self.runs = narrowing(self.probe(problem), start, self.most, self.carried)
         for carried, missed in self.runs:
             self.carried = carried
             if missed < self.rate:
                 self.rate = missed
                 return
         self.rate, self.certain = self.carried, True
+        self.part = self.carried / self.expected
 
     def settle(self, problem: Problem, share: float, rival: Choice | None = None) -> None:
         """Carry what the worker is to carry in a long run of other requests too, or lower its rate until it does."""
@@ -160,9 +164,9 @@ def solve(problem: Problem, choices: Sequence[Choice], rate: float | None) -> tu
 
 def _sharpen(problem: Problem, pool: Sequence[Choice], choice: Choice) -> None:
     """Sharpen a choice from the part of its expected rate that others of its phase carried; the first of them whole."""
-    known = [each for each in pool if each.phase == choice.phase and each.certain and each.carried > 0]
-    parts = [each.carried / each.expected for each in known]
-    choice.sharpen(problem, _rival(pool, choice, "carried"), min(1.0, max(parts, default=1.0) * (1 + PRECISION)))
+    known = [each.part for each in pool if each.phase == choice.phase and each.certain]
+    part = min(1.0, max(known, default=1.0) * (1 + PRECISION))
+    choice.sharpen(problem, _rival(pool, choice, "carried"), part)
     while not known and not choice.certain:
         choice.sharpen(problem)
 

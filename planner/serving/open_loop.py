@@ -17,7 +17,7 @@ from .simulation import Outcome
 from .steady import Steady, spaced, steady_state
 from .workers import WorkerType, expected_rate
 
-MIXES = 4
+MIXES = 3
 TRIES = 8
 RESCUES = 20
 FALL, FAST_FALL = 0.98, 0.8
