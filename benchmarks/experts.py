@@ -27,12 +27,7 @@ from shardwright.planner.experts.workloads import Workloads, load_workloads, wor
 
 SHAPES = {"olmoe8": (8, 8), "qwen16": (16, 8), "dsv3_32": (32, 8), "dsv3_64": (64, 8)}
 LINK_RATIO = 9.0
-GOALS = {
-    "olmoe8": (0.592, 1.002, 3),
-    "qwen16": (3.18, 1.006, 6),
-    "dsv3_32": (5.88, 1.06, 10),
-    "dsv3_64": (6.70, 1.575, 20),
-}
+
 REPLICAS = {
     (8, 32): (1.0001, 1.0000),
     (32, 32): (1.0003, 1.0002),

@@ -49,8 +49,3 @@ def rerun(block: Block, modules: Collection[str]) -> tuple[set[int], set[int]]:
             again.add(i)
             freed.add(i)
     return again, {i for i in freed if i < len(operators)}
-
-
-def expert_activations_freed(block: Block, modules: Collection[str]) -> bool:
-    """Whether the inputs of the experts' down-projections are recomputed from the activation before them."""
-    return "activation" in modules and any(isinstance(op, Experts) for op in block.operators)

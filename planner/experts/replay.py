@@ -13,7 +13,6 @@ from ..plan.experts import WorkloadScore
 from .cluster import ExpertCluster, Floats, Ints
 
 Holders = list[list[list[int]]]
-TOKENS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)

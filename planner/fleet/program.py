@@ -7,7 +7,6 @@ import numpy as np
 from shardwright.solvers import Gap, Solution, Status, Stop, Work
 from shardwright.solvers.binpacking import BinPacking, Packed
 from shardwright.solvers.binpacking.narrowing import solve_narrowed
-from shardwright.solvers.binpacking.problem import Floats
 
 from ..errors import Infeasible, LimitReached
 from .problem import FleetProblem
@@ -53,9 +52,3 @@ def cheapest(problem: FleetProblem, stop: Stop = PROOF, seed: int = 0) -> Soluti
     if found.point is None:
         raise LimitReached(f"fleet: stopped after {found.work} relaxations before any fleet was found")
     return found
-
-
-def routing_of(problem: FleetProblem, packing: Floats) -> Floats:
-    """Share of every class that each kind of replica serves, [replica, class]; columns add up to one."""
-    shares: Floats = packing / packing.sum(0)
-    return shares

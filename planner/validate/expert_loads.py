@@ -19,8 +19,7 @@ SINGLE = 1e-5
 
 
 def load_problems(plan: ExpertPlan) -> Iterator[str]:
-    """One sentence for every figure of a workload that is not the placement's: tokens, loads, traffic, reach, and the
-    value where one workload was planned with.
+    """One sentence for every figure of a workload that is not the placement's: tokens, loads, traffic and reach.
 
     Scores on held-out tokens of a plan that used them all are of another placement, made alike, and not counted.
     """

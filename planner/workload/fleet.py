@@ -12,7 +12,6 @@ from .serving import LengthBin, Targets
 from .serving_layout import quantization
 
 Tier = Literal["on-demand", "spot", "reserved"]
-TIERS: tuple[Tier, ...] = ("on-demand", "spot", "reserved")
 MOST_CLASSES = 1000
 MOST_LOST = 3
 MOST_NUMBER = 1e12

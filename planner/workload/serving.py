@@ -159,7 +159,6 @@ Objective = Literal["throughput", "gpus", "cost", "latency", "energy"]
 SearchMode = Literal["auto", "aggregated", "disaggregated", "shared", "afd"]
 ENGINES = ("vllm", "sglang", "trtllm", "turbomind", "neuronx")
 OBJECTIVES: tuple[Objective, ...] = ("throughput", "gpus", "cost", "latency", "energy")
-MODES: tuple[SearchMode, ...] = ("auto", "aggregated", "disaggregated", "shared", "afd")
 
 
 class ServingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
