@@ -101,8 +101,8 @@ class TrainingCosts:
         table = rows.table
         forward, backward = self.stage_seconds(rows)
         slowest = np.argmax(forward + backward, axis=1)
-        pipeline_load = self._load(rows, forward, forward + backward, slowest)
-        time = pipeline_time(table, rows.microbatches, pipeline_load)
+        load_of_pipeline = self.pipeline_load(rows, forward, forward + backward, slowest)
+        time = pipeline_time(table, rows.microbatches, load_of_pipeline)
         load = self.stage_load(rows, forward, backward)
         sharding = sharding_time(table, load, rows.microbatches, self.network, self.device, self.states)
         local = local_parameters(table, load.dense_parameters, load.expert_parameters)
@@ -114,7 +114,7 @@ class TrainingCosts:
         held = np.where(self._tiers_hold(table, footprint), held, np.inf)
         return StepCosts(
             step_s=time.seconds + sharding.gradients_s + sharding.weights_s + sharding.optimizer_s + fixed,
-            busy_s=rows.microbatches * pipeline_load.total_s / table.pp,
+            busy_s=rows.microbatches * load_of_pipeline.total_s / table.pp,
             memory_bytes=held.max(axis=1),
             pipeline=time,
             sharding=sharding,
@@ -175,7 +175,8 @@ class TrainingCosts:
             footprint.moved_activations,
         )
 
-    def _load(self, rows: Rows, forward_s: Floats, stage_s: Floats, slowest: Ints) -> PipelineLoad:
+    def pipeline_load(self, rows: Rows, forward_s: Floats, stage_s: Floats, slowest: Ints) -> PipelineLoad:
+        """What the pipeline of every row is timed by, from the seconds of its stages and which is slowest."""
         table, costs, stages = rows.table, rows.costs, rows.stages
         each = np.arange(len(table))
         share = np.where(table.schedule == DUALPIPE, 0.5, 1.0)

@@ -19,6 +19,7 @@ from shardwright.topologies import Collectives, GroupTimes, Topology, parse_topo
 
 from ..costs.keys import Floats
 from ..costs.network import Groups, Network, groups_of
+from ..costs.pipeline import pipeline_time
 from ..costs.rows import Rows
 from ..costs.sharding import dense_partition, sharding_time
 from ..costs.step import StepCosts, TrainingCosts
@@ -26,6 +27,7 @@ from ..workload.strategy_table import Ints, StrategyTable
 
 _OF_STATES = ("reduce_scatter", "all_gather", "broadcast")
 _OF_REPLICAS = ("all_reduce", "send_recv")
+_RINGS = ("reduce_scatter", "all_gather", "broadcast", "all_reduce")
 
 
 @dataclass(frozen=True)
@@ -64,39 +66,59 @@ def _alike(topology: Topology, base: Network, group: dict[str, object], networks
 
 
 @dataclass(frozen=True)
-class _Pipes(KindsNetwork):
-    """Pipelines that go from network to network, stages that do not."""
+class _Left(KindsNetwork):
+    """Rings of which some lie on each of several networks, wholly or in part: they take as long as there."""
 
-    crossings: int
-    way: Crossing
+    ways: tuple[Crossing, ...]
+
+    def seconds(self, op: str, size_bytes: Floats, groups: Groups) -> Floats:
+        """Seconds of a collective for every entry."""
+        times = super().seconds(op, size_bytes, groups)
+        if op not in _RINGS:
+            return times
+        crosses = _may_cross(groups, self.domain)
+        for way in self.ways:
+            own = self.kinds[way.kind].seconds(op, size_bytes, groups)
+            if crosses.any():
+                own = np.where(crosses, np.minimum(own, way.seconds(op, size_bytes, groups)), own)
+            times = np.maximum(times, own)
+        return times
 
     def hop_seconds(self, table: StrategyTable, size_bytes: Floats) -> tuple[Floats, Floats]:
-        """Seconds over the slowest boundary and over all of them: at least those between networks."""
-        slowest, total = super().hop_seconds(table, size_bytes)
-        hop = self.way.hop_seconds(table, size_bytes)
-        return np.maximum(slowest, hop), np.maximum(total, self.crossings * hop)
+        """Seconds over the slowest boundary and over all of them, of which few are on slow networks."""
+        return KindsNetwork(self.collectives, self.domain, self.kinds).hop_seconds(table, size_bytes)
 
 
 @dataclass(frozen=True)
-class _Across(KindsNetwork):
-    """Groups of some operations that lie on several networks."""
+class _Pipes(_Left):
+    """Pipelines that leave networks, from whole stages on them or from stages that lie on others too."""
+
+    whole: bool
+
+    def hop_seconds(self, table: StrategyTable, size_bytes: Floats) -> tuple[Floats, Floats]:
+        """Seconds over the slowest boundary and over all of them: at least those that leave each of the networks, of
+        which every boundary leaves two."""
+        slowest, total = super().hop_seconds(table, size_bytes)
+        hops = np.stack([way.hop_seconds(table, size_bytes, self.whole) for way in self.ways])
+        most, least = hops.max(axis=0), hops.min(axis=0)
+        crossing = most + max(len(self.ways) - 2, 0) * least
+        return np.maximum(slowest, most), np.maximum(total, crossing)
+
+
+@dataclass(frozen=True)
+class _Across(_Left):
+    """Groups of some operations that leave a network; with `together` all of ranks that lie together do."""
 
     ops: tuple[str, ...]
     way: Crossing
+    together: bool
 
     def seconds(self, op: str, size_bytes: Floats, groups: Groups) -> Floats:
         """Seconds of a collective for every entry."""
         times = super().seconds(op, size_bytes, groups)
         if op not in self.ops:
             return times
-        # a group that does not fill domains evenly may have halves on two of them
-        even = _even(groups, self.domain)
-        inside = np.where(even, groups.ranks_per_domain, np.maximum(groups.degree // 2, 1))
-        domains = np.where(even, groups.domains, np.minimum(groups.degree, 2))
-        # blocks of `stride` ranks lie on one network each, so that all groups of a block cross together
-        sharing = np.maximum(groups.sharing, groups.stride) if self.way.shared else groups.sharing
-        crowded = Groups(groups.stride, inside, domains, sharing)
-        slow = np.minimum.reduce([each.seconds(op, size_bytes, crowded) for each in self.way.slow])
+        slow = self.way.seconds(op, size_bytes, groups, together=self.together)
         return np.where(_may_cross(groups, self.domain), np.maximum(times, slow), times)
 
 
@@ -107,6 +129,16 @@ def _even(groups: Groups, domain: int) -> NDArray[np.bool_]:
     return np.asarray((domain % span == 0) | whole)
 
 
+def _tied(groups: Groups, domain: int) -> Ints:
+    """Domains that groups tie together, so that a network without all of them is left; 1 where that is not known.
+
+    Groups of fewer ranks than a domain that do not fill it tie neighbours, up to where groups and domains end together.
+    """
+    span = groups.stride * groups.degree
+    chained = np.where(span < domain, np.lcm(span, domain) // domain, 1)
+    return np.where(_even(groups, domain), groups.domains, chained)
+
+
 def _may_cross(groups: Groups, domain: int) -> NDArray[np.bool_]:
     """Whether groups can lie on several domains: not where their ranks fill domains evenly from inside."""
     result: NDArray[np.bool_] = (groups.degree > 1) & (domain % (groups.stride * groups.degree) != 0)
@@ -115,30 +147,44 @@ def _may_cross(groups: Groups, domain: int) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Crossing:
-    """The ways between networks, each of which holds nodes of one kind only.
+    """The ways that leave a network, whose nodes are of one kind as are those of each other network.
 
-    `slow` are clusters whose domains are all as far apart as the nearest networks; `shared` says that all traffic
-    between two networks takes one link.
+    `slow` are clusters whose domains are all as far apart as the network is from the nearest other; `shared` says that
+    all traffic between two networks takes one link.
     """
 
-    topology: Topology
     collectives: Collectives
-    members: tuple[NDArray[np.int64], ...]
+    domain: int
+    kind: int
+    members: NDArray[np.int64]
+    others: tuple[NDArray[np.int64], ...]
     slow: tuple[Network, ...]
     shared: bool
 
     def whole(self, stage: Ints) -> NDArray[np.bool_]:
-        """Whether stages of that many ranks can all lie inside networks."""
-        result: NDArray[np.bool_] = np.ones(len(stage), bool)
-        for devices in self.members:
-            result &= len(devices) % stage == 0
+        """Whether the network can consist of whole stages of that many ranks."""
+        result: NDArray[np.bool_] = len(self.members) % stage == 0
         return result
 
-    def hop_seconds(self, table: StrategyTable, size_bytes: Floats) -> Floats:
-        """Seconds from a whole stage on one network to one on another, over the fastest way there is."""
+    def seconds(self, op: str, size_bytes: Floats, groups: Groups, *, together: bool = False) -> Floats:
+        """Seconds of a collective of groups that leave the network, for every entry."""
+        # a group that does not fill domains evenly may have halves on two of them
+        even = _even(groups, self.domain)
+        inside = np.where(even, groups.ranks_per_domain, np.maximum(groups.degree // 2, 1))
+        domains = np.where(even, groups.domains, np.minimum(groups.degree, 2))
+        # where blocks of `stride` ranks lie on one network each, all groups of a block cross together
+        sharing = np.maximum(groups.sharing, groups.stride) if together else groups.sharing
+        crowded = Groups(groups.stride, inside, domains, sharing)
+        return np.asarray(np.minimum.reduce([each.seconds(op, size_bytes, crowded) for each in self.slow]))
+
+    def hop_seconds(self, table: StrategyTable, size_bytes: Floats, whole: bool) -> Floats:
+        """Seconds from a stage on the network to one elsewhere, or back, over the fastest way there is."""
         stages = table.world_size // table.pp
+        # stages that do not fill the network leave it by a domain at least
+        stages = np.where(self.whole(stages) & whole, stages, np.minimum(stages, self.domain))
         result = np.zeros(len(table))
-        for stage in np.unique(stages[self.whole(stages)]).tolist():
+        possible = stages <= min(len(each) for each in (self.members, *self.others))
+        for stage in np.unique(stages[possible]).tolist():
             rows = np.flatnonzero(stages == stage)
             sizes, inverse = np.unique(size_bytes[rows], return_inverse=True)
             result[rows] = np.minimum.reduce([way.seconds(sizes).max(axis=0) for way in self._ways(stage)])[inverse]
@@ -146,7 +192,8 @@ class Crossing:
 
     def _ways(self, stage: int) -> list[GroupTimes]:
         if stage not in self._known:
-            pairs = [(a, b) for a in self.members for b in self.members if a is not b]
+            away = [(self.members, each) for each in self.others]
+            pairs = [*away, *((b, a) for a, b in away)]
             rows = [np.stack([a[:stage], b[:stage]], axis=1) for a, b in pairs]
             self._known[stage] = [self.collectives.of_groups("send_recv", each) for each in rows]
         return self._known[stage]
@@ -156,17 +203,25 @@ class Crossing:
         return {}
 
 
-def crossing_of(topology: Topology, base: Network) -> Crossing | None:
-    """The ways between the networks of a cluster; None where it is one network, or one of them mixes kinds of node."""
+def crossings_of(topology: Topology, base: Network) -> tuple[Crossing, ...]:
+    """The ways that leave every network of a cluster; none where it is one network, or one of them mixes kinds of
+    node."""
     home = topology.node_network
     numbers = np.unique(home)
     if len(numbers) < 2 or any(len(np.unique(topology.node_group[home == each])) > 1 for each in numbers):
-        return None
+        return ()
+    devices = {each: np.flatnonzero(home[topology.device_node] == each) for each in numbers.tolist()}
+    return tuple(_crossing(topology, base, each, devices) for each in numbers.tolist())
+
+
+def _crossing(topology: Topology, base: Network, network: int, devices: dict[int, NDArray[np.int64]]) -> Crossing:
+    home = topology.node_network
     a, b = (each.ravel() for each in np.meshgrid(np.arange(topology.n_nodes), np.arange(topology.n_nodes)))
-    apart = home[a] != home[b]
-    rate = float(topology.node_rate_bytes_per_s(a[apart], b[apart]).max())
+    leaves = (home[a] == network) & (home[b] != network)
+    a, b = a[leaves], b[leaves]
+    rate = float(np.maximum(topology.node_rate_bytes_per_s(a, b), topology.node_rate_bytes_per_s(b, a)).max())
     first = np.searchsorted(topology.device_node, np.arange(topology.n_nodes))
-    latency = float(topology.latency_s(first[a[apart]], first[b[apart]]).min())
+    latency = float(topology.latency_s(first[a], first[b]).min())
     level: dict[str, object] = {
         "kind": "fat_tree",
         "name": "apart",
@@ -176,47 +231,96 @@ def crossing_of(topology: Topology, base: Network) -> Crossing | None:
     for group in topology.document["nodes"]:
         nics = group["nics"] | {"count": 1, "bandwidth_bytes_per_s": rate, "latency_s": 0.0}
         slow.append(_alike(topology, base, group | {"network": "apart", "nics": nics}, [level]))
-    devices = [np.flatnonzero(home[topology.device_node] == each) for each in numbers]
-    shared = bool(topology.link_is_shared(a[apart], b[apart]).all())
-    return Crossing(topology, base.collectives, tuple(devices), tuple(slow), shared)
+    return Crossing(
+        collectives=base.collectives,
+        domain=base.domain,
+        kind=int(topology.node_group[home == network][0]),
+        members=devices[network],
+        others=tuple(each for number, each in devices.items() if number != network),
+        slow=tuple(slow),
+        shared=bool(topology.link_is_shared(a, b).all()),
+    )
 
 
 class ApartCosts(TrainingCosts):
-    """Costs whose step is the least of the two ways to lie on several networks."""
+    """Costs whose step is the least of the ways to lie on several networks, and to leave each of them."""
 
-    def __init__(self, costs: TrainingCosts, network: KindsNetwork, crossing: Crossing) -> None:
+    def __init__(self, costs: TrainingCosts, network: KindsNetwork, crossings: tuple[Crossing, ...]) -> None:
         self.__dict__.update(costs.__dict__)
-        self.network, self.crossing = network, crossing
-        self._pipes = copy.copy(costs)
-        count = len(crossing.members) - 1
-        self._pipes.network = _Pipes(network.collectives, network.domain, network.kinds, count, crossing)
+        self.network = _Left(network.collectives, network.domain, network.kinds, crossings)
+        self.crossings = crossings
 
     def step(self, rows: Rows) -> StepCosts:
         """Step time, of which no order of nodes has less, and memory of rows already gathered."""
         inside = super().step(rows)
-        piped = self._pipes.step(rows).step_s
+        leaving = [self._leaving(rows, inside, way) for way in self.crossings]
         table = rows.table
-        whole = self.crossing.whole(table.world_size // table.pp) & (table.pp >= len(self.crossing.members))
-        least = np.minimum(np.where(whole, piped, np.inf), self._across_s(rows, inside))
-        return replace(inside, step_s=np.where(np.isfinite(least), least, inside.step_s))
+        whole = np.all([way.whole(table.world_size // table.pp) for way in self.crossings], axis=0)
+        piped = np.where(
+            whole & (table.pp >= len(self.crossings)), self._piped_s(rows, inside, self.crossings, whole=True), np.inf
+        )
+        longer = np.minimum(piped, np.minimum.reduce([across for _, across in leaving]))
+        alone = np.maximum.reduce([np.minimum(*each) for each in leaving])
+        longer = np.maximum(np.where(np.isfinite(longer), longer, 0.0), np.where(np.isfinite(alone), alone, 0.0))
+        return replace(inside, step_s=inside.step_s + longer)
 
-    def _across_s(self, rows: Rows, inside: StepCosts) -> Floats:
-        """Seconds of a step if some group of a stage crosses; infinite where none can."""
+    def _leaving(self, rows: Rows, inside: StepCosts, way: Crossing) -> tuple[Floats, Floats]:
+        """By how many seconds a step is longer if pipelines leave a network of whole stages, and if a group of some
+        stage does; infinite where they cannot.
+
+        Groups that cannot fill a network's domains, since their number does not divide its own, leave it in any case.
+        """
+        table, domain = rows.table, self.network.domain
+        stage, domains = table.world_size // table.pp, len(way.members) // domain
+        columns = (stage % domain == 0) & (domains % table.pp != 0)
+        pipes = self._piped_s(rows, inside, (way,), whole=False)
+        pipes = np.where((table.pp > 1) & (columns | (domain % stage == 0)), pipes, 0.0)
+        part = dense_partition(table)
+        levels = (
+            groups_of(part.stride, part.states, domain),
+            groups_of(part.stride * part.states, part.replicas, domain),
+        )
+        known = np.stack([(table.weight_shard == 0) & (table.gradient_shard == 0), np.ones(len(table), bool)])
+        forced = np.stack([_may_cross(each, domain) & (domains % _tied(each, domain) != 0) for each in levels])
+        possible = np.stack([_may_cross(each, domain) & way.whole(each.stride) for each in levels])
+        crossing = self._shared_s(rows, inside, way, together=False)
+        together = self._shared_s(rows, inside, way, together=True) if way.shared else crossing
+
+        def moved(extra: list[Floats], which: NDArray[np.bool_]) -> Floats:
+            return np.asarray(np.choose((which & known).T @ [1, 2], extra))
+
+        anyway = moved(crossing, forced)
+        across = np.where(domain % table.tp != 0, anyway, np.inf)
+        for level, each in enumerate(possible):
+            alone = np.zeros_like(forced)
+            alone[level] = each
+            least = np.maximum(moved(crossing, forced | alone), moved(together, alone))
+            across = np.where(each, np.minimum(across, least), across)
+        whole = (table.pp > 1) & way.whole(stage)
+        piped = np.where(whole, self._piped_s(rows, inside, (way,), whole=True) + anyway, np.inf)
+        return piped, across + pipes
+
+    def _piped_s(self, rows: Rows, inside: StepCosts, ways: tuple[Crossing, ...], *, whole: bool) -> Floats:
+        """By how many seconds a step is longer if pipelines leave some networks."""
+        network = self.network
+        assert isinstance(network, KindsNetwork)
+        costs = copy.copy(self)
+        costs.network = _Pipes(network.collectives, network.domain, network.kinds, ways, whole)
+        forward, backward = self.stage_seconds(rows)
+        load = costs.pipeline_load(rows, forward, forward + backward, inside.slowest)
+        time = pipeline_time(rows.table, rows.microbatches, load)
+        return np.maximum(time.seconds - inside.pipeline.seconds, 0.0)
+
+    def _shared_s(self, rows: Rows, inside: StepCosts, way: Crossing, *, together: bool) -> list[Floats]:
+        """By how many seconds a step is longer if no groups leave a network, those of states, those of replicas, or
+        both; with `together` all groups of ranks that lie together do."""
         table, network = rows.table, self.network
         assert isinstance(network, KindsNetwork)
-        part = dense_partition(table)
-        within = (table.weight_shard == 0) & (table.gradient_shard == 0)
-        load = self.stage_load(rows, *self.stage_seconds(rows))
-        load = replace(load, expert_parameters=np.zeros(len(table)))
+        load = replace(self.stage_load(rows, *self.stage_seconds(rows)), expert_parameters=np.zeros(len(table)))
         shown = inside.sharding.gradients_s + inside.sharding.weights_s
-        least = np.where(network.domain % table.tp != 0, inside.step_s, np.inf)
-        for ops, groups, known in (
-            (_OF_STATES, groups_of(part.stride, part.states, network.domain), within),
-            (_OF_REPLICAS, groups_of(part.stride * part.states, part.replicas, network.domain), True),
-        ):
-            across = _Across(network.collectives, network.domain, network.kinds, ops, self.crossing)
+        result = [np.zeros(len(table))]
+        for ops in (_OF_STATES, _OF_REPLICAS, (*_OF_STATES, *_OF_REPLICAS)):
+            across = _Across(network.collectives, network.domain, network.kinds, self.crossings, ops, way, together)
             made = sharding_time(table, load, rows.microbatches, across, self.device, self.states)
-            longer = np.where(known, np.maximum(made.gradients_s + made.weights_s - shown, 0.0), 0.0)
-            possible = _may_cross(groups, network.domain) & self.crossing.whole(groups.stride)
-            least = np.where(possible, np.minimum(least, inside.step_s + longer), least)
-        return least
+            result.append(np.maximum(made.gradients_s + made.weights_s - shown, 0.0))
+        return result

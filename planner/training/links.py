@@ -16,7 +16,7 @@ from ..costs.network import MappedNetwork
 from ..costs.step import TrainingCosts
 from ..plan.base import Term
 from ..workload.strategy_table import StrategyTable
-from .apart import ApartCosts, KindsNetwork, crossing_of, kinds_network
+from .apart import ApartCosts, KindsNetwork, crossings_of, kinds_network
 from .context import Context
 from .mapping import node_order
 from .objectives import Measures
@@ -175,7 +175,7 @@ def bounding_context(context: Context) -> Context:
     """The context of a search whose values bound those of every order of nodes on the real links."""
     ideal = ideal_context(context)
     network = ideal.costs.network
-    crossing = crossing_of(context.topology, network) if isinstance(network, KindsNetwork) and network.kinds else None
-    if crossing is None or not isinstance(network, KindsNetwork):
+    if not isinstance(network, KindsNetwork) or not network.kinds:
         return ideal
-    return replace(ideal, costs=ApartCosts(ideal.costs, network, crossing))
+    crossings = crossings_of(context.topology, network)
+    return replace(ideal, costs=ApartCosts(ideal.costs, network, crossings)) if crossings else ideal
