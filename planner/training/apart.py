@@ -38,7 +38,7 @@ class KindsNetwork(Network):
 
     def seconds(self, op: str, size_bytes: Floats, groups: Groups) -> Floats:
         """Seconds of a collective for every entry."""
-        times = [kind.seconds(op, size_bytes, groups) for kind in self.kinds]
+        times = [kind.seconds(op, size_bytes, _least(groups, self.domain)) for kind in self.kinds]
         shape = np.broadcast_shapes(np.shape(size_bytes), np.shape(groups.degree))
         return np.asarray(np.minimum.reduce(times)) if times else np.zeros(shape)
 
@@ -76,9 +76,10 @@ class _Left(KindsNetwork):
         times = super().seconds(op, size_bytes, groups)
         if op not in _RINGS:
             return times
-        crosses = _may_cross(groups, self.domain)
+        crosses, even = _may_cross(groups, self.domain), _even(groups, self.domain)
         for way in self.ways:
-            own = self.kinds[way.kind].seconds(op, size_bytes, groups)
+            # how groups that do not fill domains evenly lie on them is not known
+            own = np.where(even, self.kinds[way.kind].seconds(op, size_bytes, groups), 0.0)
             if crosses.any():
                 own = np.where(crosses, np.minimum(own, way.seconds(op, size_bytes, groups)), own)
             times = np.maximum(times, own)
@@ -129,6 +130,16 @@ def _even(groups: Groups, domain: int) -> NDArray[np.bool_]:
     return np.asarray((domain % span == 0) | whole)
 
 
+def _least(groups: Groups, domain: int) -> Groups:
+    """Groups as they lie on domains at least: one that does not fill them evenly may have halves on two, as have so
+    many others of its block as straddle wherever a domain ends within that."""
+    even = _even(groups, domain)
+    inside = np.where(even, groups.ranks_per_domain, np.clip(groups.degree // 2, 1, domain))
+    domains = np.where(even, groups.domains, np.minimum(groups.degree, 2))
+    straddling = np.minimum(np.gcd(groups.stride * groups.degree, domain), groups.stride)
+    return Groups(groups.stride, inside, domains, np.where(even, groups.sharing, straddling))
+
+
 def _tied(groups: Groups, domain: int) -> Ints:
     """Domains that groups tie together, so that a network without all of them is left; 1 where that is not known.
 
@@ -168,14 +179,12 @@ class Crossing:
 
     def seconds(self, op: str, size_bytes: Floats, groups: Groups, *, together: bool = False) -> Floats:
         """Seconds of a collective of groups that leave the network, for every entry."""
-        # a group that does not fill domains evenly may have halves on two of them
-        even = _even(groups, self.domain)
-        inside = np.where(even, groups.ranks_per_domain, np.maximum(groups.degree // 2, 1))
-        domains = np.where(even, groups.domains, np.minimum(groups.degree, 2))
+        least = _least(groups, self.domain)
         # where blocks of `stride` ranks lie on one network each, all groups of a block cross together
-        sharing = np.maximum(groups.sharing, groups.stride) if together else groups.sharing
-        crowded = Groups(groups.stride, inside, domains, sharing)
-        return np.asarray(np.minimum.reduce([each.seconds(op, size_bytes, crowded) for each in self.slow]))
+        crowded = together & _even(groups, self.domain)
+        sharing = np.where(crowded, np.maximum(least.sharing, groups.stride), least.sharing)
+        least = Groups(groups.stride, least.ranks_per_domain, least.domains, sharing)
+        return np.asarray(np.minimum.reduce([each.seconds(op, size_bytes, least) for each in self.slow]))
 
     def hop_seconds(self, table: StrategyTable, size_bytes: Floats, whole: bool) -> Floats:
         """Seconds from a stage on the network to one elsewhere, or back, over the fastest way there is."""

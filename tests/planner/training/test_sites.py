@@ -94,7 +94,7 @@ def test_averaging_sites_now_and_then_beats_every_plan_that_does_not():
     assert all(len(set(network[list(group)].tolist())) == 1 for group in rare.rank_groups["dp_shard"])
 
 
-@pytest.mark.parametrize(("name", "gap"), [("sites", 0.02), ("mixed NICs", 0.06)])
+@pytest.mark.parametrize(("name", "gap"), [("sites", 0.02), ("mixed NICs", 0.13)])
 def test_the_bound_knows_that_somebody_must_cross(name, gap):
     optimality = planned(name).optimality
     assert optimality.bound <= optimality.value
@@ -113,6 +113,21 @@ def test_no_order_of_nodes_takes_less_than_the_bound(topology):
     table = table.take(np.sort(random.permutation(len(table))[:250]))
     least = evaluated(bounding_context(context).costs, table).step_s
     for order in (np.arange(topology.n_nodes), *(random.permutation(topology.n_nodes) for _ in range(2))):
+        devices = (order[:, None] * 8 + np.arange(8)).reshape(-1)
+        assert np.all(least <= evaluated(context.costs.on_devices(devices), table).step_s * (1 + 1e-9))
+
+
+def test_groups_that_fill_no_domain_evenly_are_bounded_too():
+    topology = islands(["roce", "ethernet"], "50 Gb/s", "20 us", shared=False)
+    counts = [group | {"count": count} for group, count in zip(topology.document["nodes"], (3, 2), strict=True)]
+    topology = parse_topology(dict(topology.document) | {"nodes": counts})
+    held = msgspec.structs.replace(HELD, tp=(1, 2), pp=(1, 2, 5))
+    context = context_of(LLAMA, topology, msgspec.structs.replace(JOB, gbs=240, constraints=held))
+    space, random = space_of(context), np.random.default_rng(0)
+    table, _ = space.leaves(space.nodes(), np.arange(len(space.nodes())))
+    assert any(int(row.dp) % 5 == 0 for row in map(table.row, range(len(table))))
+    least = evaluated(bounding_context(context).costs, table).step_s
+    for order in (np.arange(5), random.permutation(5)):
         devices = (order[:, None] * 8 + np.arange(8)).reshape(-1)
         assert np.all(least <= evaluated(context.costs.on_devices(devices), table).step_s * (1 + 1e-9))
 
