@@ -50,6 +50,10 @@ class Reading(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     top: int | None = None
     held_out: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise InvalidPlan(f"reading.held_out must be a share from 0 to below 1 but is {self.held_out}")
+
 
 class Migration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What it takes to come from the placement in force: copies to load, bytes to move, and when that pays.

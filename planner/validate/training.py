@@ -182,8 +182,8 @@ def _memory(plan: TrainingPlan, model: ModelGraph, topology: Topology) -> Iterat
         place = f"memory of pipeline rank {stage.pipeline_rank}"
         if sum(stage.categories.values()) != stage.total_bytes:
             yield f"{place}: categories add up to {sum(stage.categories.values())}, not {stage.total_bytes}"
-        if abs(stage.capacity_bytes - smallest[stage.pipeline_rank]) > ROUNDING_BYTES:
-            has = smallest[stage.pipeline_rank]
+        has = int(smallest[stage.pipeline_rank])
+        if abs(stage.capacity_bytes - has) > ROUNDING_BYTES:
             yield f"{place}: capacity is {stage.capacity_bytes} but its smallest device has {has}"
         if min(stage.categories.values(), default=0) < 0:
             yield f"{place}: a category is negative"
