@@ -31,7 +31,19 @@ def placement_problems(plan: FleetPlan, placement: LayerPlacement) -> list[str]:
     limit = placement.latency_limit_s
     if limit is not None and placement.capped.token_s > limit * (1 + TOLERANCE):
         found.append(f"placement.capped takes {placement.capped.token_s:.6g} s a token but the limit is {limit:.6g} s")
-    return [*found, *optimality_problems(plan.optimality, placement.best.tokens_per_s)]
+    return [*found, *_bounds(plan, placement), *optimality_problems(plan.optimality, placement.best.tokens_per_s)]
+
+
+def _bounds(plan: FleetPlan, placement: LayerPlacement) -> Iterator[str]:
+    """The bound of the best placement is the plan's, and the one under a cap carries no more."""
+    best, capped = placement.best, placement.capped
+    if not _same(best.bound_tokens_per_s, plan.optimality.bound):
+        yield (
+            f"placement.best.bound_tokens_per_s is {best.bound_tokens_per_s:.6g} "
+            f"but optimality.bound is {plan.optimality.bound:.6g}"
+        )
+    if capped.tokens_per_s > best.tokens_per_s * (1 + TOLERANCE):
+        yield "placement.capped carries more than placement.best"
 
 
 def _case(plan: FleetPlan) -> Mapping[str, object]:
