@@ -161,13 +161,14 @@ def placed(chunks: NDArray[Any], schedule: str, pp: int) -> NDArray[Any]:
 def live_microbatches(schedule: str, pp: int, vpp: int, microbatches: int) -> NDArray[np.int64]:
     """Micro-batches alive per (piece, rank) when memory peaks, in the shape of `placed`.
 
-    GPipe keeps all. 1F1B keeps pp - p on rank p (Narayanan et al. 2019), ZB-H1 pp, since inputs wait for weight
-    gradients (Qi et al. 2024, section 2.3). Interleaved 1F1B has 2 (pp - p - 1) + (vpp - 1) pp + 1 virtual
-    micro-batches under way, pp of each piece at a time (Narayanan et al. 2021, section 2.2; Megatron-LM schedules.py).
-    ZB-V has at most 2 pp pieces under way on a rank, DualPipe pp + 1 (DeepSeek-V3 report, Table 2).
+    GPipe keeps all, but without a pipeline one is done before the next. 1F1B keeps pp - p on rank p (Narayanan et al.
+    2019), ZB-H1 pp, since inputs wait for weight gradients (Qi et al. 2024, section 2.3). Interleaved 1F1B has
+    2 (pp - p - 1) + (vpp - 1) pp + 1 virtual micro-batches under way, pp of each piece at a time
+    (Narayanan et al. 2021, section 2.2; Megatron-LM schedules.py). ZB-V has at most 2 pp
+    pieces under way on a rank, DualPipe pp + 1 (DeepSeek-V3 report, Table 2).
     """
     rank = np.arange(pp)
-    if schedule == "gpipe":
+    if schedule == "gpipe" and pp > 1:
         return np.full((vpp, pp), microbatches, np.int64)
     if schedule == "zb-h1":
         return np.full((1, pp), min(pp, microbatches), np.int64)

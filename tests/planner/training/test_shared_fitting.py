@@ -173,3 +173,9 @@ def test_fitted_layers_reach_the_launcher_and_recompute_by_stage_is_refused():
     again = msgspec.structs.replace(plan.strategy, recompute="full", stage_recompute=(1, *[0] * 7))
     with pytest.raises(InputError, match="this plan has 1 layers; with --recompute none layers alone are fitted"):
         export_plan(estimate_training("qwen3-0.6b", "dgx-h100:1", job, again), "megatron")
+
+
+def test_a_schedule_without_a_pipeline_keeps_one_micro_batch_alive():
+    table = table_of([Strategy(dp_shard=8, schedule=schedule) for schedule in ("1f1b", "gpipe", "zb-h1")], LAYERS)
+    held = evaluated(costs(), table).memory_bytes
+    assert np.all(held == held[0])
