@@ -11,14 +11,13 @@ from .simulation import Deployment, Outcome, simulate, simulate_within
 from .workers import most_in_hand
 
 REQUESTS, CONFIRMED, MOST_REQUESTS = 1200, 4000, 8000
+TOGETHER = 6000  # requests of a deployment's run at most: its workers alone are run for longer
 REQUESTS_A_WORKER = 150
 BEYOND = 40
 TURNS = 3.0
 
 
-def run(
-    problem: Problem, proposal: Proposal, rate: float, requests: tuple[int, int] = (REQUESTS, MOST_REQUESTS)
-) -> Outcome:
+def run(problem: Problem, proposal: Proposal, rate: float, requests: tuple[int, int] = (REQUESTS, TOGETHER)) -> Outcome:
     """A deployment under the job's load at a rate, or under its trace; at least and at most so many requests."""
     joined, load, begun = _described(problem, proposal, rate, requests)
     return simulate(joined, load, begun=begun)
@@ -26,12 +25,12 @@ def run(
 
 def attempt(problem: Problem, proposal: Proposal, rate: float) -> Outcome | None:
     """The same where every target holds and lasts, else None as soon as that is certain."""
-    joined, load, begun = _described(problem, proposal, rate, (REQUESTS, MOST_REQUESTS))
+    joined, load, begun = _described(problem, proposal, rate, (REQUESTS, TOGETHER))
     outcome = simulate_within(joined, load, problem.job.targets, begun=begun)
     if outcome is None or not lasting(problem, outcome):
         return None
     if problem.trace is None and len(load) - begun < CONFIRMED:
-        joined, load, begun = _described(problem, proposal, rate, (CONFIRMED, MOST_REQUESTS), seed=1)
+        joined, load, begun = _described(problem, proposal, rate, (CONFIRMED, TOGETHER), seed=1)
         other = simulate_within(joined, load, problem.job.targets, begun=begun)
         if other is None or not (lasting(problem, other) and safely_within(other, problem.job.targets, 1.0)):
             return None
