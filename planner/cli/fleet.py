@@ -24,7 +24,8 @@ _Batch = Annotated[
 _Hop = Annotated[str | None, typer.Option(help="Latency of a link (default: 1ms).", **_CAP)]
 _Melange = Annotated[str | None, typer.Option(help="Mélange's configuration file.")]
 _Rate = Annotated[float | None, typer.Option(help="Requests per second.", rich_help_panel=_LOAD)]
-_Tokens = Annotated[int | None, typer.Option(help="Tokens of a request.", rich_help_panel=_LOAD)]
+_Isl = Annotated[int | None, typer.Option(help="Prompt tokens of a request.", rich_help_panel=_LOAD)]
+_Osl = Annotated[int | None, typer.Option(help="Output tokens of a request.", rich_help_panel=_LOAD)]
 _Lengths = Annotated[str | None, typer.Option(help="File of {isl, osl, weight} records.", rich_help_panel=_LOAD)]
 _Trace = Annotated[str | None, typer.Option(help="Azure CSV, Mooncake or APEX JSONL.", rich_help_panel=_LOAD)]
 _Hours = Annotated[str | None, typer.Option(help="CSV of hours and their mean_rps.", rich_help_panel=_LOAD)]
@@ -50,8 +51,8 @@ def fleet(
     melange: _Melange = None,
     helix: _Helix = None,
     rate: _Rate = None,
-    isl: _Tokens = None,
-    osl: _Tokens = None,
+    isl: _Isl = None,
+    osl: _Osl = None,
     lengths: _Lengths = None,
     trace: _Trace = None,
     hours: _Hours = None,

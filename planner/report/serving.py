@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..plan.serving import Latency, PoolPlan, ServingPlan
-from .text import console, count, duration, gigabytes, percent, table
+from .text import console, count, counted, duration, gigabytes, percent, table
 
 _MAX_WORKERS_SHOWN = 8
 
@@ -96,7 +96,7 @@ def _proof(plan: ServingPlan, seconds: float | None) -> str:
 def _loss(plan: ServingPlan) -> str:
     loss = plan.node_loss
     assert loss is not None
-    left = f"{loss.node} takes {loss.workers_lost} workers on {loss.devices_lost} devices"
+    left = f"{loss.node} takes {counted(loss.workers_lost, 'worker')} on {counted(loss.devices_lost, 'device')}"
     if loss.requests_per_s == 0:
         return f"{left}; {loss.why}"
     seen = f"ttft {duration(loss.ttft_s)}, tpot {duration(loss.tpot_s)}, {loss.requests_per_s:.3g} requests/s"

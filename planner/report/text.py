@@ -74,3 +74,8 @@ def percent(fraction: float, digits: int = 1) -> str:
 def count(value: int) -> str:
     """An integer with thin grouping: `1,234,567`."""
     return f"{value:,}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, in the plural but for one."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -35,9 +35,9 @@ def problems(plan: PlanBase) -> list[str]:
         *_groups(plan),
         *_memory(plan, model, topology),
         *prediction_problems(plan, model, topology),
-        *robustness_problems(plan),
-        *alternative_problems(plan),
         *optimality_problems(plan.optimality, _objective(plan)),
+        *alternative_problems(plan),
+        *robustness_problems(plan),
     ]
 
 
