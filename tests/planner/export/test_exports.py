@@ -116,9 +116,10 @@ def test_files_of_one_name_a_line_refuse_names_that_they_cannot_hold(name):
 
 @pytest.mark.parametrize("name", TRAINING)
 def test_hostile_model_names_stay_data(name, tmp_path):
-    plan = msgspec.structs.replace(
-        made(STRATEGIES.get(name, Strategy(tp=2, sp=True, dp_shard=8))), model='x"; $(touch owned)\n- y: {'
-    )
+    hostile = 'x"; $(touch owned)\n- y: {'
+    plan = made(STRATEGIES.get(name, Strategy(tp=2, sp=True, dp_shard=8)))
+    model = msgspec.structs.replace(plan.inputs[0], source=f"{hostile}/config.json")
+    plan = msgspec.structs.replace(plan, model=hostile, inputs=(model, *plan.inputs[1:]))
     if name == "torchtitan":
         with pytest.raises(InputError):
             export_plan(plan, name)
