@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from .solution import Progress, Solution, Status, Stop
 
 T = TypeVar("T")
+MANY = 1 << 18
+"""Points of one expansion from which on the next takes no more nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,9 @@ def branch_and_bound(
     `bounds[i]` must not exceed the value of any point of node i; an infinite bound says that none is feasible.
     `expand(nodes, limit)` may leave out points that are sure to exceed the limit, since none of them is kept.
     `keep` asks for the best point of that many different nodes, all of them proven. `batch` nodes are expanded
-    together, doubling as the search goes on. The work counted is points evaluated, and equal values are won by the
-    lower node, so that the answer is the same on every machine unless `stop` looks at the clock.
+    together, doubling as the search goes on until they make so many points that memory would tell. The work counted
+    is points evaluated, and equal values are won by the lower node, so that the answer is the same on every machine
+    unless `stop` looks at the clock.
     """
     began = time.perf_counter()
     order = np.argsort(bounds, kind="stable")
@@ -89,7 +92,8 @@ def branch_and_bound(
         progress.work += len(leaves.values)
         progress.value = best[0].value if best else np.inf
         done += len(nodes)
-        batch *= 2
+        if len(leaves.values) < MANY:
+            batch *= 2
     seconds = time.perf_counter() - began
     remaining = float(bounds[order[done]]) if done < len(order) else np.inf
     solution = _solution(best, remaining, stopped, seconds, progress.work)

@@ -24,6 +24,7 @@ _Robustness = Annotated[int | None, typer.Option(help="Samples of bandwidths eac
 _Explore = Annotated[
     str | None, typer.Option(help=f"Techniques to try as well, or all: {', '.join(options.TECHNIQUES)}.", **_AIM)
 ]
+_Effort = Annotated[int | None, typer.Option(help="Strategies to evaluate at most; the gap tells.", **_AIM)]
 
 
 class Expected:
@@ -40,12 +41,15 @@ class Aims:
     pareto: _Pareto = None
     robustness: _Robustness = None
     explore: _Explore = None
+    work: _Effort = None
 
 
 @with_options(options.Places, options.Work, Expected, options.Budget, Aims, options.Holds, options.Result)
 def train(context: typer.Context) -> None:
     """Find the best way to split a training job over a cluster, with proof."""
     import time
+
+    from shardwright.solvers import Work
 
     from ..api import frontier_training, plan_training
     from ..inputs import load_model, load_topology
@@ -54,7 +58,10 @@ def train(context: typer.Context) -> None:
     from .common import emit, emit_text, json_text, parse_duration
 
     started, given = time.perf_counter(), context.params
-    work = options.build_job(
+    if given["work"] is not None and given["work"] < 1:
+        raise InputError(f"--work {given['work']}: must be at least 1 strategy")
+    stop = None if given["work"] is None else Work(given["work"])
+    job = options.build_job(
         given["job"],
         options.constraints(given),
         **options.job_fields(given),
@@ -66,12 +73,12 @@ def train(context: typer.Context) -> None:
     model, clusters, json, output = (given[name] for name in ("model", "cluster", "json", "output"))
     places = [load_topology(each, given["measured"]) for each in clusters]
     if given["pareto"] is not None:
-        front = frontier_training(model, [topology for topology, _ in places], work, _pair(given["pareto"]))
+        front = frontier_training(model, [topology for topology, _ in places], job, _pair(given["pareto"]), stop=stop)
         emit_text(json_text(front), "frontier", json=json, output=output, view=lambda: print_frontier(front))
         return
     if len(clusters) > 1:
         raise InputError("several --cluster need --pareto: a plan is for one cluster")
-    plan = plan_training(load_model(model), places[0], work)
+    plan = plan_training(load_model(model), places[0], job, stop=stop)
     seconds = time.perf_counter() - started
     emit(plan, json=json, output=output, view=lambda: print_training_plan(plan, seconds))
 

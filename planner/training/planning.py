@@ -51,7 +51,7 @@ def plan_training(
             candidates, bound = _with_fitted(context, space, found, candidates)
     solution = found.outcome.solution
     if not candidates and solution.status is Status.LIMIT:
-        raise LimitReached(f"stopped after {solution.work} strategies without one that fits: allow more work")
+        raise LimitReached(f"stopped after {solution.work} strategies without one that fits: allow more (--work)")
     if not candidates:
         raise infeasible(context, space, found)
     best = candidates[0]

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardwright.solvers import Gap, Status, Work
+from shardwright.solvers import Gap, Status, Work, enumeration
 from shardwright.solvers.enumeration import Leaves, PairLeaves, branch_and_bound, pareto_front
 
 VALUES = st.one_of(st.floats(0, 10, width=16), st.just(np.inf))
@@ -39,6 +39,19 @@ def test_the_best_points_equal_brute_force(groups, slack, keep, batch):
     else:
         assert found.solution.status is Status.INFEASIBLE
         assert found.solution.reason
+
+
+def test_expansions_stop_growing_once_they_make_many_points(monkeypatch):
+    monkeypatch.setattr(enumeration, "MANY", 8)
+    bounds, expand, _ = tree([[float(i), 100.0] for i in range(64)], slack=100.0)
+    at_once: list[int] = []
+
+    def counted(nodes, limit):
+        at_once.append(len(nodes))
+        return expand(nodes, np.inf)
+
+    branch_and_bound(bounds, counted, batch=1)
+    assert at_once == [1, 2, *[4] * 15, 1]
 
 
 def test_nodes_whose_bound_reaches_the_best_value_are_never_expanded():

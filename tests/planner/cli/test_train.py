@@ -54,6 +54,16 @@ def test_exploring_all_and_the_spread_of_bandwidths_reach_the_plan(capsys):
     assert made["robustness"]["samples"] == 5
 
 
+def test_a_search_held_to_little_work_says_what_it_may_have_missed(capsys):
+    node = ["llama-3.1-8b", "--cluster", "dgx-h100:1", "--gbs", "64", "--seq", "4096", "--json"]
+    made = []
+    for more in ([], ["--work", "1"]):
+        assert run(["train", *node, *more]) == 0
+        made.append(json.loads(capsys.readouterr().out)["optimality"])
+    free, held = made
+    assert held["bound"] < free["bound"] == free["value"] <= held["value"]
+
+
 def test_a_frontier_is_shown_and_written(tmp_path, capsys):
     path = tmp_path / "front.json"
     pair = ["--pareto", "step_s,peak_memory_bytes", "--cp", "1"]
@@ -93,6 +103,7 @@ def test_several_clusters_share_one_frontier(capsys):
         (["--tokens", "1e99T"], 2, ["token_budget", "at most 1e18"]),
         (["--robustness", "1000000000"], 2, ["robustness_samples", "at most 10000"]),
         (["--cpu-tier", "100GB"], 2, ["--cpu-tier", "SIZE@RATE"]),
+        (["--work", "0"], 2, ["--work 0", "at least 1"]),
         (["--explore", "magic"], 2, ["explore", "magic", "low_communication"]),
         (["--schedule", "zbv"], 2, ["schedule", "zbv", "zb-v"]),
         (["--time-limit", "1us"], 3, ["time binds"]),
