@@ -3,10 +3,11 @@
     python -m benchmarks.serving [--trace AZURE.csv] [--only searches|replays|lasting] [--json]
 
 CPU seconds and largest memory, of whole `shardwright serve … --json` commands for searches (imports included, their
-bytecode kept as an installation keeps it, the slowest of all objectives) and of this process for the rest. Searches are
-the five problems on which AIConfigurator 0.12 takes 7 to 52 s; the replay runs every request of a trace (the Azure
-conversation trace of 2023 has 19,366) through one plan; the exhaustive simulation runs 512 requests through every plan
-of llama-3.1-70b on eight H100s, aggregated and split, the question APEX (arXiv 2411.17651) takes 172 s for. Without
+bytecode kept as an installation keeps it, the median of three runs of the objective that a first run found slowest) and
+of this process for the rest. Searches are the five problems on which AIConfigurator 0.12 takes 7 to 52 s; the replay
+runs every request of a trace (the Azure conversation trace of 2023 has 19,366) through one plan; the exhaustive
+simulation runs 512 requests through every plan of llama-3.1-70b on eight H100s, aggregated and split, the question APEX
+(arXiv 2411.17651) takes 172 s for. Without
 `--trace` both use requests drawn like the trace's.
 
 Rates last where the plan of the highest rate meets its targets in a run ten times as long as the search's own, of
@@ -98,8 +99,10 @@ def searches() -> Iterator[dict[str, object]]:
         used = 64 if "gb200" in where else cluster(where).n_devices
         asked = ["serve", name, "--cluster", where, "--quantization", formats, "--gpus", str(used), "--json"]
         asked += [*load, "--isl", lengths[0], "--osl", lengths[1], "--ttft", lengths[2], "--tpot", lengths[3]]
-        slowest = max(command([*asked, "--percentile", "90", "--objective", goal]) for goal in OBJECTIVES)
-        cpu_s, peak_mb, outcome = slowest
+        asked += ["--percentile", "90"]
+        first, goal = max((command([*asked, "--objective", goal]), goal) for goal in OBJECTIVES)
+        again = [command([*asked, "--objective", goal]) for _ in range(2)]
+        cpu_s, peak_mb, outcome = sorted([first, *again])[1]
         what = f"serve {name} {formats} on {used} of {where}, {lengths[0]}/{lengths[1]}, {load[0][2:]}"
         yield {"what": what, "cpu_s": round(cpu_s, 3), "peak_mb": round(peak_mb, 1), "found": outcome}
 
