@@ -19,7 +19,7 @@ from ..workload.strategy_table import ALL_LAYERS, BALANCED, CUSTOM, EVEN, Ints, 
 from .keys import Floats
 from .ranks import ALIKE, DeviceRanks
 
-UNEVEN_ROUNDS = 0.585
+UNEVEN_ROUNDS = 0.471
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +141,22 @@ def layers_by_layout(model: Chain, schedule: str, pp: int, vpp: int, layout: int
         base, extra = divmod(int(per_rank[rank]), arms)
         result[chunks] = base
         result[chunks[arms - extra :] if rank == home[0] and rank != home[-1] else chunks[:extra]] += 1
+    if schedule == "interleaved":
+        chunks = ranks[:, home[-1]]
+        result[chunks] = _before_head(int(per_rank[home[-1]]), least[chunks], float(model.last @ model.weight))
+    return result
+
+
+def _before_head(count: int, least: Ints, head: float) -> Ints:
+    """Layers of the virtual stages of the rank that holds the head, so that the head's stage is no heavier than need
+    be: a round goes at the pace of its heaviest."""
+    result = least.copy()
+    load = least.astype(np.float64)
+    load[-1] += head
+    for _ in range(count - int(least.sum())):
+        lightest = int(np.argmin(load))
+        result[lightest] += 1
+        load[lightest] += 1.0
     return result
 
 

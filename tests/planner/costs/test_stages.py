@@ -36,6 +36,11 @@ def test_the_head_takes_the_place_of_a_layer_where_layers_do_not_divide():
     assert layers.tolist() == [31, 32, 32, 31]
 
 
+def test_a_heavy_head_leaves_its_own_virtual_stage_fewer_layers_than_its_ranks_others():
+    layers = layers_by_layout(DEEPSEEK, "interleaved", 8, 2, BALANCED)
+    assert layers.tolist() == [4] * 15 + [1]
+
+
 def test_even_layouts_are_offered_only_where_layers_divide():
     assert EVEN in layouts_of(LLAMA, "interleaved", 6, 3)
     assert layouts_of(LLAMA, "1f1b", 4, 1) == (BALANCED,)
