@@ -14,7 +14,7 @@ help:
 	@echo "make test         install and run the test suite"
 	@echo "make check        ruff and mypy"
 	@echo "make coverage     the test suite with branch coverage"
-	@echo "make test-models     compare parameter counts with transformers (installs it, slow)"
+	@echo "make test-models     compare parameter counts with transformers and diffusers (installs them, slow)"
 	@echo "make test-launchers  hold exports to the real launchers (installs torch, Megatron-LM, Slurm and more)"
 	@echo "make test-step       train a tiny Llama with the exported torchrun scripts and compare its losses"
 	@echo "make test-memory     measure Megatron-LM's real modules under FakeTensor mode and compare their memory"
@@ -61,14 +61,14 @@ coverage: $(VENV)/dev.done
 
 # Reference programs live in environments of their own: they pull in torch, and the core must not depend on it.
 .venv-models/done: pyproject.toml
-	@echo "==> Installing transformers and torch (a few minutes)"
+	@echo "==> Installing transformers, diffusers and torch (a few minutes)"
 	@$(PYTHON) -m venv .venv-models
 	@.venv-models/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@.venv-models/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 transformers==5.23.0 --editable .
+	@.venv-models/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 transformers==5.23.0 diffusers==0.42.1 --editable .
 	@touch $@
 
 test-models: .venv-models/done
-	@echo "==> Comparing parameter counts with transformers on the meta device"
+	@echo "==> Comparing parameter counts with transformers and diffusers on the meta device"
 	@.venv-models/bin/python -m tests.models.goldens
 
 .venv-launchers/done: pyproject.toml tests/launchers/install.sh tests/launchers/requirements.txt

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.measurements.cells import UnusableError
-from benchmarks.published_recipes import NO_MODEL, Recipe, family, imported, legal, topology_for
+from benchmarks.published_recipes import Recipe, imported, legal, topology_for
 from shardwright import models
 from shardwright.planner.errors import ShardwrightError
 from shardwright.planner.plan.training import TrainingPlan
@@ -60,8 +60,6 @@ def their_plan(recipe: Recipe, topology: Topology) -> TrainingPlan:
 
 def compare(entry: dict[str, Any]) -> Outcome:
     """Both plans' predictions and where they differ."""
-    if family(entry["recipe"]) in NO_MODEL:
-        return Outcome(entry["recipe"], legal(entry))
     try:
         recipe = imported(entry)
         topology = topology_for(recipe.gpu, recipe.devices)

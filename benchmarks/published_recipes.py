@@ -1,4 +1,4 @@
-"""NVIDIA's published training recipes in this planner's words, and for each that cannot be, the reason."""
+"""NVIDIA's published training recipes in this planner's words."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from benchmarks.measurements.clusters import cluster_of, topology_of
 from shardwright import models
 from shardwright.planner.errors import ShardwrightError
-from shardwright.planner.strategy import RecomputeModule, Strategy
+from shardwright.planner.strategy import Constraints, RecomputeModule, Strategy
 from shardwright.planner.workload.legality import facts, violations
 from shardwright.planner.workload.training import TrainingJob
 from shardwright.topologies import Topology
@@ -42,8 +44,8 @@ MODELS = {
     "glm52": "glm-5.2",
     "deepseek_v4_flash": "deepseek-v4-flash",
     "deepseek_v4_pro": "deepseek-v4-pro",
+    "wan_14b": "wan2.1-t2v-14b",
 }
-NO_MODEL = {"wan_14b": "a video diffusion transformer, no language model"}
 
 # What the file leaves out or has otherwise, read by running the recipes (tests/launchers/recipe_facts.py).
 FACTS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("published_facts.json").read_text())
@@ -87,6 +89,9 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "deepseek_v3_pretrain_128gpu_vr200_fp8mx_config": _VR200,
     "deepseek_v3_pretrain_128gpu_vr200_nvfp4_config": _VR200,
 }
+
+# Megatron-Bridge trains Wan in no other way (NVIDIA-NeMo/DFM, docs/megatron/recipes/wan/wan2.1.md).
+BRIDGE_VIDEOS = Constraints(pp=(1,), mbs=(1,), zero=(0, 1))
 
 MODULES: dict[str, RecomputeModule] = {
     "core_attn": "core_attention",
@@ -202,20 +207,15 @@ def recipe_of(entry: dict[str, Any], devices: int | None = None) -> Recipe:
         moment_bytes=int(known["moment_bytes"]),
         trained="adapters" if "_peft_" in name else "all",
     )
+    if family(name) == "wan_14b":
+        job = replace(job, constraints=BRIDGE_VIDEOS)
     named = int(entry["num_gpus"])
     strategy = strategy_of(entry, devices)
     return Recipe(name, MODELS[family(name)], str(entry["gpu"]), named, devices or named, job, strategy)
 
 
 def legal(entry: dict[str, Any]) -> str:
-    """Empty when the plan is legal here as it is named, otherwise the first rule it breaks or why it cannot be told.
-
-    Of a model that is not here only the degrees and the batch can be checked.
-    """
-    kind = family(str(entry["recipe"]))
-    if kind in NO_MODEL:
-        strategy_of(entry).microbatches(int(entry.get("gbs") or entry["num_gpus"]))
-        return f"degrees legal, model not here: {NO_MODEL[kind]}"
+    """Empty when the plan is legal here as it is named, otherwise the first rule it breaks."""
     reason = _reason(entry, int(entry["num_gpus"]))
     enough = devices_for(entry)
     if not reason or enough == int(entry["num_gpus"]) or _reason(entry, enough):

@@ -17,9 +17,9 @@ MAX_FIELDS = 10_000
 def read_config(document: object, name: str = "") -> ModelGraph:
     """The graph of the model that a configuration describes; nothing that it leaves open is guessed.
 
-    The family is that of `architectures`, or of `model_type` where there are none. Fields that no size depends on are
-    not looked at. Raises ModelError, one line naming the field, for an unknown architecture, a missing field, a
-    value of the wrong type or range, and sizes that contradict each other.
+    The family is that of `architectures`, or of `_class_name` or `model_type` where there are none. Fields that no size
+    depends on are not looked at. Raises ModelError, one line naming the field, for an unknown architecture, a missing
+    field, a value of the wrong type or range, and sizes that contradict each other.
     """
     from .families import ARCHITECTURES
 
@@ -43,6 +43,13 @@ def _architecture(document: Mapping[str, object]) -> str:
         if listed[0] not in ARCHITECTURES:
             raise _unknown("architectures", listed[0], ARCHITECTURES)
         return listed[0]
+    if "_class_name" in document:  # how diffusers names a family
+        name = document["_class_name"]
+        if not isinstance(name, str):
+            raise ModelError(f"field _class_name must be a name but got {shown(name)}")
+        if name not in ARCHITECTURES:
+            raise _unknown("_class_name", name, ARCHITECTURES)
+        return name
     model_type = document.get("model_type")
     if model_type is None:
         raise ModelError("field architectures is missing: it (or model_type) must name the model's family")

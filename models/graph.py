@@ -48,8 +48,9 @@ class ModelGraph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     With an encoder and a decoder the encoder's chain comes first, ends in a `head` of its final norm, and the decoder
     starts with an `embedding` of its own. Operators named `shared_…` are the expert that sees every token.
     `assumptions` lists what the description left open: defaults of the configuration class, towers left out.
-    `dropout` says whether training drops activations; None where only sizes are known. Between layers a token is
-    `streams` vectors of the hidden size (hyper-connections).
+    `vocab_size` is 0 for a model without a vocabulary, which generates no tokens. `dropout` says whether training drops
+    activations; None where only sizes are known. Between layers a token is `streams` vectors of the hidden size
+    (hyper-connections).
     """
 
     name: str

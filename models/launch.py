@@ -12,7 +12,7 @@ _Value = TypeVar("_Value", str, int, float)
 _Sizes = TypeVar("_Sizes", bound=msgspec.Struct)
 
 ACTIVATION = ("hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act", "dense_act_fn")
-NORM_EPSILON = ("rms_norm_eps", "norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon")
+NORM_EPSILON = ("rms_norm_eps", "norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "eps")
 ROTARY_BASE = ("rope_theta", "rotary_emb_base", "rotary_base")
 ROTARY_FRACTION = ("partial_rotary_factor", "rotary_pct")
 HIDDEN_DROPOUT = ("resid_pdrop", "hidden_dropout", "hidden_dropout_prob", "resid_dropout", "dropout", "dropout_rate")

@@ -7,7 +7,8 @@ Every count is for one token of the whole, unsharded model. `Split` says what te
 - `vocab`: the table is divided along the vocabulary;
 - `sequence`: every tp rank holds the weight; the activations are divided only under sequence parallelism (sp);
 - `replicated`: every tp rank holds the weight and does all the work (MLA down-projections, routers), on its own part
-  of the tokens under sp.
+  of the tokens under sp;
+- `gathered`: the same on all tokens, whose features tp divides otherwise and gathers first (norms across heads).
 
 What tp does not divide evenly is rounded up: the count of the fullest rank.
 
@@ -22,7 +23,7 @@ from typing import Literal
 
 import msgspec
 
-Split = Literal["column", "row", "heads", "vocab", "sequence", "replicated"]
+Split = Literal["column", "row", "heads", "vocab", "sequence", "replicated", "gathered"]
 
 
 def ceil_divide(count: int, ways: int) -> int:
@@ -31,7 +32,12 @@ def ceil_divide(count: int, ways: int) -> int:
 
 
 class _Operator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", kw_only=True):
+    """With `source_tokens` it runs, instead of over the sequence, over that many tokens that stand beside every one
+    whatever its length, such as a video's text; attention runs over the sequence and attends to those. Every tp rank
+    has all of them, under sp too."""
+
     name: str
+    source_tokens: int = 0
 
     @property
     def parameters(self) -> int:
@@ -175,7 +181,8 @@ class Norm(_Operator, frozen=True, tag="norm"):
         return self.parameters
 
     def saved_elements_per_rank(self, tp: int, sp: bool) -> int:
-        return ceil_divide(self.features, tp) if sp or self.split == "heads" else self.features
+        divided = self.split == "heads" or (sp and self.split != "gathered")
+        return ceil_divide(self.features, tp) if divided else self.features
 
 
 class Elementwise(_Operator, frozen=True, tag="elementwise"):
@@ -282,7 +289,7 @@ class Attention(_Operator, frozen=True, tag="attention"):
     def mean_context(self, sequence: int) -> float:
         """Attended tokens per query, averaged over a sequence of that length."""
         if not self.causal:
-            return float(sequence)
+            return float(self.source_tokens or sequence)
         if self.stride is not None:
             near = _mean_of_last(self.window or sequence, sequence)
             return near + _mean_of_last((self.selected or sequence) * self.stride, sequence) / self.stride
@@ -297,14 +304,15 @@ class Attention(_Operator, frozen=True, tag="attention"):
 
     @property
     def saved_elements(self) -> int:
-        """Q, K and V; the output is the next operator's input."""
-        return self.heads * self.qk_head_dim + self.kv_heads * (self.qk_head_dim + self.v_head_dim)
+        """Q, K and V; the output is the next operator's input. K and V of `source_tokens` are kept once per those."""
+        kv = 0 if self.source_tokens else self.kv_heads * (self.qk_head_dim + self.v_head_dim)
+        return self.heads * self.qk_head_dim + kv
 
     def parameters_per_rank(self, tp: int) -> int:
         return ceil_divide(self.parameters, tp)
 
     def saved_elements_per_rank(self, tp: int, sp: bool) -> int:
-        kv = ceil_divide(self.kv_heads, tp) * (self.qk_head_dim + self.v_head_dim)
+        kv = 0 if self.source_tokens else ceil_divide(self.kv_heads, tp) * (self.qk_head_dim + self.v_head_dim)
         return ceil_divide(self.heads, tp) * self.qk_head_dim + kv
 
 

@@ -107,9 +107,11 @@ def block_flops_per_token(block: Block, sequence: int, *, source_sequence: int |
     total = 0.0
     for op in block.operators:
         share = source / sequence if isinstance(op, Linear) and op.source else 1.0
+        if op.source_tokens:
+            share = op.source_tokens / sequence
         total += share * op.flops_per_token
         if isinstance(op, Attention):
-            context = float(source) if op.cross else op.mean_context(sequence)
+            context = float(source) if op.cross and not op.source_tokens else op.mean_context(sequence)
             total += op.flops_per_token_and_context * context
     return total
 
@@ -125,7 +127,8 @@ def activation_bytes_per_token(
 ) -> float:
     """Activations kept from forward for backward, per token, on one tp rank, all blocks but MTP modules together.
 
-    See `block_activation_bytes_per_token`. Of an encoder–decoder model it is one token of each.
+    See `block_activation_bytes_per_token`. Of an encoder–decoder model it is one token of each, of a model with a
+    source of a fixed length one of the sequence's own, that source left out.
     """
     _check(tp=tp, dtype_bytes=dtype_bytes)
     return sum(
@@ -157,7 +160,8 @@ def block_activation_bytes_per_token(
     if recompute == "full" and block.role in ("layer", "mtp"):
         first = next((op.saved_elements for op in block.operators if op.saved_elements), 0)
         return dtype_bytes * (-(-first // tp) if sp else first)
-    total = dtype_bytes * sum(op.saved_elements_per_rank(tp, sp) for op in block.operators)
+    own = (op for op in block.operators if isinstance(op, Attention) or not op.source_tokens)
+    total = dtype_bytes * sum(op.saved_elements_per_rank(tp, sp) for op in own)
     if score_sequence is not None and recompute == "none":
         heads = sum(-(-op.heads // tp) for op in block.operators if isinstance(op, Attention))
         total += (2 * dtype_bytes + 1) * heads * score_sequence

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ..fields import Fields
 from ..graph import ModelGraph
-from . import deepseek, deepseek_v4, encoders, gemma, gpt, hybrid, llama, llama4, mixtral, wrappers
+from . import deepseek, deepseek_v4, encoders, gemma, gpt, hybrid, llama, llama4, mixtral, wan, wrappers
 
 Reader = Callable[[Fields, str], ModelGraph]
 
@@ -81,6 +81,8 @@ ARCHITECTURES: dict[str, Reader] = {
     "Starcoder2ForCausalLM": gpt.starcoder2,
     "T5ForConditionalGeneration": encoders.t5,
     "T5WithLMHeadModel": encoders.t5,
+    "WanModel": wan.original,
+    "WanTransformer3DModel": wan.transformer3d,
     "WhisperForConditionalGeneration": encoders.whisper,
 }
 

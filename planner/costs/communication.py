@@ -41,12 +41,15 @@ def tensor_features(block: Block) -> tuple[list[int], list[int]]:
     """Features gathered before column-split and reduced after row-split products of a block, one entry per transfer.
 
     Consecutive column-split products of one input share its gather; an MLA up-projection gathers its own small
-    latent. The vocabulary table reduces its output, the vocabulary head gathers its input.
+    latent. The vocabulary table reduces its output, the vocabulary head gathers its input. A norm across heads gathers
+    what a column-split product left divided, and divides it again.
     """
     gathered, reduced = [], []
     fresh = True
     for op in block.operators:
-        if isinstance(op, Norm) and op.split != "heads":
+        if isinstance(op, Norm) and op.split == "gathered":
+            gathered += [] if op.source_tokens else [op.features]
+        elif isinstance(op, Norm) and op.split != "heads":
             fresh = True
         elif isinstance(op, Linear) and op.split in ("column", "vocab"):
             if fresh:
@@ -174,17 +177,19 @@ def _context(
     for op in attention:
         kv = keys.by_tp(lambda tp, sp, op=op: -(-op.kv_heads // tp) * (op.qk_head_dim + op.v_head_dim))
         query = keys.by_tp(lambda tp, sp, op=op: -(-op.heads // tp) * (op.qk_head_dim + op.v_head_dim))
-        kv_bytes = keys.tokens * kv * 2.0
+        held = keys.of_source(op.source_tokens).tokens if op.source_tokens else keys.tokens
+        kv_bytes = held * kv * 2.0
         ring = (keys.cp - 1) * network.ring_step_seconds(kv_bytes, groups)
         gather = network.seconds("all_gather", kv_bytes * keys.cp, groups)
         scatter = network.seconds("reduce_scatter", kv_bytes * keys.cp, groups)
-        swap = network.seconds("all_to_all", keys.tokens * (kv + query) * 2.0, groups)
+        swapped_bytes = kv_bytes + keys.tokens * query * 2.0
+        swap = network.seconds("all_to_all", swapped_bytes, groups)
         hidden = [framework.cp_overlap * seconds for seconds in attention_s]
         choices = {
             "p2p": (np.maximum(ring - hidden[0], 0), np.maximum(2 * ring - hidden[1], 0)),
             "all_gather": (gather, gather + scatter),
             "a2a": (swap, swap),
-            "a2a+p2p": _hierarchical(op, keys, network, (kv_bytes, keys.tokens * (kv + query) * 2.0), hidden),
+            "a2a+p2p": _hierarchical(op, keys, network, (kv_bytes, swapped_bytes), hidden),
         }
         order = [choices[name] for name in CONTEXT_COMMS]
         forward = forward + np.choose(keys.cp_comm, [each[0] for each in order])

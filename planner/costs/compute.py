@@ -109,6 +109,8 @@ def device_of(accelerator: Accelerator, precision: str, chosen: Coefficients, fr
 
 def operator_times(op: Operator, keys: BlockKeys, device: Device) -> OperatorTimes:
     """Times of one operator for every key; experts get the tokens routed to them."""
+    if op.source_tokens and not isinstance(op, Attention):
+        keys = keys.of_source(op.source_tokens)
     if isinstance(op, Linear):
         tokens = keys.own_tokens if op.split in ("replicated", "sequence") else keys.tokens
         low = device.low_precision and op.split not in ("vocab", "replicated")
@@ -169,7 +171,7 @@ def _attention(op: Attention, keys: BlockKeys, device: Device) -> OperatorTimes:
         forward = flops * slowdown / (rate * kernels.attention_forward_fraction) + device.kernel_s
         backward = 2.5 * flops * slowdown / (rate * kernels.attention_backward_fraction) + device.kernel_s
         return OperatorTimes(forward, backward, np.zeros(len(keys)), flops)
-    scores = keys.tokens * heads * keys.sequence
+    scores = keys.tokens * heads * (op.source_tokens or keys.sequence)
     forward = _batched_product_s(op, keys, heads, device) + device.traffic_s(scores * framework.score_traffic_bytes)
     forward = forward + 4 * device.kernel_s
     return OperatorTimes(forward, 2 * forward, np.zeros(len(keys)), scores * per_score)
@@ -187,7 +189,8 @@ def _batched_product_s(op: Attention, keys: BlockKeys, heads: Floats, device: De
     total: Floats = np.zeros(len(keys))
     aligned = op.qk_head_dim % 8 == 0 and op.v_head_dim % 8 == 0
     fraction = kernels.gemm_fraction * (1.0 if aligned else kernels.unaligned_fraction)
-    for n, k in ((keys.sequence, op.qk_head_dim), (op.v_head_dim, keys.sequence)):
+    length = op.source_tokens or keys.sequence
+    for n, k in ((length, op.qk_head_dim), (op.v_head_dim, length)):
         slowdown = (1 + kernels.gemm_k_half / k) * (1 + device.output_half(kernels) / (outputs * n))
         total = total + 2 * outputs * n * k * slowdown / (device.peak() * fraction)
     return total

@@ -51,6 +51,12 @@ class BlockKeys:
         values = [count(int(self.tp[i]), bool(self.sp[i])) for i in self.pair_first]
         return np.array(values, dtype=np.float64)[self.pair_inverse]
 
+    def of_source(self, tokens: int) -> BlockKeys:
+        """The same for what runs over so many tokens beside every sequence: cp divides them, sp does not."""
+        held: Floats = np.ceil(tokens / self.cp) * self.mbs
+        undivided = np.zeros_like(self.sp)
+        return replace(self, sp=undivided, sequence=tokens, tokens=held, own_tokens=held, dense=None, dense_of=None)
+
 
 def block_keys(table: StrategyTable, sequence: int) -> tuple[BlockKeys, NDArray[np.int64]]:
     """The distinct keys of a table, and for every row the position of its key."""

@@ -108,7 +108,7 @@ def _unsplit_bytes(op: Attention, block: Block, keys: BlockKeys, device: Device)
     as it does; rotation has made new tensors of Q and K. Without recompute a fused kernel keeps a copy of V.
     """
     rotated = any(each.name == "rope" for each in block.operators)
-    if device.coefficients.framework.attention_kernel == "unfused" or op.latent_features or not rotated:
+    if device.coefficients.framework.attention_kernel == "unfused" or op.latent_features or op.cross or not rotated:
         return np.zeros(len(keys))
     features = op.qk_head_dim * keys.by_tp(lambda tp, sp: -(-op.heads // tp) + -(-op.kv_heads // tp))
     return np.asarray(keys.tokens * features * device.element_bytes)
@@ -120,6 +120,8 @@ def operator_saved_bytes(
     """Bytes one micro-batch keeps for the backward of one operator."""
     framework = device.coefficients.framework
     size = device.element_bytes
+    if op.source_tokens and not isinstance(op, Attention):
+        keys = keys.of_source(op.source_tokens)
     if isinstance(op, Experts):
         return _expert_saved(op, keys, device, activation_again)
     if isinstance(op, Linear) and op.split == "vocab":
@@ -131,10 +133,14 @@ def operator_saved_bytes(
     total: Floats = keys.tokens * keys.by_tp(op.saved_elements_per_rank) * size
     if isinstance(op, Elementwise) and op.name.endswith("residual") and framework.dropout:
         total = total + keys.own_tokens * op.out_features
+    if isinstance(op, Attention) and op.source_tokens:
+        total = total + keys.of_source(op.source_tokens).tokens * keys.by_tp(
+            lambda tp, sp: op.context_elements_per_rank(tp) * size
+        )
     if isinstance(op, Attention) and framework.attention_kernel == "unfused" and not scores_again:
         per_score = 2 * device.element_bytes + 1 if framework.dropout else device.element_bytes
         heads = keys.by_tp(lambda tp, sp: -(-op.heads // tp))
-        total = total + keys.tokens * heads * keys.sequence * per_score
+        total = total + keys.tokens * heads * (op.source_tokens or keys.sequence) * per_score
     return total
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from shardwright.models import Attention, Block, ModelGraph
+from shardwright.models import Block, ModelGraph, block_flops_per_token
 
 from ..strategy import SCHEDULES
 from ..workload.strategy_table import ALL_LAYERS, BALANCED, CUSTOM, EVEN, Ints, StrategyTable, row_codes
@@ -81,20 +81,10 @@ def chain(model: ModelGraph, sequence: int, ranks: DeviceRanks = ALIKE) -> Chain
             pending = np.zeros(len(blocks), np.int64)
             layers.append(position[run.block])
     order = np.array(layers, np.int64)
-    flops = np.array([_flops(block, sequence) for block in blocks])
+    flops = np.array([block_flops_per_token(block, sequence) for block in blocks])
     common = flops[np.bincount(order, minlength=len(blocks)).argmax()] if layers else 1.0
     stacked = np.stack(beside) if beside else np.zeros((0, len(blocks)), np.int64)
     return Chain(blocks, order, first, pending, stacked, flops / max(common, 1.0), ranks)
-
-
-def _flops(block: Block, sequence: int) -> float:
-    return float(
-        sum(
-            op.flops_per_token
-            + (op.flops_per_token_and_context * op.mean_context(sequence) if isinstance(op, Attention) else 0)
-            for op in block.operators
-        )
-    )
 
 
 def vocabulary(model: Chain) -> Floats:

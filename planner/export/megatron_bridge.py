@@ -63,8 +63,11 @@ class MegatronBridge:
         words = " ".join(shlex.quote(word) for word in found)
         scripts = {name: text.rstrip("\n") + f" \\\n  {words}\n" for name, text in scripts.items()}
         peft = ("the plan trains adapters: choose a recipe with PEFT (LoRA), whose rank and modules stay its own",)
+        tokens = training_plan(context).job.sequence_length
+        videos = f"videos whose latents have {tokens} patches each, as planned: their number is that of the data"
         notes = (
             "the model is the recipe's: choose the recipe of the plan's model",
+            *((videos,) if is_video(context) else ()),
             "data, tokenizer and checkpoints",
             *(peft if training_plan(context).job.trained == "adapters" else ()),
             *(MUON_NOTES if training_plan(context).job.optimizer == "muon" else ()),
@@ -105,12 +108,34 @@ def overrides(context: Context) -> list[str]:
         "train.global_batch_size": job.gbs,
         "model.fp8_output_proj": False,  # of MXFP8, which no plan names
     }
+    if is_video(context):
+        values |= _video(context)
     if strategy.cp > 1:
         values["model.cp_comm_type"] = strategy.cp_comm
     if job.trained == "all":
         values["peft"] = None
     values |= _stages(context) | _optimizer(strategy, job) | _recomputation(context)
     return [*(f"{key}={hydra_value(value)}" for key, value in values.items()), *_precision(job)]
+
+
+def is_video(context: Context) -> bool:
+    """Whether the model makes videos: Wan, which has layers and data of its own there."""
+    assert context.model is not None
+    return not context.model.vocab_size
+
+
+def _video(context: Context) -> dict[str, object]:
+    """What Wan's data wants to know beside the rest; it is trained by tp, cp and dp, one micro-batch a video or a pack
+    of them (NVIDIA-NeMo/DFM, docs/megatron/recipes/wan/wan2.1.md)."""
+    plan = training_plan(context)
+    strategy = plan.strategy
+    for name, most in (("pp", 1), ("mbs", 1), ("zero", 1)):
+        if getattr(strategy, name) > most:
+            raise InputError(
+                f"export: megatron-bridge trains {plan.model} with {name} of at most {most} but got "
+                f"{getattr(strategy, name)}; constrain {name}"
+            )
+    return {"dataset.micro_batch_size": strategy.mbs, "dataset.global_batch_size": plan.job.gbs}
 
 
 def _stages(context: Context) -> dict[str, object]:

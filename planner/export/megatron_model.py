@@ -50,7 +50,7 @@ def model_arguments(
 def _refuse_inexpressible(graph: ModelGraph, layers: list[Layer]) -> None:
     reason = ""
     if any(run.stack == "encoder" for run in graph.runs):
-        reason = "an encoder stack"
+        reason = "an encoder stack" if graph.vocab_size else "a video model (export to megatron-bridge)"
     if any(layer.block.parallel for layer in layers):
         reason = reason or "parallel attention and feed-forward"
     if any(layer.get("attention_post_norm") or layer.get("mlp_post_norm") for layer in layers):

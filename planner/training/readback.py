@@ -8,7 +8,7 @@ from typing import get_args
 
 import numpy as np
 
-from shardwright.models import Attention, Experts, ModelGraph
+from shardwright.models import Experts, ModelGraph, block_flops_per_token
 
 from ..costs.breakdown import breakdown
 from ..costs.footprint import CATEGORIES, SOURCES
@@ -179,13 +179,7 @@ def campaign(job: TrainingJob, step_s: float, energy: float | None, usd: float |
 
 def forward_flops_per_token(model: ModelGraph, sequence: int) -> float:
     """FLOPs of one token's forward pass through every block."""
-    total = 0.0
-    for run in model.runs:
-        for op in run.block.operators:
-            total += run.repeat * op.flops_per_token
-            if isinstance(op, Attention):
-                total += run.repeat * op.flops_per_token_and_context * op.mean_context(sequence)
-    return total
+    return sum(run.repeat * block_flops_per_token(run.block, sequence) for run in model.runs)
 
 
 def assumptions(context: Context, strategy: Strategy) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ def facts(config: Any) -> dict[str, Any]:
         "sp": bool(model.sequence_parallel) and model.tensor_model_parallel_size > 1,
         "gbs": config.train.global_batch_size,
         "mbs": config.train.micro_batch_size,
-        "sequence": model.seq_length,
+        "sequence": _sequence(config),
         "layout": written,
         "cp_comm": _cp_comm(model),
         "zero": _zero(config),
@@ -55,6 +55,15 @@ def facts(config: Any) -> dict[str, Any]:
         "recompute_modules": modules,
         "recompute_num_layers": layers,
     }
+
+
+def _sequence(config: Any) -> int:
+    """Tokens of one sequence: of a video the patches of its latents, which no part of the model looks up elsewhere."""
+    data = config.dataset
+    if not hasattr(data, "F_latents"):
+        return int(config.model.seq_length)
+    frames, side = data.F_latents // data.patch_temporal, data.patch_spatial
+    return int(frames * (data.H_latents // side) * (data.W_latents // side))
 
 
 def _layout(model: Any) -> str:
@@ -149,7 +158,6 @@ def main() -> int:
     found = {
         entry["recipe"]: differences(entry, recipes[entry["recipe"]]())
         for entry in json.loads(Path(options.file).read_text(encoding="utf-8"))["recipes"]
-        if published_recipes.family(entry["recipe"]) not in published_recipes.NO_MODEL
     }
     found = {name: row for name, row in found.items() if row}
     if options.write:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from shardwright.models import flops_per_token
 from shardwright.planner import Strategy, TrainingJob, estimate_training
 from shardwright.planner.errors import InputError
 from shardwright.planner.export import Context, exporter
@@ -136,6 +137,57 @@ def test_megatron_bridge_refuses_a_broken_export(broken, monkeypatch):
     overrides = [each for each in overrides_of(plan) if not each.startswith(f"{key}=")]
     with pytest.raises(Exception, match=r"\w"):
         configured(plan, [*overrides, broken], monkeypatch)
+
+
+def videos(strategy: Strategy) -> TrainingPlan:
+    job = TrainingJob(gbs=64, sequence_length=37440, gradient_bytes=2)
+    return estimate_training("wan2.1-t2v-14b", "dgx-h100:4", job, strategy)
+
+
+def configured_videos(overrides: list[str], monkeypatch, tmp_path) -> Any:
+    """Its own recipe of Wan after the overrides and its checks."""
+    bridge_recipes.with_kernels(monkeypatch)
+    monkeypatch.setenv("WORLD_SIZE", "32")
+    monkeypatch.setenv("RANK", "0")
+    from megatron.bridge.training.config import runtime_config_update
+
+    made = bridge_recipes.published()["wan_14b_pretrain_32gpu_h100_bf16_config"]()
+    made.checkpoint.pretrained_checkpoint = str(tmp_path)
+    done = bridge_recipes.overridden(made, overrides)
+    runtime_config_update(done)
+    return done
+
+
+def test_a_video_model_is_trained_as_planned_and_counts_the_same_flops(monkeypatch, tmp_path):
+    """The library counts them by the tokens of videos and texts that it ran, but for those of the time step."""
+    plan = videos(Strategy(cp=8, dp_shard=4, recompute="full", recompute_layers=3))
+    read = configured_videos(overrides_of(plan), monkeypatch, tmp_path)
+    assert (read.model.tensor_model_parallel_size, read.model.context_parallel_size) == (1, 8)
+    assert (read.model.recompute_method, read.model.recompute_num_layers) == ("block", 3)
+    assert read.data_parallel_size == plan.strategy.dp
+    assert (read.dataset.micro_batch_size, read.dataset.global_batch_size) == (1, 64)
+    video, text = plan.job.sequence_length, read.model.text_len
+    counted = read.model._get_num_floating_point_operations_with_runtime_stats(
+        batch_size=1,
+        seqlen_sum=video,
+        seqlen_squared_sum=video**2,
+        cross_seqlen_sum=text,
+        cross_seqlen_product_sum=video * text,
+    )
+    ours = flops_per_token(restored_model(plan), video, direction="both") * video
+    assert ours == pytest.approx(counted, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["model.tensor_model_parallel_size=3", "model.context_parallel_size=5", "dataset.packing=1", "model.text_length=7"],
+)
+def test_a_broken_export_of_a_video_model_is_refused(broken, monkeypatch, tmp_path):
+    key = broken.split("=")[0]
+    overrides = overrides_of(videos(Strategy(tp=2, sp=True, cp=4, dp_shard=4)))
+    kept = [each for each in overrides if not each.startswith(f"{key}=")]
+    with pytest.raises(Exception, match=r"\w"):
+        configured_videos([*kept, broken], monkeypatch, tmp_path)
 
 
 def test_hybrids_have_no_virtual_stages_there():

@@ -1,8 +1,8 @@
 # ruff: noqa: T201
-"""Parameter counts of every catalog model and every variant as `transformers` builds it on the meta device.
+"""Parameter counts of every catalog model and variant as `transformers` or `diffusers` builds it on the meta device.
 
-`python -m tests.models.goldens` compares our counts with transformers and with the committed goldens; `--write` writes
-the goldens anew. It needs torch and transformers; the plain test suite reads only the JSON file.
+`python -m tests.models.goldens` compares our counts with theirs and with the committed goldens; `--write` writes the
+goldens anew. It needs torch, transformers and diffusers; the plain test suite reads only the JSON file.
 """
 
 from __future__ import annotations
@@ -47,12 +47,27 @@ def subjects() -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"variant: {name}", config
 
 
+def architecture_of(config: dict[str, Any]) -> str:
+    """The class a configuration names, in transformers' words or in diffusers'."""
+    return str(config.get("_class_name") or config["architectures"][0])
+
+
+def diffusers_count(config: dict[str, Any]) -> int:
+    """Parameters of the model that diffusers builds from a configuration."""
+    import diffusers
+    import torch
+
+    with torch.device("meta"):
+        built = getattr(diffusers, architecture_of(config)).from_config(config)
+    return sum(weight.numel() for weight in built.parameters())
+
+
 def transformers_count(config: dict[str, Any]) -> int | None:
     """Parameters of the model that transformers builds from a configuration; None for a class it does not have."""
     import torch
     import transformers
 
-    architecture = config["architectures"][0]
+    architecture = architecture_of(config)
     if architecture in UNKNOWN:
         return None
     text = {key: config[key] for key in ("tie_word_embeddings",) if key in config} | config.get("text_config", config)
@@ -66,14 +81,16 @@ def transformers_count(config: dict[str, Any]) -> int | None:
 
 def check(write: bool) -> int:
     """Compare or write; the number of disagreements."""
+    import diffusers
     import transformers
 
+    diffusers.logging.set_verbosity_error()
     transformers.logging.set_verbosity_error()
     counts: dict[str, int] = {}
     wrong = 0
     committed = {} if write or not GOLDENS.exists() else json.loads(GOLDENS.read_text())["parameters"]
     for name, config in subjects():
-        count = transformers_count(config)
+        count = (diffusers_count if "_class_name" in config else transformers_count)(config)
         if count is None:
             print(f"{name}: not in transformers")
             continue
@@ -84,9 +101,11 @@ def check(write: bool) -> int:
         verdict = "agrees" if agrees else f"WRONG: ours {ours}, golden {committed.get(name)}, off by {ours - count}"
         print(f"{name}: {count} {verdict}", flush=True)
     if write:
-        golden = {"transformers": transformers.__version__, "parameters": counts}
+        versions = {"transformers": transformers.__version__, "diffusers": diffusers.__version__}
+        golden = {**versions, "parameters": counts}
         GOLDENS.write_text(json.dumps(golden, indent=1) + "\n")
-    print(f"{len(counts)} models counted by transformers {transformers.__version__}, {wrong} disagree")
+    by = f"transformers {transformers.__version__} and diffusers {diffusers.__version__}"
+    print(f"{len(counts)} models counted by {by}, {wrong} disagree")
     return wrong
 
 

@@ -9,6 +9,8 @@ import pytest
 from shardwright.models import catalog_entry, list_models
 from shardwright.models.launch import DeltaRule, LaunchFacts, RotaryScaling, StateSpace, launch_facts
 
+from .goldens import architecture_of
+
 
 def test_the_facts_of_a_router():
     facts = launch_facts(catalog_entry("deepseek-v3").config)
@@ -71,7 +73,7 @@ def test_the_facts_of_a_wrapper_are_its_text_models():
 @pytest.mark.parametrize("name", list_models())
 def test_every_entry_says_its_norm_or_has_only_one(name):
     facts = launch_facts(catalog_entry(name).config)
-    architecture = catalog_entry(name).config["architectures"][0]
+    architecture = architecture_of(catalog_entry(name).config)
     defaulted = ("OPT", "MPT", "Whisper")
     assert facts.norm_epsilon is not None or architecture.startswith(defaulted)
 

@@ -202,6 +202,18 @@ def test_the_state_of_mamba_is_constant_and_divided_by_tp():
     assert state_bytes_per_sequence(graph, dtype_bytes=4) == 2 * state_bytes_per_sequence(graph)
 
 
+def test_a_video_model_attends_to_all_of_the_video_and_to_a_text_whose_work_does_not_grow_with_it():
+    """Every term written out (WanModelProvider of Megatron-Bridge counts the same, but for the time step)."""
+    graph = model("wan2.1-t2v-14b")
+    hidden, ffn, text, layers = 5120, 13824, 512, 40
+    for video in (1560, 37440):
+        own = 2 * video * (4 * hidden**2 + 2 * hidden**2 + 2 * hidden * ffn + 2 * video * hidden + 2 * text * hidden)
+        of_text = 2 * text * 2 * hidden**2
+        edges = 2 * video * 2 * 64 * hidden + 2 * text * (4096 * hidden + hidden**2)
+        step = 2 * (256 * hidden + hidden**2 + 6 * hidden**2)
+        assert flops_per_token(graph, video) * video == pytest.approx(layers * (own + of_text) + edges + step)
+
+
 def test_cross_attention_caches_the_source_once_and_its_flops_grow_with_the_source():
     graph = model("whisper-large-v3")
     assert cross_kv_bytes_per_token(graph) == 32 * 2 * 1280 * 2

@@ -1,4 +1,4 @@
-"""Small configurations that reach every branch of every family's reader; transformers builds them for the goldens."""
+"""Small configurations that reach every branch of every family's reader, built by the libraries for the goldens."""
 
 from __future__ import annotations
 
@@ -222,6 +222,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
         {key: value for key, value in DENSE.items() if key != "num_key_value_heads"},
         type_vocab_size=3,
     ),
+    "wan without a cross norm": {
+        "_class_name": "WanTransformer3DModel",
+        "num_layers": 2,
+        "num_attention_heads": 4,
+        "attention_head_dim": 24,
+        "ffn_dim": 100,
+        "in_channels": 6,
+        "out_channels": 4,
+        "patch_size": [2, 2, 3],
+        "text_dim": 40,
+        "freq_dim": 32,
+        "cross_attn_norm": False,
+    },
     "llama 4 wrapped": _of("Llama4ForConditionalGeneration", text_config=LLAMA4),
     "gemma 3 wrapped, tied outside": _of(
         "Gemma3ForConditionalGeneration", text_config={**DENSE, "sliding_window": 16}, tie_word_embeddings=True

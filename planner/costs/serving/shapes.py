@@ -150,6 +150,8 @@ def replica_shapes(model: ModelGraph, layout: Layout, quantization: Quantization
 
 def _check_generates(model: ModelGraph) -> None:
     stacks = {run.stack for run in model.runs}
+    if not model.vocab_size:
+        raise InputError(f"model {model.name}: it makes videos, not tokens, and only its training is planned here")
     if stacks == {"encoder"}:
         raise InputError(f"model {model.name}: encoder-only models generate no tokens; serve a decoder-only model")
     if "encoder" in stacks:

@@ -95,7 +95,10 @@ def test_wrong_or_unattainable_requests_are_one_line(capsys, arguments, code, wo
     assert word in error
 
 
-@pytest.mark.parametrize(("name", "word"), [("bert-base", "encoder-only"), ("t5-3b", "encoder-decoder")])
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("bert-base", "encoder-only"), ("t5-3b", "encoder-decoder"), ("wan2.1-t2v-14b", "it makes videos, not tokens")],
+)
 def test_models_that_do_not_only_decode_are_refused_by_what_they_are(capsys, name, word):
     assert run(["serve", name, "--cluster", "hgx-h100", "--isl", "100", "--osl", "10", "--rate", "1"]) == 2
     assert word in capsys.readouterr().err

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
-from shardwright.models import model
+from shardwright.models import Attention, model
 from shardwright.planner.costs.coefficients import Framework
 from shardwright.planner.costs.communication import Cover, block_transfers, tensor_features
 from shardwright.planner.costs.keys import block_keys
@@ -43,6 +44,29 @@ def test_group_shapes_agree_with_the_explicit_rank_groups(strategy, axis):
     shape = groups_of(ints(strides[axis]), ints(getattr(strategy, axis)), 8)
     domains = strategy.rank_groups(axis) // 8
     assert {len(set(row)) for row in domains.tolist()} == {int(shape.domains[0])}
+
+
+def test_a_norm_across_heads_gathers_what_tp_divided():
+    layer = next(block for block in model("wan2.1-t2v-14b").blocks if block.role == "layer")
+    gathered, reduced = tensor_features(layer)
+    assert gathered == [5120] * 6  # before three products, and Q and K of the video and Q of the text
+    assert reduced == [5120] * 3
+
+
+def test_a_text_beside_the_sequence_adds_no_ring_to_speak_of():
+    """Its K and V are those of 512 tokens, of the sequence's own those of 37440."""
+    layer = next(block for block in model("wan2.1-t2v-14b").blocks if block.role == "layer")
+    alone = msgspec.structs.replace(
+        layer, operators=tuple(op for op in layer.operators if not isinstance(op, Attention) or not op.cross)
+    )
+    keys, _ = block_keys(table_of([Strategy(cp=4, dp_shard=4, cp_comm="all_gather")], 40), 37440)
+    zero = np.zeros(1)
+    cover = Cover(zero, (zero, zero), (zero, zero), (zero, zero))
+
+    def seconds(block):
+        return block_transfers(block, keys, TWO_NODES, Framework(), cover, zero).cp_forward[0]
+
+    assert seconds(alone) < seconds(layer) < 1.1 * seconds(alone)
 
 
 def test_a_group_of_one_takes_no_time():

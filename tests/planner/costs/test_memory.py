@@ -57,6 +57,21 @@ def test_recomputing_a_fused_attention_keeps_the_whole_projection_that_its_value
     assert float(more[0]) == 2 * S * B * (32 + 8) * 128 / 4
 
 
+@pytest.mark.parametrize(("tp", "sp", "cp"), [(1, 0, 1), (2, 1, 4), (4, 0, 2)])
+def test_a_video_layer_keeps_its_text_once_and_undivided_norms_of_its_heads(tp, sp, cp):
+    """Counted tensor by tensor: three norms across heads see whole features on all tokens, whatever divides the rest;
+    K and V of the text, and what K's norm kept, are those of 512 tokens."""
+    layer = next(block for block in model("wan2.1-t2v-14b").blocks if block.role == "layer")
+    hidden, ffn, video, text = 5120, 13824, 37440, 512
+    entering = 10 * (hidden / tp if sp else hidden)  # of three norms, two modulations, three products, two gates
+    whole = 3 * hidden
+    divided = (6 * hidden + 2 * ffn) / tp  # Q, K, V, Q for the text, the outputs of both; around the activation
+    beside = text * (hidden + 2 * hidden / tp)
+    keys, _ = block_keys(table_of_columns({"mbs": 1, "tp": tp, "sp": sp, "cp": cp}, 1), video)
+    made = float(saved_bytes(layer, keys, device("megatron-2025", "bf16"), ())[0])
+    assert made == pytest.approx(2 / cp * (video * (entering + whole + divided) + beside))
+
+
 def test_only_models_that_drop_keep_masks():
     """Llama has no dropout, GPT-2 has in both its branches, whatever generation of software trains it."""
     job = TrainingJob(gbs=8, sequence_length=1024)

@@ -44,6 +44,30 @@ def changed(model: str, folder: Path, **fields) -> str:
     return str(path)
 
 
+def test_a_video_model_goes_to_megatron_bridge_with_its_data_told_the_batch():
+    made = exported(planned("wan2.1-t2v-14b", Strategy(tp=2, sp=True, cp=4, dp_shard=2)), "megatron-bridge")
+    words = made.text.splitlines()
+    assert {"dataset.seq_length=4096", "dataset.micro_batch_size=1", "dataset.global_batch_size=64"} <= set(words)
+    assert any("4096 patches" in note for note in made.cannot_express)
+    language = exported(planned("llama-3.1-8b", Strategy(dp_shard=16)), "megatron-bridge")
+    assert not any(word.startswith("dataset.micro") for word in language.text.splitlines())
+    assert not any("patches" in note for note in language.cannot_express)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "strategy", "text"),
+    [
+        ("megatron", Strategy(dp_shard=16), "a video model"),
+        ("megatron-bridge", Strategy(pp=2, dp_shard=8), "wan2.1-t2v-14b with pp of at most 1 but got 2"),
+        ("megatron-bridge", Strategy(mbs=2, dp_shard=16), "mbs of at most 1 but got 2; constrain mbs"),
+        ("megatron-bridge", Strategy(zero=3, dp_shard=16), "zero of at most 1 but got 3"),
+    ],
+)
+def test_what_of_a_video_model_megatron_cannot_train_is_refused_by_name(launcher, strategy, text):
+    with pytest.raises(InputError, match=text):
+        exported(planned("wan2.1-t2v-14b", strategy), launcher)
+
+
 def test_a_hybrid_has_its_stages_in_its_pattern_and_starts_its_own_script():
     plan = planned("nemotron-h-8b", Strategy(tp=2, sp=True, pp=4, dp_shard=2))
     made = exported(plan)

@@ -81,7 +81,12 @@ def test_no_edit_of_what_is_promised_passes(name):
 
 @pytest.mark.parametrize(
     ("model", "cluster", "precision"),
-    [("deepseek-v2-lite", "dgx-h100:2", "fp8"), ("gpt2", "dgx-a100:1", "fp32"), ("t5-3b", "dgx-a100:2", "bf16")],
+    [
+        ("deepseek-v2-lite", "dgx-h100:2", "fp8"),
+        ("gpt2", "dgx-a100:1", "fp32"),
+        ("t5-3b", "dgx-a100:2", "bf16"),
+        ("wan2.1-t2v-1.3b", "dgx-h100:1", "bf16"),
+    ],
 )
 def test_every_plan_that_is_made_holds(model, cluster, precision):
     job = TrainingJob(gbs=64, sequence_length=512, precision=precision, token_budget=10**9, objective="days")
