@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from benchmarks.serving_cases import TRTLLM_REQUESTS, Case
 from benchmarks.serving_models import SkippedError
 from shardwright.planner.costs.serving.coefficients import Engine, engine, host_factor, kernels
+from shardwright.planner.costs.serving.formulas import StepCost
 from shardwright.planner.costs.serving.memory import replica_memory
 from shardwright.planner.costs.serving.shapes import ReplicaShapes, replica_shapes
-from shardwright.planner.costs.serving.step import Machine, StepCost, cost_of_shapes
+from shardwright.planner.costs.serving.step import Machine, cost_of_shapes
 from shardwright.planner.errors import InputError
 from shardwright.planner.serving.schedule import Schedule, StepTable, schedule_of
 from shardwright.planner.serving.simulation import Deployment, Outcome, Pool, simulate

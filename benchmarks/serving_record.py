@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from benchmarks.serving_cases import Case
 from benchmarks.serving_prediction import closed_by_latency, cost_of, predict, throughput_of_latency
-from shardwright.planner.costs.serving.step import Machine, StepCost
+from shardwright.planner.costs.serving.formulas import StepCost
+from shardwright.planner.costs.serving.step import Machine
 from shardwright.planner.serving.simulation import Deployment, Misses, Outcome, Pool, Simulation, Turns
 from shardwright.planner.serving.worker import Worker
 from shardwright.planner.workload.serving import Trace

@@ -12,9 +12,10 @@ from shardwright.topologies import Topology
 
 from ..costs.serving.coefficients import engine, host_factor, kernels
 from ..costs.serving.communication import fabric
+from ..costs.serving.formulas import StepCost
 from ..costs.serving.memory import replica_memory
 from ..costs.serving.shapes import replica_shapes
-from ..costs.serving.step import Machine, StepCost, step_cost
+from ..costs.serving.step import Machine, step_cost
 from ..errors import InputError
 from ..plan.base import Input
 from ..plan.layer_placement import SINK, SOURCE, Chains, Simulated

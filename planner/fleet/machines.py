@@ -15,9 +15,10 @@ from shardwright.topologies import Topology
 
 from ..costs.serving.coefficients import Engine, engine, host_factor, kernels
 from ..costs.serving.communication import fabric
+from ..costs.serving.formulas import TOKEN_GRID, StepCost
 from ..costs.serving.memory import replica_memory
 from ..costs.serving.shapes import replica_shapes
-from ..costs.serving.step import TOKEN_GRID, Machine, StepCost, step_cost
+from ..costs.serving.step import Machine, step_cost
 from ..errors import input_errors
 from ..plan.fleet import RequestClass
 from ..workload.clocks import at_clock

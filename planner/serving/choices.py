@@ -11,16 +11,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ..costs.serving.formulas import Array
 from .capacity import PRECISION, RAISED, narrowing, phase_targets
 from .deployments import hand_over
 from .pools import Counts, Option, Phase, fewest, most_rate
 from .probe import LONG, MOST_AMONG, Probe
 from .problem import Problem
+from .stack import Stack
+from .steady import Lengths
 from .workers import (
+    BOUND_POINTS,
     WorkerType,
     bound_steps,
-    decode_rate,
-    expected_rate,
+    decode_rates,
+    expected_rates,
     most_decode_rate,
     most_prefill_rate,
     prefill_rate,
@@ -124,18 +128,27 @@ class Choice:
 def choices_of(problem: Problem) -> list[Choice]:
     """Every worker in every phase the mode allows, with what the closed form expects of it."""
     lengths, targets, mode = problem.setting.lengths, problem.job.targets, problem.job.mode
+    stack = problem.stack
+    together, apart = mode in ("auto", "aggregated"), mode in ("auto", "disaggregated") and lengths.osl > 1
+    rates = expected_rates(stack, lengths, targets).tolist() if together else []
+    decoding = decode_rates(stack, lengths, targets).tolist() if apart else []
     found: list[Choice] = []
-    for worker in problem.types:
-        steps = bound_steps(worker, lengths)
-        if mode in ("auto", "aggregated"):
-            rate = expected_rate(worker, lengths, targets)
-            found.append(Choice(worker, "aggregated", rate, most_worker_rate(worker, lengths, targets, steps)))
-        if mode in ("auto", "disaggregated") and lengths.osl > 1:
+    for place, (worker, steps) in enumerate(zip(problem.types, _bound_steps(stack, lengths), strict=True)):
+        if together:
+            most = most_worker_rate(worker, lengths, targets, steps)
+            found.append(Choice(worker, "aggregated", rates[place], most))
+        if apart:
             rate = prefill_rate(worker, lengths, targets)
             found.append(Choice(worker, "prefill", rate, most_prefill_rate(worker, lengths)))
-            rate = decode_rate(worker, lengths, targets)
-            found.append(Choice(worker, "decode", rate, most_decode_rate(worker, lengths, targets, steps)))
+            most = most_decode_rate(worker, lengths, targets, steps)
+            found.append(Choice(worker, "decode", decoding[place], most))
     return found
+
+
+def _bound_steps(stack: Stack, lengths: Lengths) -> Iterator[tuple[Array, Array]]:
+    """What `bound_steps` gives of every row."""
+    for _, rows in stack.blocks(BOUND_POINTS):
+        yield from zip(*bound_steps(rows, lengths), strict=True)
 
 
 def solve(problem: Problem, choices: Sequence[Choice], rate: float | None) -> tuple[Counts, list[Choice]] | None:

@@ -6,13 +6,14 @@ most promising are simulated in turn until no other can beat the best of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..costs.serving.formulas import Array
 from ..errors import Infeasible
 from ..workload.serving import Trace
 from .deployments import PoolOf, Proposal, deployment, hand_over
@@ -20,10 +21,10 @@ from .loop_bound import throughput_bound
 from .open_loop import Found, nearest_target, value_of
 from .problem import Problem
 from .simulation import Outcome, simulate, simulate_within
-from .steady import Array, Lengths, batched_prefill_seconds, lone_prefill_seconds, steady_state
+from .steady import Lengths, batched_prefill_seconds, lone_prefill_seconds, steady_state
 from .workers import (
     WorkerType,
-    decode_rate,
+    decode_rates,
     hand_grid,
     prefill_rate,
 )
@@ -157,14 +158,17 @@ class _Shares:
     first_s: Array
 
 
-def _shares(problem: Problem, worker: WorkerType, users: int) -> _Shares:
-    lengths = problem.setting.lengths
+def _shares(problem: Problem, users: int) -> Iterator[_Shares]:
+    """Every kind of worker in turn."""
+    lengths, rounds = problem.setting.lengths, float(problem.job.load.rounds)
     among = np.arange(1, sum(problem.supply) + 1)
     each = np.maximum(users / among, 1.0)
-    rounds = float(problem.job.load.rounds)
-    found = steady_state(worker.cost, worker.schedule, lengths, each, rounds=rounds)
-    first = each * batched_prefill_seconds(worker.cost, worker.schedule, lengths)
-    return _Shares(worker, found.requests_per_s * np.minimum(1.0, users / among), found.ttft_s, found.tpot_s, first)
+    for part, rows in problem.stack.blocks(len(among)):
+        found = steady_state(rows.cost, rows.schedule, lengths, each, rounds=rounds)
+        rates = found.requests_per_s * np.minimum(1.0, users / among)
+        for place, worker in enumerate(problem.types[part]):
+            first = each * batched_prefill_seconds(worker.cost, worker.schedule, lengths)
+            yield _Shares(worker, rates[place], found.ttft_s[place], found.tpot_s[place], first)
 
 
 def _aggregated(problem: Problem, users: int) -> list[Expectation]:
@@ -177,11 +181,10 @@ def _aggregated(problem: Problem, users: int) -> list[Expectation]:
     fewer = problem.job.goal in ("gpus", "cost", "energy", "latency")
     found: list[Expectation] = []
     lone: list[tuple[float, _Shares]] = []
-    for worker in problem.types:
-        most = problem.supply[problem.kinds.index(worker.kind)] // worker.devices
+    for shares in _shares(problem, users):
+        most = problem.supply[problem.kinds.index(shares.worker.kind)] // shares.worker.devices
         if not most:
             continue
-        shares = _shares(problem, worker, users)
         found += [_expect(problem, ((shares, number),)) for number in (range(1, most + 1) if fewer else (most,))]
         lone.append((found[-1].tokens_per_s / found[-1].proposal.devices, shares))
     if not fewer:
@@ -223,8 +226,9 @@ def _disaggregated(problem: Problem, users: int) -> list[Expectation]:
     lengths, targets = problem.setting.lengths, problem.job.targets
     if problem.job.mode not in ("auto", "disaggregated") or lengths.osl <= 1:
         return []
+    decoding = decode_rates(problem.stack, lengths, targets).tolist()
+    decodes = _best(problem, list(zip(decoding, problem.types, strict=True)))
     prefills = _best(problem, [(prefill_rate(worker, lengths, targets), worker) for worker in problem.types])
-    decodes = _best(problem, [(decode_rate(worker, lengths, targets), worker) for worker in problem.types])
     found: list[Expectation] = []
     for decode in decodes:
         curve = _decode_curve(decode, lengths)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..costs.serving.formulas import Array
 from .problem import Problem
-from .steady import Array, lone_prefill_seconds
+from .steady import lone_prefill_seconds
 from .workers import bound_grid, hull_below, most_prefill_rate, rates_between
+
+POINTS = 800
 
 
 def throughput_bound(problem: Problem, users: int) -> float:
@@ -43,17 +46,19 @@ def _decoding_points(problem: Problem, users: int) -> tuple[tuple[Array, Array, 
     """
     limit = problem.job.targets.limits().get("tpot", np.inf)
     tokens = max(problem.setting.lengths.osl - 1, 1e-3)
+    context = problem.setting.lengths.context
     every: list[Array] = []
     good: list[Array] = []
-    for worker in problem.types:
-        grid = bound_grid(worker, users, 800)
-        step = worker.cost.decode_seconds(grid, problem.setting.lengths.context) / worker.cost.tokens_per_step
+    for part, rows in problem.stack.blocks(POINTS):
+        grid = bound_grid(rows, users, POINTS)
+        step = rows.cost.decode_seconds(grid, context) / rows.cost.tokens_per_step
         rates = rates_between(grid, step * tokens)
-        every.append(np.stack([rates, grid, np.full(len(grid), float(worker.devices))]))
-        good.append(every[-1][:, step <= limit])
-        if step[0] <= limit < step[-1]:
-            rate = 1 / hull_below(step, 1 / rates, limit)
-            good.append(np.array([[rate], [rate * limit * tokens], [worker.devices]]))
+        devices = np.array([float(worker.devices) for worker in problem.types[part]])
+        every.append(np.stack([rates, grid, np.broadcast_to(devices[:, None], grid.shape)]).reshape(3, -1))
+        good.append(every[-1][:, (step <= limit).ravel()])
+        for row in np.flatnonzero((step[:, 0] <= limit) & (step[:, -1] > limit)).tolist():
+            rate = 1 / hull_below(step[row], 1 / rates[row], limit)
+            good.append(np.array([[rate], [rate * limit * tokens], [devices[row]]]))
     return undominated(*np.concatenate(every, axis=1)), undominated(*np.concatenate(good, axis=1))
 
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..costs.serving.step import TOKEN_GRID, StepCost
+from ..costs.serving.formulas import TOKEN_GRID, StepCost
 from ..errors import Infeasible
 from ..workload.serving_layout import Layout
 from .closed_loop import run as run_closed

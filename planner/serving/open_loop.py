@@ -14,8 +14,8 @@ from .pools import Counts
 from .problem import Problem
 from .runs import attempt, lasting, lasts, run
 from .simulation import Outcome
-from .steady import Steady, spaced, steady_state
-from .workers import WorkerType, expected_rate
+from .steady import Steady, rows_of_spaced, steady_state
+from .workers import WorkerType, expected_rates
 
 MIXES = 3
 TRIES = 8
@@ -145,13 +145,15 @@ def _by_load(problem: Problem, rate: float) -> Found:
     """Lowest latency or energy at a rate: equal workers on as many devices as help, best expectations run first."""
     lengths = problem.setting.lengths
     ranked: list[tuple[float, float, Proposal]] = []
-    for worker in problem.types:
+    stack = problem.stack
+    rates = expected_rates(stack, lengths, problem.job.targets).tolist()
+    grid = np.rint(rows_of_spaced(np.maximum(stack.schedule.max_sequences, 2.0), 40))
+    states = steady_state(stack.cost, stack.schedule, lengths, grid)
+    for place, (worker, capacity_) in enumerate(zip(problem.types, rates, strict=True)):
         most = problem.supply[problem.kinds.index(worker.kind)] // worker.devices
-        capacity_ = expected_rate(worker, lengths, problem.job.targets)
         if not most or capacity_ * most < rate:
             continue
-        grid = np.unique(np.rint(spaced(max(worker.schedule.max_sequences, 2), 40)))
-        found = steady_state(worker.cost, worker.schedule, lengths, grid)
+        found = states.row(place)
         least = max(1, int(np.ceil(rate / capacity_)))
         numbers = {most, least} if problem.job.goal == "latency" else set(np.linspace(least, most, 6).astype(int))
         for number in sorted(numbers):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -18,8 +19,9 @@ from ..workload.experts import ExpertLoad
 from ..workload.serving import ServingJob, Trace
 from ..workload.serving_layout import Layout, quantization
 from .space import layouts
+from .stack import Stack
 from .steady import Lengths
-from .workers import Kind, Setting, Workers, WorkerType
+from .workers import Kind, Setting, Workers, WorkerType, stack_of
 
 SMALL_DOMAIN = 16
 
@@ -42,6 +44,11 @@ class Problem:
     assumptions: tuple[str, ...]
     simulated: int = field(default=0)
     samples: dict[tuple[int, int, int], Trace] = field(default_factory=dict)
+
+    @cached_property
+    def stack(self) -> Stack:
+        """The workers as rows."""
+        return stack_of(self.types, self.setting.lengths)
 
     @property
     def supply(self) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..costs.serving.coefficients import Engine, Policy
-from ..costs.serving.step import TOKEN_GRID, StepCost
+from ..costs.serving.formulas import TOKEN_GRID, Array, StepCost
 
 _DENSE = 20_000
 
@@ -31,6 +31,18 @@ class Schedule:
     policy: Policy = "mixed"
     whole_prompts: bool = False
     reserve_output: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Schedules:
+    """The same of several copies on one engine, a row each."""
+
+    token_budget: Array
+    max_sequences: Array
+    cache_tokens: Array
+    policy: Policy
+    whole_prompts: bool
+    reserve_output: bool
 
 
 def schedule_of(engine: Engine, cache_tokens: float, groups: int = 1) -> Schedule:

@@ -13,11 +13,10 @@ import numpy as np
 
 from shardwright.models.quantities import kv_bytes_per_token
 
-from ..costs.serving.step import StepCost
+from ..costs.serving.formulas import Array, StepCost
 from ..workload.serving import Targets
 from .deployments import Link
 from .schedule import Schedule
-from .steady import Array
 from .workers import Setting, WorkerType
 
 OPEN_POINTS, DECODE_POINTS = 64, 40

@@ -5,22 +5,20 @@ own. A request therefore sees (n − 1) prefills of others between its own token
 the time of a decode step and p what a prompt adds to the steps that carry it. TTFT is p, half a step, and the wait for
 prompts in front of it, those of an M/D/1 queue at the utilization of prefill (Kleinrock 1975, section 5.6), never more
 than the others' prompts. The busier prefill is, the more prompts share a step, down to the cost of full budgets. A
-closed loop that starts with all its requests at once adds half of the first round's
-prompts, over the rounds it runs.
+closed loop that starts with all its requests at once adds half of the first round's prompts, over the rounds it runs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..costs.serving.step import StepCost
-from .schedule import Schedule
-
-Array = NDArray[np.float64]
+from ..costs.serving.formulas import Array, StepCost, StepFormulas
+from .schedule import Schedule, Schedules
+from .stack import Stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +47,10 @@ class Steady:
     prefill_s: Array
     step_s: Array
 
+    def row(self, place: int) -> Steady:
+        """Those of one worker of a stack."""
+        return Steady(**{name: getattr(self, name)[place] for name in self.__slots__})
+
     def e2e_s(self, osl: float) -> Array:
         """Mean time from arrival to the last token."""
         return self.ttft_s + self.tpot_s * max(osl - 1, 0)
@@ -62,16 +64,18 @@ def spaced(most: float, points: int) -> Array:
     return found
 
 
-def prefill_seconds(cost: StepCost, schedule: Schedule, lengths: Lengths, beside: Array | float = 0.0) -> Array:
+def prefill_seconds(
+    cost: StepFormulas, schedule: Schedule | Schedules, lengths: Lengths, beside: Array | float = 0.0
+) -> Array:
     """What one prompt adds to the steps that carry it, `beside` that many decodes."""
     beside = np.asarray(beside, dtype=float)
     tokens = max(lengths.isl - lengths.cached, 1.0)
     mixed = beside if schedule.policy == "mixed" else np.zeros_like(beside)
-    budget = max(schedule.token_budget / cost.groups, 1.0)
-    chunks = 1.0 if schedule.whole_prompts else np.ceil(tokens / budget)
+    budget = np.maximum(schedule.token_budget / cost.groups, 1.0)
+    chunks = np.ones_like(budget) if schedule.whole_prompts else np.ceil(tokens / budget)
     # Prompts of different groups run beside each other; the busiest group has one.
-    loaded = cost.linear_seconds(mixed, np.full_like(beside, tokens / chunks), np.ones_like(beside))
-    plain = np.where(mixed > 0, cost.linear_seconds(mixed, np.zeros_like(beside), np.zeros_like(beside)), 0.0)
+    loaded = cost.linear_seconds(mixed, tokens / chunks, 1.0)
+    plain = np.where(mixed > 0, cost.linear_seconds(mixed, 0.0, 0.0), 0.0)
     pairs = tokens * (lengths.cached + tokens / 2)
     return np.asarray(chunks * (loaded - plain) + cost.pair_seconds(np.float64(tokens), np.float64(pairs)), dtype=float)
 
@@ -89,38 +93,49 @@ def batched_prefill_seconds(cost: StepCost, schedule: Schedule, lengths: Lengths
     """Time per prompt when the budget of every step is full: the reciprocal of a prefill worker's capacity."""
     key = ("batched", schedule, lengths)
     if key not in cost.known:
-        cost.known[key] = _batched(cost, schedule, lengths)
+        cost.known[key] = float(_batched(cost, schedule, lengths))
     return cost.known[key]
 
 
-def _batched(cost: StepCost, schedule: Schedule, lengths: Lengths) -> float:
+def _batched(cost: StepFormulas, schedule: Schedule | Schedules, lengths: Lengths) -> Array:
     tokens = max(lengths.isl - lengths.cached, 1.0)
-    pairs, budget = tokens * (lengths.cached + tokens / 2), schedule.token_budget
-    together = max(1.0, np.floor(budget / tokens))
-    if together == 1.0:
-        lone = lone_prefill_seconds(cost, schedule, lengths) / min(cost.groups, max(1.0, budget / tokens))
-        if schedule.whole_prompts or cost.groups > 1:
-            return lone
-        full = float(cost.linear_seconds(0.0, float(budget), float(np.ceil(budget / tokens)))) * tokens / budget
-        return min(lone, full + float(cost.pair_seconds(tokens, pairs)))
-    seconds = cost.linear_seconds(np.float64(0), np.float64(tokens * together), np.float64(together))
-    busiest = np.ceil(together / cost.groups)
-    return float((seconds + busiest * cost.pair_seconds(np.float64(tokens), np.float64(pairs))) / together)
+    budget = np.asarray(schedule.token_budget, dtype=float)
+    pair = cost.pair_seconds(tokens, tokens * (lengths.cached + tokens / 2))
+    many = np.maximum(1.0, np.floor(budget / tokens))
+    several = (cost.linear_seconds(0.0, tokens * many, many) + np.ceil(many / cost.groups) * pair) / many
+    alone = prefill_seconds(cost, schedule, lengths) / np.minimum(cost.groups, np.maximum(1.0, budget / tokens))
+    if not schedule.whole_prompts:
+        full = cost.linear_seconds(0.0, budget, np.ceil(budget / tokens)) * tokens / budget + pair
+        alone = np.where(np.greater(cost.groups, 1), alone, np.minimum(alone, full))
+    return np.where(many == 1.0, alone, several)
+
+
+def learn(types: Sequence[tuple[StepCost, Schedule]], stack: Stack, lengths: Lengths) -> None:
+    """Tell costs what will be asked of them: the prompt's seconds above, of all rows of a stack at once."""
+    lone = prefill_seconds(stack.cost, stack.schedule, lengths, np.array([0.0, 1.0])).tolist()
+    batched = _batched(stack.cost, stack.schedule, lengths)[:, 0].tolist()
+    for (cost, schedule), (alone, beside), full in zip(types, lone, batched, strict=True):
+        found = {0: alone, 1: beside, "batched": full}
+        cost.known.update({(name, schedule, lengths): value for name, value in found.items()})
 
 
 def steady_state(
-    cost: StepCost, schedule: Schedule, lengths: Lengths, concurrency: Array, rounds: float = np.inf
+    cost: StepFormulas,
+    schedule: Schedule | Schedules,
+    lengths: Lengths,
+    concurrency: Array,
+    rounds: float = np.inf,
 ) -> Steady:
-    """Means at every number of requests in hand; what the cache cannot hold waits."""
+    """Means at every number of requests in hand; what the cache cannot hold waits. Of a stack, a row each."""
     n = np.asarray(concurrency, dtype=float)
     held = lengths.isl + (lengths.osl if schedule.reserve_output else lengths.osl / 2)
-    most = max(1.0, min(schedule.max_sequences, schedule.cache_tokens / held))
+    most = np.maximum(1.0, np.minimum(schedule.max_sequences, schedule.cache_tokens / held))
     running = np.minimum(n, most)
     step = cost.decode_seconds(running, lengths.context)
     prefill = prefill_seconds(cost, schedule, lengths, running)
     osl = max(lengths.osl, 1.0)
     decode = np.maximum(osl - 1, 1e-9) / cost.tokens_per_step * step
-    together = np.minimum(batched_prefill_seconds(cost, schedule, lengths), prefill)
+    together = np.minimum(_full(cost, schedule, lengths), prefill)
     each, busy = prefill, np.zeros_like(n)
     for _ in range(4):
         shared = each * np.maximum(running - 1, 0.0) if osl > 1 else np.zeros_like(n)
@@ -135,7 +150,7 @@ def steady_state(
     cycle = ttft + decode + shared
     queue = np.maximum(n / running - 1, 0.0) * cycle
     return Steady(
-        concurrency=n,
+        concurrency=np.broadcast_to(n, running.shape),
         running=running,
         ttft_s=ttft + queue,
         tpot_s=tpot,
@@ -145,14 +160,26 @@ def steady_state(
     )
 
 
-def open_states(cost: StepCost, schedule: Schedule, lengths: Lengths) -> tuple[Steady, Array]:
+def _full(cost: StepFormulas, schedule: Schedule | Schedules, lengths: Lengths) -> Array | float:
+    if isinstance(cost, StepCost) and isinstance(schedule, Schedule):
+        return batched_prefill_seconds(cost, schedule, lengths)
+    return _batched(cost, schedule, lengths)
+
+
+def rows_of_spaced(most: Array, points: int) -> Array:
+    """`spaced` up to every row's most."""
+    return np.stack([spaced(each, points) for each in most[:, 0].tolist()])
+
+
+def open_states(cost: StepFormulas, schedule: Schedule | Schedules, lengths: Lengths) -> tuple[Steady, Array]:
     """Means of one worker under Poisson arrivals, from idle to a full cache, and the rates at which they hold.
 
     An arrival sees as many requests as there are on average (PASTA, Wolff 1982), rate · E2E by Little's law, so that
     with itself n requests are in hand where (n − 1) / E2E(n) is the rate. Up to half of capacity, within 15 % of the
     simulation.
     """
-    most = max(2.0, min(schedule.max_sequences, schedule.cache_tokens / max(lengths.isl + lengths.osl, 1.0)))
-    grid = spaced(most, 64)
+    full = schedule.cache_tokens / max(lengths.isl + lengths.osl, 1.0)
+    most = np.maximum(2.0, np.minimum(schedule.max_sequences, full))
+    grid = spaced(float(most), 64) if most.ndim == 0 else rows_of_spaced(most, 64)
     found = steady_state(cost, schedule, lengths, grid)
-    return found, np.maximum.accumulate((grid - 1) / found.e2e_s(lengths.osl))
+    return found, np.maximum.accumulate((grid - 1) / found.e2e_s(lengths.osl), axis=-1)

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from shardwright.models import ModelGraph
 
 from ..costs.serving.coefficients import Engine, Kernels, host_factor
 from ..costs.serving.communication import Fabric
+from ..costs.serving.formulas import Array, StepCost
 from ..costs.serving.measured import MeasuredOperators
 from ..costs.serving.memory import ReplicaMemory, replica_memory
 from ..costs.serving.shapes import ReplicaShapes, in_stages, replica_shapes
-from ..costs.serving.step import LayerTables, Machine, StepCost, cost_of_shapes, layer_tables
+from ..costs.serving.step import LayerTables, Machine, cost_of_shapes, layer_tables
 from ..workload.serving import Targets
 from ..workload.serving_layout import Layout, Quantization, Speculation
 from .schedule import Schedule, StepTable, schedule_of
+from .stack import Stack, stacked
 from .steady import (
-    Array,
     Lengths,
     Steady,
     batched_prefill_seconds,
+    learn,
     lone_prefill_seconds,
     open_states,
+    prefill_seconds,
+    rows_of_spaced,
     spaced,
 )
+
+BOUND_POINTS = 2400
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,21 +119,38 @@ class Workers:
         return WorkerType(kind, layout, cost, schedule_of(setting.engine, memory.cache_tokens, layout.attn_dp), memory)
 
 
-def hand_grid(worker: WorkerType) -> np.ndarray:
-    """Numbers of requests in hand worth looking at, densest where they are few."""
-    top = max(2.0, min(worker.schedule.max_sequences, worker.schedule.cache_tokens, 4096))
-    return np.unique(np.rint(spaced(top, 40)))
+def stack_of(types: Sequence[WorkerType], lengths: Lengths) -> Stack:
+    """The workers as rows; each is told what will be asked of it about prompts of these lengths."""
+    stack = stacked([each.cost for each in types], [each.schedule for each in types])
+    least = _least_seconds(stack, lengths)[:, 0].tolist()
+    learn([(each.cost, each.schedule) for each in types], stack, lengths)
+    for worker, seconds in zip(types, least, strict=True):
+        worker.cost.known[("least", worker.schedule, lengths)] = seconds
+    return stack
+
+
+def hand_grid(rows: WorkerType | Stack) -> Array:
+    """Numbers of requests in hand worth looking at, densest where they are few, each once; of a stack, as often."""
+    schedule = rows.schedule
+    top = np.maximum(2.0, np.minimum(np.minimum(schedule.max_sequences, schedule.cache_tokens), 4096))
+    if top.ndim == 0:
+        return np.unique(np.rint(spaced(float(top), 40)))
+    return np.rint(rows_of_spaced(top, 40))
 
 
 def most_in_hand(worker: WorkerType, lengths: Lengths) -> float:
     """Requests that the worker decodes together at most, where their ages are mixed."""
-    held = lengths.isl + (lengths.osl if worker.schedule.reserve_output else lengths.osl / 2)
-    return max(1.0, min(worker.schedule.max_sequences, worker.schedule.cache_tokens / held))
+    return max(1.0, min(worker.schedule.max_sequences, worker.schedule.cache_tokens / _held(worker, lengths)))
 
 
-def within(steady: Steady, targets: Targets, osl: float) -> np.ndarray:
+def _held(rows: WorkerType | Stack, lengths: Lengths) -> float:
+    """Tokens of cache that a request holds on average."""
+    return lengths.isl + (lengths.osl if rows.schedule.reserve_output else lengths.osl / 2)
+
+
+def within(steady: Steady, targets: Targets, osl: float) -> NDArray[np.bool_]:
     """Where the means meet the targets."""
-    good = np.ones(len(steady.concurrency), dtype=bool)
+    good = np.ones(steady.ttft_s.shape, dtype=bool)
     limits = targets.limits()
     if "ttft" in limits:
         good &= steady.ttft_s <= limits["ttft"]
@@ -136,24 +161,30 @@ def within(steady: Steady, targets: Targets, osl: float) -> np.ndarray:
     return good
 
 
-def expected_rate(worker: WorkerType, lengths: Lengths, targets: Targets) -> float:
+def expected_rates(rows: WorkerType | Stack, lengths: Lengths, targets: Targets) -> Array:
     """Requests per second at which the means of the closed form still meet the targets."""
-    found, rates = open_states(worker.cost, worker.schedule, lengths)
+    found, rates = open_states(rows.cost, rows.schedule, lengths)
     good = within(found, targets, lengths.osl) & (found.concurrency <= found.running)
-    return float(rates[good].max(initial=0.0))
+    return np.asarray(np.where(good, rates, 0.0).max(axis=-1))
+
+
+def expected_rate(worker: WorkerType, lengths: Lengths, targets: Targets) -> float:
+    """The same of one worker."""
+    return float(expected_rates(worker, lengths, targets))
+
+
+def decode_rates(rows: WorkerType | Stack, lengths: Lengths, targets: Targets) -> Array:
+    """The same of workers that only decode."""
+    grid = hand_grid(rows)
+    step = rows.cost.decode_seconds(grid, lengths.context) / rows.cost.tokens_per_step
+    good = grid * _held(rows, lengths) <= rows.schedule.cache_tokens
+    good &= step <= targets.limits().get("tpot", np.inf)
+    return np.asarray(np.where(good, grid / (step * max(lengths.osl - 1, 1)), 0.0).max(axis=-1))
 
 
 def decode_rate(worker: WorkerType, lengths: Lengths, targets: Targets) -> float:
-    """The same of a worker that only decodes."""
-    grid = hand_grid(worker)
-    held = lengths.isl + (lengths.osl if worker.schedule.reserve_output else lengths.osl / 2)
-    grid = grid[grid * held <= worker.schedule.cache_tokens]
-    if not grid.size:
-        return 0.0
-    step = worker.cost.decode_seconds(grid, lengths.context) / worker.cost.tokens_per_step
-    limit = targets.limits().get("tpot", np.inf)
-    rates = np.where(step <= limit, grid / (step * max(lengths.osl - 1, 1)), 0.0)
-    return float(rates.max(initial=0.0))
+    """The same of one worker."""
+    return float(decode_rates(worker, lengths, targets))
 
 
 def prefill_rate(worker: WorkerType, lengths: Lengths, targets: Targets) -> float:
@@ -197,21 +228,23 @@ def most_prefill_rate(worker: WorkerType, lengths: Lengths) -> float:
     return 1 / _least_prefill_seconds(worker, lengths)
 
 
-def bound_grid(worker: WorkerType, most: float = 65536, points: int = 2400) -> Array:
+def bound_grid(rows: WorkerType | Stack, most: float = 65536, points: int = BOUND_POINTS) -> Array:
     """Mean numbers of requests in hand, so dense that bounds between them, which hold at none lower, stay near."""
-    top = max(2.0, min(worker.schedule.max_sequences, worker.schedule.cache_tokens, most))
-    return spaced(top, points)
+    schedule = rows.schedule
+    top = np.maximum(2.0, np.minimum(np.minimum(schedule.max_sequences, schedule.cache_tokens), most))
+    return spaced(float(top), points) if top.ndim == 0 else rows_of_spaced(top, points)
 
 
 def rates_between(grid: Array, seconds: Array) -> Array:
     """More than n / seconds reaches from every point of a grid up to the next, where seconds rise with n."""
-    return np.append(grid[1:], grid[-1:]) / seconds
+    following = np.concatenate([grid[..., 1:], grid[..., -1:]], axis=-1)
+    return np.asarray(following / seconds)
 
 
-def bound_steps(worker: WorkerType, lengths: Lengths) -> tuple[Array, Array]:
+def bound_steps(rows: WorkerType | Stack, lengths: Lengths) -> tuple[Array, Array]:
     """The bound's grid and the seconds a token takes at each of its points."""
-    grid = bound_grid(worker)
-    return grid, worker.cost.decode_seconds(grid, lengths.context) / worker.cost.tokens_per_step
+    grid = bound_grid(rows)
+    return grid, rows.cost.decode_seconds(grid, lengths.context) / rows.cost.tokens_per_step
 
 
 def _least_prefill_seconds(worker: WorkerType, lengths: Lengths) -> float:
@@ -219,19 +252,21 @@ def _least_prefill_seconds(worker: WorkerType, lengths: Lengths) -> float:
     it, and even over the attention groups, as one prompt in each of them or as budgets that pieces of prompts fill."""
     key = ("least", worker.schedule, lengths)
     if key not in worker.cost.known:
-        worker.cost.known[key] = _least_seconds(worker, lengths)
+        worker.cost.known[key] = float(_least_seconds(worker, lengths)[0])
     return worker.cost.known[key]
 
 
-def _least_seconds(worker: WorkerType, lengths: Lengths) -> float:
-    cost, budget = worker.cost, worker.schedule.token_budget
+def _least_seconds(rows: WorkerType | Stack, lengths: Lengths) -> Array:
+    cost, budget = rows.cost, np.asarray(rows.schedule.token_budget, dtype=float)
     tokens = max(lengths.isl - lengths.cached, 1.0)
-    pieces = np.array([1.0, cost.groups, max(cost.groups, budget / tokens)])
-    full = cost.linear_seconds(np.ones(3), np.full(3, float(budget)), pieces) - cost.linear_seconds(1.0, 0.0, 0.0)
+    groups = np.atleast_1d(np.asarray(cost.groups, dtype=float))
+    pieces = np.concatenate([np.ones_like(groups), groups, np.maximum(groups, budget / tokens)], axis=-1)
+    full = cost.linear_seconds(1.0, budget, pieces) - cost.linear_seconds(1.0, 0.0, 0.0)
     pairs = tokens * (lengths.cached + tokens / 2)
-    filled = float(full.min()) * tokens / budget + float(cost.pair_seconds(tokens, pairs)) / cost.groups
-    beside_one = lone_prefill_seconds(cost, worker.schedule, lengths, beside=1) / cost.groups
-    return min(filled, beside_one)
+    filled = full.min(axis=-1, keepdims=True) * tokens / budget + cost.pair_seconds(tokens, pairs) / groups
+    beside_one = prefill_seconds(cost, rows.schedule, lengths, 1.0) / groups
+    least: Array = np.minimum(filled, beside_one)
+    return least
 
 
 def _most(grid: Array, turn: Array, targets: Targets, tokens: float) -> float:

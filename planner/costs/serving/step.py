@@ -1,30 +1,23 @@
 """Time of one engine step: any mix of prompt chunks and decoding sequences, at any context lengths.
 
 A step of T tokens costs the sum over kernels of their rooflines (Williams et al. 2009, smoothed: see Kernels), the
-transfers of the layout, and the engine's own time. Decode attention grows with the cached tokens it reads, prefill
-attention with the query-key pairs; both are linear, so that a simulator can leap over steps.
+transfers of the layout, and the engine's own time; `formulas` puts them together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shardwright.models import ModelGraph
 
 from ...workload.serving_layout import Layout, Quantization, Speculation
 from .coefficients import Engine, Kernels
 from .communication import Fabric
+from .formulas import TOKEN_GRID, Array, ContextCost, StepCost
 from .measured import MeasuredOperators
 from .shapes import ExpertClass, Products, ReplicaShapes, replica_shapes
-
-Array = NDArray[np.float64]
-Numbers = Array | np.float64 | float
-
-TOKEN_GRID: Array = np.unique(np.concatenate([np.arange(0, 17), np.rint(np.geomspace(17, 262144, 112))])).astype(float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,107 +46,12 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class ContextCost:
-    """Attention of the layers that share a window: seconds per cached token read, and per query-key pair."""
-
-    window: int | None
-    read_s: float
-    pair_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class LayerTables:
     """Seconds of all layers by tokens of one attention group, by tokens of the stage, and by sequences (the head)."""
 
     own_s: Array
     stage_s: Array
     head_s: Array
-
-
-@dataclass(frozen=True, slots=True)
-class StepCost:
-    """Time of a step of one copy of the model, as tables over token counts and rates over contexts.
-
-    `own_s` and `stage_s` are seconds by tokens of one attention group and of the whole stage (grid TOKEN_GRID);
-    `head_s` by sequences that end the step with a token. All layers of all pipeline stages are counted. A prompt leaves
-    a pipeline `fill` of its own turns after the step that took it up has ended. `known` keeps what a search asks of it
-    again and again, such as the time of a prompt alone.
-    """
-
-    own_s: Array
-    stage_s: Array
-    head_s: Array
-    contexts: tuple[ContextCost, ...]
-    launch_s: float
-    decode_launch_s: float
-    step_s: float
-    sequence_s: float
-    prefill_s: float
-    prompt_s: float
-    token_s: float
-    request_s: float
-    overlap: bool
-    fill: int
-    groups: int
-    pp: int
-    cp: int
-    tokens_per_step: float
-    tokens_checked: int
-    draft: float
-    known: dict[Hashable, float] = field(default_factory=dict, init=False, compare=False, repr=False)
-
-    def decode_seconds(self, sequences: Numbers, context: Numbers) -> Array:
-        """A step in which every sequence decodes at a mean context."""
-        return self.seconds(sequences, context, 0.0, 0.0)
-
-    def seconds(self, sequences: Numbers, context: Numbers, prompt_tokens: Numbers, start: Numbers) -> Array:
-        """A step of `sequences` decoding at a mean `context`, with one prompt chunk that follows `start` tokens."""
-        tokens = np.asarray(prompt_tokens, dtype=float)
-        base = self.linear_seconds(sequences, tokens, np.minimum(1.0, tokens))
-        group = np.ceil(np.asarray(sequences, dtype=float) / self.groups)
-        pairs = tokens * (np.asarray(start, dtype=float) + tokens / 2)
-        return base + self.read_seconds(group, context) + self.pair_seconds(tokens, pairs)
-
-    def linear_seconds(self, sequences: Numbers, prompt_tokens: Numbers, prompts: Numbers) -> Array:
-        """All of a step but its attention over contexts; `prompts` chunks of `prompt_tokens` together.
-
-        A pipeline of pp stages runs pp micro-batches one after another, none smaller than a sequence: a turn of all of
-        them takes pp stages.
-        """
-        held, tokens, chunks = (np.asarray(each, dtype=float) for each in (sequences, prompt_tokens, prompts))
-        group, busiest = np.ceil(held / self.groups), np.ceil(chunks / self.groups)
-        lone, total = np.ceil(group / self.pp) * self.tokens_checked, np.ceil(held / self.pp) * self.tokens_checked
-        turn = np.hypot(self.tables(lone, total, held), self.decode_launch_s)
-        host = self.step_s + self.sequence_s * group + self.token_s * tokens + self.prompt_s * busiest
-        if not tokens.any():
-            return self._joined(turn, host)
-        share = np.where(chunks > 0, tokens / np.maximum(chunks, 1) * busiest, 0.0) / self.cp
-        mixed = np.minimum(np.maximum(chunks, 1), self.pp)
-        loaded = self.tables(lone + share / mixed, total + tokens / mixed, held + chunks)
-        loaded = np.hypot(loaded, self.launch_s)
-        turn = np.where(tokens > 0, ((self.pp - mixed) * turn + mixed * loaded) / self.pp, turn)
-        return self._joined(turn, host + np.where(tokens > 0, self.prefill_s, 0.0))
-
-    def _joined(self, turn: Array, host: Array) -> Array:
-        kernels = turn * (1 + self.draft)
-        return np.asarray(np.maximum(kernels, host) if self.overlap else kernels + host, dtype=float)
-
-    def read_seconds(self, sequences: Numbers, context: Numbers) -> Array:
-        """Decode attention of `sequences` of one group at a mean context; pp stages read their layers' part at once."""
-        held = np.asarray(sequences, dtype=float)
-        seconds = sum(each.read_s * held * np.minimum(context, each.window or 1e30) for each in self.contexts)
-        return np.asarray(seconds, dtype=float) * (1 + self.draft) / self.pp
-
-    def pair_seconds(self, tokens: Numbers, pairs: Numbers) -> Array:
-        """Prefill attention of a chunk with that many query-key pairs; a window limits the pairs of each query."""
-        queries = np.asarray(tokens, dtype=float)
-        seconds = sum(each.pair_s * np.minimum(pairs, queries * (each.window or 1e30)) for each in self.contexts)
-        return np.asarray(seconds, dtype=float) / self.pp
-
-    def tables(self, own: Numbers, stage: Numbers, sequences: Numbers) -> Array:
-        """Kernels and transfers by tokens of a group, tokens of the stage, and sequences."""
-        head = np.asarray(sequences, dtype=float) / self.groups
-        return _look_up(own, self.own_s) + _look_up(stage, self.stage_s) + _look_up(head, self.head_s)
 
 
 def step_cost(
@@ -229,17 +127,6 @@ def _kernel_count(shapes: ReplicaShapes) -> float:
     attention = sum((8 if each.latent else 2) * each.layers for each in shapes.attention)
     experts = sum(8 * each.layers for each in shapes.experts)
     return products + shapes.kernels + attention + experts + shapes.reduces + shapes.stage_reduces
-
-
-def _look_up(tokens: Numbers, table: Array) -> Array:
-    """Linear between the grid's points, and beyond its last by the last slope."""
-    at = np.asarray(tokens, dtype=float)
-    found: Array = np.asarray(np.interp(at, TOKEN_GRID, table))
-    if at.max(initial=0.0) <= TOKEN_GRID[-1]:
-        return found
-    over = np.maximum(at - TOKEN_GRID[-1], 0.0)
-    slope = (table[-1] - table[-2]) / (TOKEN_GRID[-1] - TOKEN_GRID[-2])
-    return np.asarray(found + over * slope, dtype=float)
 
 
 def _product_seconds(products: Products, machine: Machine, quantization: Quantization) -> Array:

@@ -1,0 +1,52 @@
+"""Many workers at once: their costs and schedules as rows of arrays, for the closed forms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from ..costs.serving.formulas import StepCost, StepCosts, column, together
+from .schedule import Schedule, Schedules
+
+BLOCK = 32_768  # numbers of an array at most, so that the arrays of a formula stay in the processor's cache
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Workers of one model on one engine, a row each."""
+
+    cost: StepCosts
+    schedule: Schedules
+
+    def __len__(self) -> int:
+        return len(self.cost.groups)
+
+    def blocks(self, points: int) -> Iterator[tuple[slice, Stack]]:
+        """So many rows at a time that arrays of `points` columns stay small, and which rows they are."""
+        rows = max(1, BLOCK // points)
+        for start in range(0, len(self), rows):
+            part = slice(start, start + rows)
+            schedule = self.schedule
+            cut = replace(
+                schedule,
+                token_budget=schedule.token_budget[part],
+                max_sequences=schedule.max_sequences[part],
+                cache_tokens=schedule.cache_tokens[part],
+            )
+            yield part, Stack(self.cost.rows(part), cut)
+
+
+def stacked(costs: Sequence[StepCost], schedules: Sequence[Schedule]) -> Stack:
+    """Workers by their costs and schedules, which differ in numbers alone."""
+    first = schedules[0]
+    return Stack(
+        together(costs),
+        Schedules(
+            token_budget=column([each.token_budget for each in schedules]),
+            max_sequences=column([each.max_sequences for each in schedules]),
+            cache_tokens=column([each.cache_tokens for each in schedules]),
+            policy=first.policy,
+            whole_prompts=first.whole_prompts,
+            reserve_output=first.reserve_output,
+        ),
+    )
