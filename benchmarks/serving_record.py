@@ -105,7 +105,8 @@ class RecordingRun(Simulation):
 
     def _advance_alone(self, worker: Worker, misses: Misses | None) -> bool:
         self.placed.update({(bool(self.front), request): 0 for request in range(len(self.trace))})
-        return super()._advance_alone(worker, misses)
+        self._forget()
+        return self._walk_alone(worker, misses)
 
 
 def record(

@@ -66,7 +66,7 @@ class StepTable:
     """Step times of one copy as plain numbers: what the inner loop of a simulation needs."""
 
     __slots__ = (
-        "_head", "_loaded", "_own", "_plain", "_stage", "cost", "pair_s", "pair_windows", "read_s", "windows"
+        "_head", "_loaded", "_own", "_stage", "cost", "pair_s", "pair_windows", "plains", "read_s", "windows"
     )  # fmt: skip
 
     def __init__(self, cost: StepCost) -> None:
@@ -78,19 +78,19 @@ class StepTable:
         self.windows = tuple((each.window or 0, each.read_s * scale) for each in limited)
         self.pair_windows = tuple((each.window or 0, each.pair_s / cost.pp) for each in limited)
         self._own, self._stage, self._head = _dense(cost.own_s), _dense(cost.stage_s), _dense(cost.head_s)
-        self._plain: dict[int, float] = {}
+        self.plains: dict[int, float] = {}
         self._loaded: dict[tuple[int, int, int], float] = {}
 
     def plain(self, sequences: int) -> float:
         """A step of decodes alone, its attention over contexts left out."""
-        found = self._plain.get(sequences)
+        found = self.plains.get(sequences)
         if found is None:
             cost = self.cost
             own, stage = self._micro_batch(sequences)
             turn = hypot(self._turn(own, stage, sequences), cost.decode_launch_s)
             host = cost.step_s + cost.sequence_s * -(-sequences // cost.groups)
             found = self._joined(turn * (1 + cost.draft), host)
-            self._plain[sequences] = found
+            self.plains[sequences] = found
         return found
 
     def loaded(self, sequences: int, prompt_tokens: int, prompts: int) -> float:

@@ -12,7 +12,8 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from ..workload.serving import Load, Targets, Trace
+from ..workload.serving import Load, Metric, Targets, Trace
+from .alone import Alone
 from .lone import allowed_misses
 from .schedule import Schedule, StepTable
 from .worker import Requests, Worker
@@ -122,7 +123,8 @@ def simulate_load(deployment: Deployment, load: Load, requests: int | None = Non
 
 
 class Turns:
-    """Whose turn it is: pools take requests in proportion to their weights, each when it is furthest behind."""
+    """Whose turn it is: pools take requests in proportion to their weights, each when it is furthest behind, and of its
+    workers the one with the fewest in hand; `hands` are those of every worker."""
 
     def __init__(self, pools: Sequence[Pool]) -> None:
         total = sum(pool.weight for pool in pools)
@@ -130,48 +132,53 @@ class Turns:
         self.shares = [pool.weight / total for pool in pools] if weighted else []
         self.behind = [0.0] * len(pools)
         ends = np.cumsum([pool.workers for pool in pools]).tolist()
-        self.ranges = [range(end - pool.workers, end) for pool, end in zip(pools, ends, strict=True)]
+        self.ranges = [(end - pool.workers, end) for pool, end in zip(pools, ends, strict=True)]
+        self.hands = [0] * sum(pool.workers for pool in pools)
 
-    def next(self, workers: int) -> range:
-        """The workers among which the next request chooses."""
+    def next(self) -> int:
+        """The worker that takes the next request."""
+        hands = self.hands
         if not self.shares:
-            return range(workers)
+            return hands.index(min(hands))
+        behind = self.behind
         for place, share in enumerate(self.shares):
-            self.behind[place] += share
-        chosen = max(range(len(self.behind)), key=self.behind.__getitem__)
-        self.behind[chosen] -= 1
-        return self.ranges[chosen]
+            behind[place] += share
+        chosen = behind.index(max(behind))
+        behind[chosen] -= 1
+        start, end = self.ranges[chosen]
+        return hands.index(min(hands[start:end]), start)
 
 
 class Misses:
     """Counts requests that miss a target until no percentile of the whole run can meet it any more."""
 
     def __init__(self, run: Simulation, targets: Targets) -> None:
-        self.run, self.limits, begun = run, targets.limits(), run.begun
+        self.run, limits = run, targets.limits()
+        self.ttft_s, self.tpot_s, self.e2e_s = (limits.get(name, math.inf) for name in ("ttft", "tpot", "e2e"))
         self.request_s = (run.front + run.back)[0].table.cost.request_s
-        several = sum(each > 1 for each in run.requests.output[begun:])
-        counted = {name: several if name == "tpot" else len(run.arrival) - begun for name in self.limits}
+        several = sum(each > 1 for each in run.requests.output[run.begun :])
+        counted = {name: several if name == "tpot" else len(run.arrival) - run.begun for name in limits}
         self.left = {name: allowed_misses(n, targets.percentile) for name, n in counted.items() if n}
 
-    def lost(self, request: int) -> bool:
-        """Whether the run is lost with this request, which has ended."""
-        if request < self.run.begun:
-            return False
-        requests = self.run.requests
-        arrival, first, finish = self.run.arrival[request], requests.first[request], requests.finish[request]
-        for name, limit in self.limits.items():
-            if name == "ttft":
-                value = first - arrival + self.request_s
-            elif name == "e2e":
-                value = finish - arrival + self.request_s
-            else:
-                steps = self.run.trace_output[request] - 1
-                value = (finish - first) / steps if steps else 0.0
-            if value > limit:
-                self.left[name] -= 1
-                if self.left[name] <= 0:
-                    return True
+    def lost(self, done: Sequence[int]) -> bool:
+        """Whether the run is lost with these requests, which have ended."""
+        run, requests = self.run, self.run.requests
+        for request in done:
+            if request < run.begun:
+                continue
+            arrival, first, finish = run.arrival[request], requests.first[request], requests.finish[request]
+            steps = run.trace_output[request] - 1
+            if (
+                (first - arrival + self.request_s > self.ttft_s and self._lost("ttft"))
+                or (finish - arrival + self.request_s > self.e2e_s and self._lost("e2e"))
+                or (steps and (finish - first) / steps > self.tpot_s and self._lost("tpot"))
+            ):
+                return True
         return False
+
+    def _lost(self, name: Metric) -> bool:
+        self.left[name] -= 1
+        return self.left[name] <= 0
 
 
 class Simulation:
@@ -235,10 +242,26 @@ class Simulation:
                 return False
 
     def _advance_alone(self, worker: Worker, misses: Misses | None) -> bool:
-        """The same for one worker, which needs no queue of events: its own next step is the next of them."""
+        """The same for one worker, whose requests go through it in order as long as none is preempted."""
+        left = dict(misses.left) if misses is not None else {}
+        self._forget()
+        run = Alone(worker, self.arrival)
+        ended = run.advance(misses.lost if misses is not None else None)
+        if ended is not None:
+            worker.busy_s = run.busy_s
+            return ended
+        self._forget()
+        if misses is not None:
+            misses.left = left
+        return self._walk_alone(worker, misses)
+
+    def _forget(self) -> None:
+        """No token has come yet; where nothing computes prompts, they are there with the request."""
+        self.requests.first = [math.nan] * len(self.arrival) if self.front else list(self.arrival)
+
+    def _walk_alone(self, worker: Worker, misses: Misses | None) -> bool:
+        """The same for one worker that may preempt: it needs no queue of events, its own next step is the next."""
         arrival, waiting = self.arrival, worker.waiting
-        if not self.front:
-            self.requests.first = list(arrival)
         now, place, number = 0.0, 0, len(arrival)
         while True:
             end = worker.plan(now)
@@ -254,9 +277,9 @@ class Simulation:
                 begun, place = place, bisect_right(arrival, end, place)
                 waiting.extend(range(begun, place))
             if worker.end != _NEVER:
-                for request in worker.commit():
-                    if misses is not None and misses.lost(request):
-                        return False
+                done = worker.commit()
+                if done and misses is not None and misses.lost(done):
+                    return False
             now = end
 
     def _enter(self, request: int, now: float) -> None:
@@ -267,41 +290,51 @@ class Simulation:
             self._arrive(request, now, self.back, self.back_turns)
 
     def _arrive(self, request: int, now: float, workers: list[Worker], turns: Turns, offset: int = 0) -> None:
-        place = 0
-        if len(workers) > 1:
-            place = min(turns.next(len(workers)), key=lambda each: workers[each].load)
+        place = turns.next() if len(workers) > 1 else 0
         worker = workers[place]
         if request < self.begun and not worker.decodes:
             self.requests.first[request] = now
             self._arrive(request, now, self.back, self.back_turns, len(self.front))
             return
         worker.waiting.append(request)
-        worker.load += 1
+        turns.hands[place] += 1
         before = worker.end
         end = worker.wake(now) if before == _NEVER else worker.interrupt(now)
         if end != before:
-            self._push(worker, offset + place)
-
-    def _push(self, worker: Worker, who: int) -> None:
-        worker.stamp = next(self.order)
-        heappush(self.events, (worker.end, worker.stamp, worker.stamp, who))
+            worker.stamp = stamp = next(self.order)
+            heappush(self.events, (end, stamp, stamp, offset + place))
 
     def _finish(self, worker: Worker, who: int, now: float, misses: Misses | None) -> bool:
         """Carry out what a worker has done and let it go on; whether the run is lost with that."""
-        requests = self.requests
-        for request in worker.commit():
-            if worker.decodes or requests.output[request] <= 1:
+        done = worker.commit()
+        if done and self._released(worker, who, done, misses):
+            return True
+        end = worker.plan(now)
+        if end != _NEVER:
+            worker.stamp = stamp = next(self.order)
+            heappush(self.events, (end, stamp, stamp, who))
+        return False
+
+    def _released(self, worker: Worker, who: int, done: Sequence[int], misses: Misses | None) -> bool:
+        """Pass on or end what has left a worker; whether the run is lost with that."""
+        requests, front = self.requests, len(self.front)
+        turns, place = (self.turns, who) if who < front else (self.back_turns, who - front)
+        turns.hands[place] -= len(done)
+        if worker.decodes:
+            for _ in done if self.closed else ():
+                self._send(worker.end)
+            return misses is not None and misses.lost(done)
+        start, token = self.deployment.transfer_start_s, self.deployment.transfer_token_s
+        for request in done:
+            if requests.output[request] <= 1:
                 if self.closed:
-                    self._send(now)
-                if misses is not None and misses.lost(request):
+                    self._send(worker.end)
+                if misses is not None and misses.lost((request,)):
                     return True
             else:
-                start, token = self.deployment.transfer_start_s, self.deployment.transfer_token_s
                 ready = requests.first[request] + (start + token * requests.prompt[request])
                 requests.first[request] = ready
                 heappush(self.events, (ready, next(self.order), _HANDED, request))
-        if worker.plan(now) != _NEVER:
-            self._push(worker, who)
         return False
 
     def outcome(self) -> Outcome:

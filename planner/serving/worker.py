@@ -9,6 +9,7 @@ from heapq import heappop, heappush
 
 from .schedule import Schedule, StepTable
 
+Batch = Sequence[tuple[list[int], int]]  # entries of prompts in work, and their tokens in this step
 _IDLE = math.inf
 
 
@@ -28,6 +29,18 @@ class Requests:
         self.finish = [math.nan] * len(prompt)
 
 
+def steps_within(base: float, growth: float, elapsed: float) -> int:
+    """Steps until the one that is running at a time has ended: the first takes `base`, each `growth` more than the one
+    before."""
+    quadratic = growth / 2
+    linear = base - quadratic
+    if quadratic > 0:
+        steps = (math.sqrt(linear * linear + 4 * quadratic * elapsed) - linear) / (2 * quadratic)
+    else:
+        steps = elapsed / linear
+    return max(1, math.ceil(steps - 1e-9))
+
+
 class Worker:
     """A copy of the model under a schedule, on its own clock.
 
@@ -40,12 +53,16 @@ class Worker:
     __slots__ = (
         "_base",
         "_batch",
+        "_cache",
         "_decoding",
         "_finishing",
         "_joined",
         "_leap",
+        "_mixed",
         "_pace",
         "_prompts",
+        "_read_s",
+        "_reserve",
         "_reserved",
         "_start",
         "_steps",
@@ -55,7 +72,6 @@ class Worker:
         "busy_s",
         "decodes",
         "end",
-        "load",
         "preemptions",
         "prefills",
         "requests",
@@ -72,11 +88,13 @@ class Worker:
         self.prefills, self.decodes = prefills, decodes
         self.waiting: deque[int] = deque()
         self._prompts: deque[list[int]] = deque()  # [request, tokens done, tokens in all]
-        self._batch: list[tuple[list[int], int]] = []  # (entry of _prompts, tokens in this step)
+        self._batch: Batch = ()
         self._finishing: list[tuple[int, int]] = []  # heap of (step of the last token, request)
         self._joined: dict[int, tuple[int, int, int]] = {}  # request: (step joined, context then, last step)
-        self._pace = table.cost.tokens_per_step
-        self._decoding = self._steps = self._leap = self.preemptions = self.load = self.stamp = 0
+        self._pace, self._read_s = table.cost.tokens_per_step, table.read_s
+        self._cache, self._reserve = schedule.cache_tokens, schedule.reserve_output
+        self._mixed = schedule.policy == "mixed"
+        self._decoding = self._steps = self._leap = self.preemptions = self.stamp = 0
         self._sum = self._reserved = self._base = self._window_sum = self._start = self.busy_s = 0.0
         self._windowed: dict[int, float] = {}
         self.end = _IDLE
@@ -86,141 +104,145 @@ class Worker:
         if self.waiting:
             self._admit()
         self._start = now
-        self._batch = []
-        self._leap = 0
-        table = self.table
         decoding = self._decoding
         if self._prompts:
-            tokens = self._take_prompts(decoding)
-        if self._batch:
-            mixed = decoding if self.schedule.policy == "mixed" else 0
-            seconds = table.loaded(mixed, tokens, len(self._batch))
-            if mixed:
-                seconds += table.read_s * self._sum + self._window_sum
-            pairs = 0.0
-            for entry, chunk in self._batch:
-                pairs += table.pairs_seconds(entry[1], chunk)
-            seconds += pairs * table.fullest(len(self._batch))
-            self._leap = 1 if mixed else 0
-            self.end = now + seconds
-        elif decoding:
-            self._base = table.plain(decoding) + self._window_sum + table.read_s * self._sum
-            self._leap = self._finishing[0][0] - self._steps
-            room = self.schedule.cache_tokens - self._sum - self._reserved
+            mixed = decoding if self._mixed else 0
+            tokens = self._take_prompts(mixed)
+            if self._batch:
+                self._leap = 1 if mixed else 0
+                self.end = end = now + self._step_seconds(mixed, tokens)
+                return end
+        elif self._batch:
+            self._batch = ()
+        if not decoding:
+            self._leap, self.end = 0, _IDLE
+            return _IDLE
+        table = self.table
+        base = table.plains.get(decoding)
+        if base is None:
+            base = table.plain(decoding)
+        self._base = base = base + self._window_sum + self._read_s * self._sum
+        leap = self._finishing[0][0] - self._steps
+        if not self._reserve:
             growth = decoding * self._pace
-            if not self.schedule.reserve_output and growth * self._leap > room:
-                self._leap = max(1, int(room / growth))
-            self.end = now + self._leap_seconds(self._leap)
-        else:
-            self.end = _IDLE
-        return self.end
+            room = self._cache - self._sum - self._reserved
+            if growth * leap > room:
+                leap = max(1, int(room / growth))
+        self._leap = leap
+        self.end = end = now + (leap * base + self._read_s * decoding * self._pace * leap * (leap - 1) / 2)
+        return end
+
+    def _step_seconds(self, mixed: int, tokens: int) -> float:
+        """A step of the chunks in the batch, with the decodes beside them."""
+        table, batch = self.table, self._batch
+        seconds = table.loaded(mixed, tokens, len(batch))
+        if mixed:
+            seconds += self._read_s * self._sum + self._window_sum
+        pairs = 0.0
+        for entry, chunk in batch:
+            pairs += table.pairs_seconds(entry[1], chunk)
+        return seconds + pairs * table.fullest(len(batch))
 
     def wake(self, now: float) -> float:
         """Leave idleness once all that arrives at this time has arrived: an empty step that ends at once."""
-        self._start, self._leap, self._batch, self.end = now, 0, [], now
+        self._start, self._leap, self._batch, self.end = now, 0, (), now
         return now
 
     def interrupt(self, now: float) -> float:
         """Cut a leap after the step that is running, because a request has arrived; returns the new end."""
-        if self._leap <= 1 or self._batch or self.blocked:
+        leap = self._leap
+        if leap <= 1 or self._batch or len(self.waiting) > 1:  # who arrives behind others could not start anyway
             return self.end
-        quadratic = self.table.read_s * self._decoding * self._pace / 2
-        linear = self._base - quadratic
-        elapsed = now - self._start
-        if quadratic > 0:
-            steps = (math.sqrt(linear * linear + 4 * quadratic * elapsed) - linear) / (2 * quadratic)
-        else:
-            steps = elapsed / linear
-        self._leap = min(self._leap, max(1, math.ceil(steps - 1e-9)))
-        self.end = self._start + self._leap_seconds(self._leap)
-        return self.end
-
-    @property
-    def blocked(self) -> bool:
-        """Whether a request that arrived could not start anyway: others wait for room."""
-        return len(self.waiting) > 1
+        growth = self._read_s * self._decoding * self._pace
+        self._leap = leap = min(leap, steps_within(self._base, growth, now - self._start))
+        self.end = end = self._start + (leap * self._base + growth * leap * (leap - 1) / 2)
+        return end
 
     def commit(self) -> list[int]:
         """Carry out what was planned; the requests that are done here, in order."""
         now = self.end
         self.busy_s += now - self._start
-        done: list[int] = []
-        if self._leap:
-            self._steps += self._leap
-            self._sum += self._decoding * self._pace * self._leap
-            finishing, steps = self._finishing, self._steps
-            while finishing and finishing[0][0] <= steps:
-                step, request = heappop(finishing)
-                joined = self._joined.get(request)
-                if joined is not None and joined[2] == step:
-                    self._leave(request)
-                    self.requests.finish[request] = now
-                    done.append(request)
-        for entry, chunk in self._batch:
-            entry[1] += chunk
-            if entry[1] >= entry[2]:
-                done += self._prompt_done(entry[0], now)
-        prompts = self._prompts
-        while prompts and prompts[0][1] >= prompts[0][2]:
-            prompts.popleft()
-        if not self.schedule.reserve_output and self._decoding > 1:
+        leap, done = self._leap, []
+        if leap:
+            self._steps = steps = self._steps + leap
+            self._sum += self._decoding * self._pace * leap
+            finishing = self._finishing
+            if finishing and finishing[0][0] <= steps:
+                done = self._finish(now)
+        if self._batch:
+            for entry, chunk in self._batch:
+                entry[1] += chunk
+                if entry[1] >= entry[2]:
+                    done += self._prompt_done(entry[0], now)
+            prompts = self._prompts
+            while prompts and prompts[0][1] >= prompts[0][2]:
+                prompts.popleft()
+        decoding = self._decoding
+        if decoding > 1 and not self._reserve and self._cache - self._sum - self._reserved < decoding * self._pace:
             self._make_room()
-        self.load -= len(done)
         return done
 
-    def _leap_seconds(self, steps: int) -> float:
-        growth = self.table.read_s * self._decoding * self._pace
-        return steps * self._base + growth * steps * (steps - 1) / 2
+    def _finish(self, now: float) -> list[int]:
+        """Take out the sequences that have had their last token."""
+        done, finish, finishing, joined, steps = [], self.requests.finish, self._finishing, self._joined, self._steps
+        while finishing and finishing[0][0] <= steps:
+            step, request = heappop(finishing)
+            found = joined.get(request)
+            if found is not None and found[2] == step:
+                self._leave(request)
+                finish[request] = now
+                done.append(request)
+        return done
 
     def _need(self, request: int) -> float:
         """Cache tokens a request takes when it is admitted."""
         requests = self.requests
-        if self.schedule.reserve_output and self.decodes:
+        if self._reserve and self.decodes:
             return requests.prompt[request] + requests.output[request]
         return requests.prompt[request] + 1
 
-    def _headroom(self) -> float:
-        """Cache kept free when a request is admitted, so that it is not preempted at once (vLLM keeps 1 %)."""
-        return max(0.01 * self.schedule.cache_tokens, 16.0 * self._decoding)
-
     def _admit(self) -> None:
-        schedule = self.schedule
-        while self.waiting and self._decoding + len(self._prompts) < schedule.max_sequences:
-            request = self.waiting[0]
+        """Take up waiting requests while there is room; some cache is kept free, so that none is preempted at once
+        (vLLM keeps 1 %)."""
+        waiting, prompts, cache, reserve = self.waiting, self._prompts, self._cache, self._reserve
+        most, kept = self.schedule.max_sequences, 0.01 * cache
+        while waiting and self._decoding + len(prompts) < most:
+            request = waiting[0]
             need = self._need(request)
-            if self._decoding or self._prompts:
-                used = self._reserved if schedule.reserve_output else self._reserved + self._sum + self._headroom()
-                if used + need > schedule.cache_tokens:
+            if self._decoding or prompts:
+                used = self._reserved
+                if not reserve:
+                    used = used + self._sum + max(kept, 16.0 * self._decoding)
+                if used + need > cache:
                     return
-            self.waiting.popleft()
-            if not self.prefills:
-                self._reserved += need if schedule.reserve_output else 0
-                self._join(request)
+            waiting.popleft()
+            if self.prefills:
+                self._reserved += need
+                prompts.append([request, self.requests.cached[request], self.requests.prompt[request]])
                 continue
-            self._reserved += need
-            self._prompts.append([request, self.requests.cached[request], self.requests.prompt[request]])
+            if reserve:
+                self._reserved += need
+            self._join(request)
 
-    def _take_prompts(self, decoding: int) -> int:
-        """Fill the step's budget with prompt chunks in order of arrival; the tokens taken."""
-        schedule = self.schedule
-        budget = schedule.token_budget
-        if schedule.policy == "mixed":
-            budget -= decoding * self.table.cost.tokens_checked
-        taken = 0
+    def _take_prompts(self, mixed: int) -> int:
+        """Fill the step's budget with prompt chunks in order of arrival, decodes beside them; the tokens taken."""
+        schedule, taken = self.schedule, 0
+        budget = schedule.token_budget - mixed * self.table.cost.tokens_checked
+        batch: list[tuple[list[int], int]] = []
         for entry in self._prompts:
-            left = entry[2] - entry[1]
+            chunk = entry[2] - entry[1]
             if schedule.whole_prompts:
-                if taken and taken + left > budget:
+                if taken and taken + chunk > budget:
                     break
-                chunk = left
-            else:
-                chunk = min(left, budget - taken)
+            elif chunk > budget - taken:
+                chunk = budget - taken
                 if chunk <= 0:
                     break
-            self._batch.append((entry, chunk))
+            batch.append((entry, chunk))
             taken += chunk
             if taken >= budget:
                 break
+        self._batch = batch
         return taken
 
     def _prompt_done(self, request: int, now: float) -> list[int]:
@@ -229,10 +251,10 @@ class Worker:
             cost = self.table.cost
             turns = cost.fill / min(len(self._batch), cost.pp)
             requests.first[request] = now + turns * (now - self._start)
-        if not self.schedule.reserve_output:
+        if not self._reserve:
             self._reserved -= requests.prompt[request] + 1
         if not self.decodes or requests.output[request] <= 1:
-            if self.schedule.reserve_output:
+            if self._reserve:
                 self._reserved -= self._need(request)
             requests.finish[request] = max(now, requests.first[request])
             return [request]
@@ -240,15 +262,16 @@ class Worker:
         return []
 
     def _join(self, request: int) -> None:
-        requests = self.requests
-        context = requests.prompt[request] + 1
-        last = self._steps + max(1, math.ceil((requests.output[request] - 1) / self._pace - 1e-9))
-        self._joined[request] = (self._steps, context, last)
+        context, steps, pace = self.requests.prompt[request] + 1, self._steps, self._pace
+        output = self.requests.output[request]
+        left = output - 1 if pace == 1.0 else math.ceil((output - 1) / pace - 1e-9)
+        last = steps + left if left > 1 else steps + 1
+        self._joined[request] = (steps, context, last)
         heappush(self._finishing, (last, request))
         self._decoding += 1
         self._sum += context
         if self.table.windows:
-            seconds = self.table.window_seconds(context + requests.output[request] / 2)
+            seconds = self.table.window_seconds(context + output / 2)
             self._windowed[request] = seconds
             self._window_sum += seconds
 
@@ -260,9 +283,9 @@ class Worker:
         self._sum -= context + generated
         if self._decoding == 0:
             self._sum = 0.0
-        if self.table.windows:
+        if self._windowed:
             self._window_sum -= self._windowed.pop(request)
-        if self.schedule.reserve_output:
+        if self._reserve:
             self._reserved -= self._need(request)
         return int(generated)
 
