@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Megatron's own, about kerne
 
 FATES = {
     (recipe_fates.ACCEPTED, recipe_fates.ACCEPTED): 246,
-    (recipe_fates.ACCEPTED, recipe_fates.AS_PUBLISHED): 1,
+    (recipe_fates.ACCEPTED, recipe_fates.REPAIRED): 1,
     (recipe_fates.MORE_DEVICES, recipe_fates.ACCEPTED): 10,
     (recipe_fates.ADAPTERS, recipe_fates.ACCEPTED): 14,
     (recipe_fates.NO_LAYERS, recipe_fates.ACCEPTED): 2,
@@ -55,7 +55,7 @@ def test_megatron_accepts_every_recipe_that_trains_all_weights_of_layers_that_it
 def test_megatron_bridge_takes_every_plan_back_into_the_recipe_that_it_was_and_nothing_changes(tmp_path, monkeypatch):
     bridge_recipes.with_kernels(monkeypatch)
     found = Counter(recipe_fates.bridge_fate(entry, tmp_path) for entry in recipes())
-    assert found == {recipe_fates.ACCEPTED: 274, recipe_fates.AS_PUBLISHED: 1}
+    assert found == {recipe_fates.ACCEPTED: 274, recipe_fates.REPAIRED: 1}
 
 
 def test_the_committed_table_is_that_of_these_fates():
