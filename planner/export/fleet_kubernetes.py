@@ -62,7 +62,10 @@ class FleetKubernetes:
         return Export(text, files, tuple(dict.fromkeys(notes)))
 
     def _deployment(self, unit: Unit, words: list[str] | None) -> dict[str, Any]:
-        resource = RESOURCES.get(accelerator_vendor(unit.gpu).lower())
+        try:
+            resource = RESOURCES.get(accelerator_vendor(unit.gpu).lower())
+        except InputError as error:
+            raise InputError(f"export: {self.name} asks a node for its maker's devices: {error}") from None
         if resource is None:
             raise InputError(f"export: {self.name} has no device resource for {unit.gpu}")
         select = {ACCELERATOR_LABEL: self._label(unit.gpu)}

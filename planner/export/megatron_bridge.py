@@ -90,6 +90,7 @@ class MegatronBridge:
 def overrides(context: Context) -> list[str]:
     """Overrides of a recipe's ConfigContainer. Raises InputError for what Megatron cannot run."""
     plan = training_plan(context)
+    assert context.model is not None
     strategy, job = plan.strategy, plan.job
     supported_schedule(strategy, MegatronBridge.name)
     supported_optimizer(strategy, job, MegatronBridge.name)
@@ -110,6 +111,9 @@ def overrides(context: Context) -> list[str]:
     }
     if is_video(context):
         values |= _video(context)
+    elif any(run.stack == "encoder" for run in context.model.runs):
+        # Its T5 has lengths and stages for encoder and decoder each, which a plan has not; others it does not have.
+        raise InputError(f"export: megatron-bridge cannot express an encoder stack of {plan.model}")
     if strategy.cp > 1:
         values["model.cp_comm_type"] = strategy.cp_comm
     if job.trained == "all":

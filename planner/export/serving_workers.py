@@ -121,9 +121,10 @@ def workers(context: Context, launcher: str, order: Order = stage_order) -> tupl
             )
             worker = f"{name}-{number}"
             if len({part.node for part in parts}) != len(parts) or len({len(part.devices) for part in parts}) != 1:
+                spread = pool.layout.pp > 1 and pool.layout.attn_dp > 1
                 raise InputError(
                     f"export: {launcher} numbers ranks host by host, equally many on each, but the devices of "
-                    f"{worker} are not so placed"
+                    f"{worker} are not so placed; hold {'--pp or --attn-dp to 1' if spread else '--tp or --pp lower'}"
                 )
             slot = max(slots[part.node] for part in parts)
             found.append(Worker(worker, pool, name, parts, slot))

@@ -66,6 +66,14 @@ def test_many_classes_need_several_routes():
     assert any("measured table says nothing" in note for note in made.cannot_express)
 
 
+def test_a_gpu_of_nobody_is_refused_where_its_maker_names_the_device(catalog_plan):
+    rental = catalog_plan.rental
+    replicas = tuple(msgspec.structs.replace(each, gpu="small") for each in rental.replicas)
+    odd = msgspec.structs.replace(catalog_plan, rental=msgspec.structs.replace(rental, replicas=replicas))
+    with pytest.raises(InputError, match="export: fleet-kubernetes asks a node for its maker's devices: unknown"):
+        FleetKubernetes()(Context(odd, None, None))
+
+
 def test_more_rows_than_a_rule_of_a_route_may_name_are_refused(catalog_plan):
     rental = catalog_plan.rental
     many = msgspec.structs.replace(catalog_plan, rental=msgspec.structs.replace(rental, rented=rental.rented * 17))

@@ -68,6 +68,13 @@ def test_what_of_a_video_model_megatron_cannot_train_is_refused_by_name(launcher
         exported(planned("wan2.1-t2v-14b", strategy), launcher)
 
 
+@pytest.mark.parametrize("model", ["t5-3b", "bert-large", "whisper-large-v3"])
+@pytest.mark.parametrize("launcher", ["megatron", "megatron-bridge"])
+def test_encoders_are_refused(launcher, model):
+    with pytest.raises(InputError, match=f"{launcher} cannot express an encoder stack of {model}"):
+        exported(planned(model, Strategy(dp_shard=16)), launcher)
+
+
 def test_a_hybrid_has_its_stages_in_its_pattern_and_starts_its_own_script():
     plan = planned("nemotron-h-8b", Strategy(tp=2, sp=True, pp=4, dp_shard=2))
     made = exported(plan)
