@@ -249,6 +249,8 @@ def _checked(record: Asked) -> Asked:
     import msgspec
 
     kind = type(record).__name__
+    if not isinstance(record, msgspec.Struct):
+        raise InputError(f"a job must be a record such as planner.TrainingJob(gbs=64) but got {kind} {record!r:.80}")
     try:
         plain = msgspec.to_builtins(record, enc_hook=_number)
         return msgspec.convert(plain, type(record))

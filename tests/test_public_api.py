@@ -111,6 +111,8 @@ def test_what_is_asked_is_checked_field_by_field_where_it_is_used(tmp_path):
         planner.plan_training("gpt2", "dgx-a100:1", wrong)
     with pytest.raises(planner.InputError, match=r"Expected `int`, got `float` - at `\$\.gbs`"):
         planner.plan_training("gpt2", "dgx-a100:1", planner.TrainingJob(gbs=8.5, sequence_length=1024))
+    with pytest.raises(planner.InputError, match=r"TrainingJob\(gbs=64\) but got NoneType None"):
+        planner.plan_training("gpt2", "dgx-a100:1", None)
     with pytest.raises(planner.InputError, match="no known type"):
         planner.plan_training(
             "gpt2", "dgx-a100:1", planner.TrainingJob(gbs=8, sequence_length=1024, framework=object())

@@ -97,11 +97,17 @@ def _temporary(rows: Rows, device: Device, states: StateBytes, body: Floats) -> 
 
 def largest_temporary(rows: Rows, states: StateBytes, blocks: Ints) -> float:
     """What a rank that holds those blocks needs beside workspace and recompute, for the first row."""
-    gathered = (rows.dense_parameters() + rows.gathered(rows.costs.expert_parameters))[0]
-    held = 2 * (states.weights + states.gradients) * gathered[blocks].max()
-    if rows.table.zero[0] != 3:
-        held = states.gradients * rows.gathered(rows.costs.widest_product)[0, blocks].max()
-    return float(held + rows.gathered(rows.costs.dispatch_bytes)[0, blocks].max())
+    return float(largest_temporaries(rows, states, blocks)[0])
+
+
+def largest_temporaries(rows: Rows, states: StateBytes, blocks: Ints) -> Floats:
+    """The same for every row."""
+    gathered = rows.dense_parameters() + rows.gathered(rows.costs.expert_parameters)
+    whole = 2 * (states.weights + states.gradients) * gathered[:, blocks].max(axis=1)
+    added = states.gradients * rows.gathered(rows.costs.widest_product)[:, blocks].max(axis=1)
+    held = np.where(rows.table.zero == 3, whole, added)
+    result: Floats = held + rows.gathered(rows.costs.dispatch_bytes)[:, blocks].max(axis=1)
+    return result
 
 
 def state_floor(

@@ -25,9 +25,18 @@ class Input(_Record, frozen=True):
     document: Any = None
 
 
+class Beyond(_Record, frozen=True):
+    """What is proven of a larger space, which `covers` names: what nothing in it goes beyond, and how far that is."""
+
+    covers: str
+    bound: float
+    gap: float
+
+
 class Optimality(_Record, frozen=True):
     """What was minimized or maximized, how good the plan is and how good any plan could be.
 
+    `bound` holds for all that `covers` names and was tried, beside whatever else the plan took up; `beyond` for more.
     Wall time is printed and not stored: the same inputs and seed give the same bytes. `work` counts solver steps.
     """
 
@@ -40,6 +49,8 @@ class Optimality(_Record, frozen=True):
     candidates: int = 0
     feasible: int = 0
     work: int = 0
+    covers: str = ""
+    beyond: Beyond | None = None
 
 
 class Term(_Record, frozen=True):

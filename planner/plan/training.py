@@ -12,6 +12,9 @@ from .base import PlanBase, Term
 from .frontier import Robustness
 
 Part = Literal["embedding", "head", "mtp"]
+AS_EVEN = "stages as even as can be"
+CUT_ALIKE = "those and stages of 1F1B or GPipe cut anywhere, all recomputing alike"
+CUT_FREELY = "stages cut anywhere, recomputing as much as each needs"
 _LETTERS: dict[Part, str] = {"embedding": "E", "mtp": "m", "head": "L"}
 
 

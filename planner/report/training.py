@@ -58,12 +58,15 @@ def _proof(plan: TrainingPlan, seconds: float | None) -> str:
     if best.candidates == 1:
         return "one given strategy, nothing searched"
     better = BETTER[plan.job.objective]
-    claim = (
-        f"no legal strategy is {better} under the model"
-        if best.status == "optimal"
-        else f"no legal strategy is more than {percent(best.gap, 2)} {better} under the model"
-    )
+    of = f"of {best.covers} " if best.covers else ""
+    claim = f"{of}no legal strategy is {_more(best.gap)}{better} under the model"
+    if best.beyond is not None:
+        claim += f"; of {best.beyond.covers} none is {_more(best.beyond.gap)}{better}"
     return f"{claim}; {count(best.candidates)} candidates{took}"
+
+
+def _more(gap: float) -> str:
+    return "" if gap == 0.0 else f"more than {percent(gap, 2)} "
 
 
 def _spending(plan: TrainingPlan) -> list[str]:

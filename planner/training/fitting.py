@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from shardwright.solvers.partition import BOTTLENECK_FIRST, Partition, PartitionProblem, least_value, solve
 
@@ -21,7 +22,7 @@ from ..costs.footprint import largest_temporary
 from ..costs.keys import Floats
 from ..costs.rows import SELECTIVE, Rows
 from ..costs.sharding import state_memory
-from ..costs.stages import live_microbatches
+from ..costs.stages import Chain, live_microbatches
 from ..costs.step import TrainingCosts
 from ..strategy import RECOMPUTE_MODULES, RECOMPUTES, SCHEDULES
 from ..workload.strategy_table import Ints, StrategyTable, table_of
@@ -34,6 +35,7 @@ ROUNDING = 1e-12
 Way = tuple[int, int]
 """How a stage may recompute some of its layers: a position in RECOMPUTES, and the modules' bits."""
 
+NONE: Way = (RECOMPUTES.index("none"), 0)
 FULL: Way = (RECOMPUTES.index("full"), 0)
 
 
@@ -57,7 +59,8 @@ class Fitted:
 class _Pieces:
     """Sums over the layers before each, [layers + 1]: seconds, bytes of states, and of what a micro-batch keeps; and
     [ways, layers + 1]: seconds of recomputing and bytes that it spares. Per stage: `fixed_s`, `fixed_bytes`, `live`
-    micro-batches, `room` in bytes, `slowness`. `working` are bytes that recomputing anything takes, [ways]."""
+    micro-batches, `room` in bytes, `slowness`. `working` are bytes that recomputing anything takes, [ways], and
+    `filled` those that any layer does."""
 
     seconds: Floats
     states: Floats
@@ -70,12 +73,38 @@ class _Pieces:
     room: Floats
     slowness: Floats
     working: Floats
+    filled: float
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Seconds of a micro-batch and bytes that it keeps, [rows, blocks], of layers and of all other blocks, recomputed
+    as the row says of all its layers; and whether it recomputes them whole, [rows]."""
+
+    layer_s: Floats
+    layer_bytes: Floats
+    other_s: Floats
+    other_bytes: Floats
+    whole: NDArray[np.bool_]
+
+    def working(self, chain: Chain) -> Floats:
+        """Bytes that a layer takes while it is recomputed whole, [rows]."""
+        return np.where(self.whole, 2 * self.other_bytes[:, chain.layers].max(axis=1), 0.0)
+
+
+def held_layers(rows: Rows) -> Held:
+    """What blocks take and hold; rows that recompute whole layers do so with all of them."""
+    other_s = rows.gathered(rows.costs.forward_s + rows.costs.backward_s) + rows.again_s
+    whole = rows.table.recompute == FULL[0]
+    layer_s = other_s + np.where(whole[:, None], rows.redone_s, 0.0)
+    return Held(layer_s, np.where(whole[:, None], rows.kept_bytes, rows.saved_bytes), other_s, rows.saved_bytes, whole)
 
 
 class Fitting:
-    """The ways to cut one strategy that recomputes nothing into stages, one a rank, that fit a capacity.
+    """The ways to cut one strategy into stages, one a rank, that fit a capacity.
 
-    A stage recomputes its first few layers in one of the `ways`, the same on all stages.
+    What the strategy recomputes all its layers do. Where it recomputes nothing a stage may do so for its first few
+    layers in one of the `ways`, the same on all stages.
     """
 
     def __init__(
@@ -83,7 +112,8 @@ class Fitting:
     ) -> None:
         self.costs, self.table, self.ways = costs, table, tuple(ways)
         columns = table.take(np.zeros(1 + len(self.ways), np.int64))
-        codes, bits = (np.array([0, *(way[i] for way in self.ways)], np.int64) for i in (0, 1))
+        own = (int(table.recompute[0]), int(table.recompute_modules[0]))
+        codes, bits = (np.array([own[i], *(way[i] for way in self.ways)], np.int64) for i in (0, 1))
         rows = costs.rows(replace(columns, recompute=codes, recompute_modules=bits))
         self.pace = pace_of(costs, rows)
         self.pieces = _pieces(costs, rows, capacity_bytes)
@@ -138,36 +168,36 @@ class Fitting:
         begins = partition.ends - partition.sizes
         redone = self.again[way, np.arange(len(begins)), begins, partition.ends]
         code, bits = self.ways[way]
-        modules = tuple(name for bit, name in enumerate(RECOMPUTE_MODULES) if bits >> bit & 1)
-        strategy = msgspec.structs.replace(
-            self.table.row(0),
-            stage_layers=tuple(partition.sizes.tolist()),
-            recompute=RECOMPUTES[code] if redone.any() else "none",
-            recompute_modules=modules if redone.any() else (),
-            stage_recompute=tuple(redone.tolist()) if redone.any() else None,
-        )
+        strategy = msgspec.structs.replace(self.table.row(0), stage_layers=tuple(partition.sizes.tolist()))
+        if redone.any():
+            strategy = msgspec.structs.replace(
+                strategy,
+                recompute=RECOMPUTES[code],
+                recompute_modules=tuple(name for bit, name in enumerate(RECOMPUTE_MODULES) if bits >> bit & 1),
+                stage_recompute=tuple(redone.tolist()),
+            )
         return table_of([strategy], len(self.costs.chain.layers))
 
 
 def _pieces(costs: TrainingCosts, rows: Rows, capacity_bytes: float) -> _Pieces:
-    """Row 0 of `rows` recomputes nothing, row 1 + i everything in way i."""
+    """Row 0 of `rows` is the strategy, row 1 + i recomputes everything in way i."""
     chain, pp = costs.chain, int(rows.table.pp[0])
     framework = costs.device.coefficients.framework
     own = np.eye(len(chain.blocks))[chain.layers]
-    layer = own + chain.beside
 
-    def sums(values: Floats, of: Floats = layer) -> Floats:
-        return np.concatenate([[0.0], np.cumsum(of @ values)])
+    def sums(values: Floats, beside: Floats | None = None) -> Floats:
+        extra = 0.0 if beside is None else chain.beside @ beside
+        return np.concatenate([[0.0], np.cumsum(own @ values + extra)])
 
-    both = rows.gathered(rows.costs.forward_s + rows.costs.backward_s)[0]
+    held = held_layers(rows)
     dense, expert = rows.dense_parameters(), rows.gathered(rows.costs.expert_parameters)
     parts = state_memory(rows.table, dense, expert, costs.states)
-    states, saved = np.asarray(sum(part[0] for part in parts)), rows.saved_bytes[0]
+    states, saved = np.asarray(sum(part[0] for part in parts)), held.other_bytes[0]
     selective = (rows.table.recompute == SELECTIVE)[1:, None]
     redone = np.where(selective, rows.again_s[1:], rows.redone_s[1:])
     kept = np.where(selective, rows.saved_bytes[1:], rows.kept_bytes[1:])
     kept[rows.table.recompute[1:] == 0] = saved
-    spared = np.stack([sums(np.maximum(saved - each, 0.0), own) for each in kept]) if len(kept) else np.zeros((0, 1))
+    spared = np.stack([sums(np.maximum(saved - each, 0.0)) for each in kept]) if len(kept) else np.zeros((0, 1))
     ends = np.zeros((pp, len(chain.blocks)))
     ends[0] += chain.first
     ends[-1] += chain.last
@@ -176,17 +206,18 @@ def _pieces(costs: TrainingCosts, rows: Rows, capacity_bytes: float) -> _Pieces:
     slowness, tightness = chain.ranks.of_stages(pp)
     temporary = framework.workspace_bytes + largest_temporary(rows, costs.states, chain.layers)
     return _Pieces(
-        seconds=sums(both),
-        states=sums(states),
-        saved=sums(saved),
-        redone_s=np.stack([sums(each, own) for each in redone]) if len(redone) else np.zeros((0, 1)),
+        seconds=sums(held.layer_s[0], held.other_s[0]),
+        states=sums(states, states),
+        saved=sums(held.layer_bytes[0], saved),
+        redone_s=np.stack([sums(each) for each in redone]) if len(redone) else np.zeros((0, 1)),
         spared=spared,
-        fixed_s=ends @ both,
+        fixed_s=ends @ held.other_s[0],
         fixed_bytes=ends @ states + live * (ends @ saved) + temporary,
         live=live,
         room=(capacity_bytes / tightness - framework.context_bytes) / (1 + framework.allocator_fraction),
         slowness=slowness,
         working=np.where(selective[:, 0], 0.0, 2 * float(saved[chain.layers].max())),
+        filled=float(held.working(chain)[0]),
     )
 
 
@@ -198,7 +229,7 @@ def _least_recompute(p: _Pieces) -> Ints:
     i, j = np.meshgrid(np.arange(count), np.arange(count), indexing="ij")
     kept = (p.states[j] - p.states[i])[None] + p.fixed_bytes[:, None, None]
     kept = kept + p.live[:, None, None] * (p.saved[j] - p.saved[i])[None]
-    excess = kept - p.room[:, None, None]
+    excess = kept + p.filled * (j > i) - p.room[:, None, None]
     within = np.broadcast_to((j >= i) & (j - i <= longest), excess.shape)
     result = []
     for spared, working in zip(p.spared, p.working, strict=True):

@@ -19,7 +19,7 @@ from ..costs.step import TrainingCosts
 from ..strategy import SCHEDULES, Schedule
 from ..workload.strategy_table import StrategyTable
 
-_FILLING: tuple[Schedule, ...] = ("1f1b", "gpipe", "interleaved")
+FILLING: tuple[Schedule, ...] = ("1f1b", "gpipe", "interleaved")
 STEP = 1e-6
 ROUNDING = 1e-6
 
@@ -40,7 +40,7 @@ def pace_of(costs: TrainingCosts, rows: Rows) -> Pace:
     first = rows.table.take(np.zeros(1, np.int64))
     schedule, vpp = SCHEDULES[int(first.schedule[0])], int(first.vpp[0])
     microbatches = float(rows.microbatches[0])
-    beyond_s = float(_beyond_compute(costs, rows)[0])
+    beyond_s = float(beyond_compute(costs, rows)[0])
     if schedule in ("1f1b", "gpipe"):
         return Pace(microbatches - 1, 1.0, 0.0, beyond_s)
     if schedule == "interleaved":
@@ -58,12 +58,12 @@ def least_seconds(costs: TrainingCosts, table: StrategyTable) -> Floats:
     total = rows.over_all(rows.stages.total, both) * np.where(table.schedule == DUALPIPE, 0.5, 1.0)
     speeds = {pp: float((1.0 / costs.chain.ranks.of_stages(pp)[0]).sum()) for pp in np.unique(table.pp).tolist()}
     share = total / np.array([speeds[pp] for pp in table.pp.tolist()])
-    fills = np.isin(table.schedule, [SCHEDULES.index(name) for name in _FILLING])
+    fills = np.isin(table.schedule, [SCHEDULES.index(name) for name in FILLING])
     fill = np.where(fills, np.maximum(total - share, 0.0) / table.vpp, 0.0)
-    return np.asarray(rows.microbatches * share + fill + _beyond_compute(costs, rows))
+    return np.asarray(rows.microbatches * share + fill + beyond_compute(costs, rows))
 
 
-def _beyond_compute(costs: TrainingCosts, rows: Rows) -> Floats:
+def beyond_compute(costs: TrainingCosts, rows: Rows) -> Floats:
     """Seconds of a step beside compute that no cut changes or goes below: sends that block, those of the first
     micro-batch's round trip where a schedule's tangent does not have them, the optimizer on the mean of all stages, and
     what is fixed."""
@@ -75,7 +75,7 @@ def _beyond_compute(costs: TrainingCosts, rows: Rows) -> Floats:
     local = local_parameters(table, dense, expert)
     optimizer_s = local * costs.states.touched / costs.device.effective_memory_bytes_per_s
     hop, hops = costs.hops(table)
-    fills = np.isin(table.schedule, [SCHEDULES.index(name) for name in _FILLING])
+    fills = np.isin(table.schedule, [SCHEDULES.index(name) for name in FILLING])
     trip = np.where(fills, 2 * (table.vpp * hops + (table.vpp - 1) * hop), 0.0)
     return np.asarray(step.pipeline.waiting_s + trip + optimizer_s + step.fixed_s)
 

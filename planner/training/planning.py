@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -13,8 +15,8 @@ from shardwright.topologies import Topology
 
 from ..costs.step import TrainingCosts
 from ..errors import InputError, LimitReached, input_errors
-from ..plan.base import Input, Optimality
-from ..plan.training import TrainingPlan
+from ..plan.base import Beyond, Input, Optimality
+from ..plan.training import AS_EVEN, CUT_ALIKE, CUT_FREELY, TrainingPlan
 from ..strategy import Strategy
 from ..workload.legality import facts, violations
 from ..workload.strategy_table import BALANCED, StrategyTable, table_of
@@ -31,6 +33,7 @@ from .robustness import CONSIDERED
 from .search import Candidate, Search, evaluated, search
 from .space import Space
 from .uneven import fitted
+from .uneven_space import Meter
 
 
 def plan_training(
@@ -44,12 +47,12 @@ def plan_training(
     _refuse_undivided(job, topology.n_devices)
     context = context_of(model, topology, job, inputs)
     space = space_of(context)
+    started = time.perf_counter()
     with input_errors():
         found, candidates = _candidates(context, space, stop)
-        bound = found.outcome.solution.bound
-        if "uneven" in job.explore:
-            candidates, bound = _with_fitted(context, space, found, candidates)
-    solution = found.outcome.solution
+        solution = found.outcome.solution
+        meter = Meter(before=solution.work, stop=stop, started=started)
+        candidates, least = _with_fitted(context, space, found, candidates, meter)
     if not candidates and solution.status is Status.LIMIT:
         raise LimitReached(f"stopped after {solution.work} strategies without one that fits: allow more (--work)")
     if not candidates:
@@ -59,24 +62,33 @@ def plan_training(
         context,
         candidates,
         strategy=explicit(best.table, context),
-        optimality=_optimality(context, space, found, best.value, bound),
+        optimality=_optimality(context, space, found, Claim(best.value, least, meter.spent)),
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The best value, what strategies with fitted stages do not go below, and the work that took."""
+
+    value: float
+    fitted: float
+    work: int
+
+
 def _with_fitted(
-    context: Context, space: Space, found: Search, candidates: list[Candidate]
+    context: Context, space: Space, found: Search, candidates: list[Candidate], meter: Meter
 ) -> tuple[list[Candidate], float]:
-    """The candidates with those of fitted stages that beat them, and the bound that holds with those too."""
+    """The candidates with those of fitted stages that beat them, and what no such strategy goes below; infinite where
+    there is none."""
     uneven = uneven_links(context.topology)
     costs = own_order(context) if uneven else context.costs
     bounding = bounding_context(context).costs if uneven else costs
     best = candidates[0].value if candidates else math.inf
-    made = fitted(space, found.nodes, Views(costs, bounding), context.goal, best)
+    made = fitted(space, found.nodes, Views(costs, bounding), context.goal, best, meter)
     better = made.candidates[:ORDERED]
     if uneven:
         better = [placed(context, each.table) for each in better]
-    joined = sorted([*better, *candidates], key=lambda each: each.value)
-    return joined, min(found.outcome.solution.bound, made.bound)
+    return sorted([*better, *candidates], key=lambda each: each.value), made.bound
 
 
 def _candidates(context: Context, space: Space, stop: Stop | None) -> tuple[Search, list[Candidate]]:
@@ -176,10 +188,18 @@ def explicit(table: StrategyTable, context: Context) -> Strategy:
     return msgspec.structs.replace(strategy, stage_layers=tuple(context.costs.layers_of(table).tolist()))
 
 
-def _optimality(context: Context, space: Space, found: Search, value: float, bound: float) -> Optimality:
+def _optimality(context: Context, space: Space, found: Search, claim: Claim) -> Optimality:
+    """What is proven: of stages as even as can be, and beside that of stages cut anywhere, or of both together where
+    they were explored."""
     solution, objective = found.outcome.solution, context.job.objective
-    value, bound = shown(objective, value), shown(objective, min(bound, value))
+    explored = "uneven" in context.job.explore
+    bound = min(solution.bound, claim.value, claim.fitted if explored else math.inf)
+    value, bound = shown(objective, claim.value), shown(objective, bound)
     gap = relative_gap(value, bound)
+    beyond = None
+    if math.isfinite(claim.fitted) and not explored:
+        least = shown(objective, min(claim.fitted, solution.bound, claim.value))
+        beyond = Beyond(covers=CUT_ALIKE, bound=least, gap=relative_gap(value, least))
     return Optimality(
         objective=objective,
         sense=sense(objective),
@@ -189,5 +209,7 @@ def _optimality(context: Context, space: Space, found: Search, value: float, bou
         status="optimal" if gap == 0.0 else "feasible",
         candidates=space.count(found.nodes),
         feasible=found.outcome.feasible,
-        work=solution.work,
+        work=solution.work + claim.work,
+        covers=CUT_FREELY if explored else AS_EVEN,
+        beyond=beyond,
     )

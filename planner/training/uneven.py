@@ -1,148 +1,107 @@
-"""Strategies whose stages are fitted to each one's memory: the best of them, and a bound on all."""
+"""Strategies whose stages are fitted to each one's memory: the best of them, and a bound on all.
+
+By default stages of 1F1B are cut anywhere and recompute alike, as launchers can run them. Where a job explores uneven
+stages, those of every schedule are cut, and recompute as much as each needs.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import msgspec
 import numpy as np
 
-from ..costs.step import TrainingCosts
-from ..strategy import RECOMPUTES, Schedule
-from ..workload.strategy_table import FIELDS, Ints, StrategyTable, row_codes
-from .bounds import node_floors
+from ..costs.keys import Floats
+from ..strategy import Schedule
+from ..workload.strategy_table import StrategyTable, concatenate
 from .choices import DEFAULT_SCHEDULES
-from .fitting import FULL, Fitted, Fitting, Views, Way
+from .fitting import NONE, Fitted, Fitting, Views, Way
+from .lone_bounds import lone_floors
 from .objectives import Measures
 from .search import Candidate, Goal, evaluated
 from .space import Nodes, Space
 from .uneven_shared import SHARED, SharedSearch
+from .uneven_space import Meter, near, plain, ways
 
-LOOKED_AT = 100_000_000
-"""Entries of stage tables made before the search gives up: about ten seconds of work."""
-FIXED_WORK = 100_000
-"""Entries that take as long as looking at a strategy without making its tables."""
-TOGETHER = 32
+ALIKE: tuple[Schedule, ...] = ("1f1b", "gpipe")
+"""Schedules whose stages are cut by default."""
+CUT = 1_500
+"""Strategies that are evaluated in the time that it takes to cut one exactly."""
+MOST = 2_000_000
+"""Strategies in whose time a search of one schedule gives up: about ten seconds."""
+MOST_ALIKE = 150_000
+PLACED = 4
+"""How many times longer it takes on links that differ."""
+TOGETHER = 16
 
 
-def fitted(space: Space, nodes: Nodes, views: Views, goal: Goal, best: float) -> Fitted:
+def fitted(space: Space, nodes: Nodes, views: Views, goal: Goal, best: float, meter: Meter) -> Fitted:
     """Strategies with fitted stages that beat the best value found, in every schedule that may be used."""
+    every = "uneven" in space.scope.explore
     found: list[Candidate] = []
     bound = np.inf
-    for schedule in space.scope.constraints.schedule or DEFAULT_SCHEDULES:
-        plain = _plain(space, schedule)
-        if plain is None:
+    for schedule in (space.scope.constraints.schedule or DEFAULT_SCHEDULES) if len(nodes) else ():
+        possible = plain(space, schedule, alike=not every) if every or schedule in ALIKE else None
+        if possible is None:
             continue
-        search = SharedSearch if schedule in SHARED else _Search
-        made = search(plain, nodes, views, goal, ways(space)).run(best)
+        meter.allow(MOST if every else MOST_ALIKE)
+        search = SharedSearch if schedule in SHARED else LoneSearch
+        made = search(possible, nodes, views, goal, ways(space) if every else (NONE,)).run(best, meter)
         found, bound = [*found, *made.candidates], min(bound, made.bound)
-        best = min(best, *(each.value for each in made.candidates)) if made.candidates else best
+        best = min([best, *(each.value for each in made.candidates)])
     return Fitted(sorted(found, key=lambda each: each.value), bound)
 
 
-def ways(space: Space) -> tuple[Way, ...]:
-    """How stages may recompute some of their layers: whole, or each useful set of modules, as constraints allow."""
-    allowed = space.choices.kept("recompute", RECOMPUTES)
-    full = [FULL] if "full" in allowed else []
-    code = RECOMPUTES.index("selective")
-    some = [(code, bits) for bits in space.choices.module_sets()] if "selective" in allowed else []
-    return (*full, *some) or ((0, 0),)
+class LoneSearch:
+    """One search of schedules in which a rank holds one stage: strategies in the order of their bounds, each cut
+    exactly, with what was found and what is left unproven."""
 
-
-def _plain(space: Space, schedule: Schedule) -> Space | None:
-    """The space of the strategies to fit: those of a schedule with nothing recomputed or moved off the device; None
-    where constraints leave nothing of it."""
-    held, choices = space.scope.constraints, space.choices
-    wanted: dict[str, str | int] = {"recompute": "none", "offload_optimizer": "none", "offload_activations": "none"}
-    if schedule != "interleaved":
-        wanted["vpp"] = 1
-    possible = all(choices.kept(name, (value,)) for name, value in wanted.items())
-    if not possible or held.vocab_parallel is True:
-        return None
-    changed = {name: (value,) for name, value in wanted.items()} | {"schedule": (schedule,), "vocab_parallel": False}
-    scope = replace(space.scope, constraints=msgspec.structs.replace(held, **changed))
-    return Space(space.chain, space.facts, scope)
-
-
-class _Search:
-    """One search: the best value so far, what was found, and what is left unproven.
-
-    Nodes are looked at in the order of what the schedule takes at least; one is done when a lower bound on all cuts of
-    its leanest strategy reaches the best value, or when every strategy of it was cut exactly.
-    """
-
-    def __init__(
-        self,
-        space: Space,
-        nodes: Nodes,
-        views: Views,
-        goal: Goal,
-        ways: tuple[Way, ...],
-    ) -> None:
-        self.space, self.nodes, self.costs, self.bounding = space, nodes, views.costs, views.bounding
-        self.goal, self.ways = goal, ways
-        self.floors = node_floors(space, nodes, views.bounding, interleaved=False)
+    def __init__(self, space: Space, nodes: Nodes, views: Views, goal: Goal, ways: tuple[Way, ...]) -> None:
+        self.space, self.nodes, self.views, self.goal, self.ways = space, nodes, views, goal, ways
         self.found: list[Candidate] = []
         self.bound = np.inf
-        self.work = 0
 
-    def run(self, best: float) -> Fitted:
-        """Look at nodes until the next one's floor reaches the best value, or for as long as is worth while."""
-        values = np.where(self.nodes.pp > 1, self.goal.values(self.floors), np.inf)
+    def run(self, best: float, meter: Meter) -> Fitted:
+        """Cut strategies until the next one's bound reaches the best value, or until the meter ends it."""
+        costs, capacity = self.views.bounding, self.goal.capacity_bytes
+        left = near(self.space, self.nodes, costs, self.goal, best, interleaved=False)
+        meter.spent += len(left.table)
+        seconds = lone_floors(costs, left.table, capacity, self.ways)
+        values = self._values(left.floors, seconds)
         order = np.argsort(values, kind="stable")
-        for start in range(0, len(order), TOGETHER):
-            chosen = order[start : start + TOGETHER]
-            chosen = chosen[values[chosen] < best]
-            table, origin = self._strategies(chosen)
-            for node in chosen.tolist():
-                if values[node] >= best or self.work > LOOKED_AT:
-                    return self._done(float(values[node]))
-                best = self._node(node, table.take(origin == node), best)
-            if len(chosen) < TOGETHER:
-                break
-        return self._done(best)
+        order = order[values[order] < best]
+        done = 0
+        while done < len(order) and values[order[done]] < best and not meter.over(best, float(values[order[done]])):
+            rows = order[done : done + TOGETHER]
+            rows = rows[values[rows] < best]
+            cuts = [self._cut(left.table.take(one), left.floors.take(one), values[one]) for one in rows[:, None]]
+            meter.spent += CUT * len(rows) * len(self.ways) * (1 if self.same_costs else PLACED)
+            best = self._seen([each for each in cuts if each is not None], best)
+            done += len(rows)
+        rest = float(values[order[done]]) if done < len(order) else np.inf
+        return Fitted(sorted(self.found, key=lambda each: each.value), min(self.bound, rest, left.rest, best))
 
-    def _done(self, floor: float) -> Fitted:
-        return Fitted(sorted(self.found, key=lambda each: each.value), min(self.bound, floor))
+    @property
+    def same_costs(self) -> bool:
+        """Whether strategies are bounded by the costs that they are judged by."""
+        return self.views.bounding is self.views.costs
 
-    def _strategies(self, nodes: Ints) -> tuple[StrategyTable, Ints]:
-        """Those of some nodes that differ in more than their layout, the leanest first, and the node of each."""
-        table, origin = self.space.leaves(self.nodes, nodes)
-        first, _ = row_codes([origin, *(table.column(name) for name in FIELDS if name != "layout")])
-        table, origin = table.take(first), origin[first]
-        leanest = np.argsort(evaluated(self.costs, table).memory_bytes, kind="stable")
-        return table.take(leanest), origin[leanest]
+    def _cut(self, table: StrategyTable, floors: Measures, floor: Floats) -> StrategyTable | None:
+        """The best cut of one strategy, whose bound is noted."""
+        made, seconds = Fitting(self.views.costs, table, self.goal.capacity_bytes, self.ways).best()
+        least = np.maximum(floor, self._values(floors, np.array([seconds]))) if self.same_costs else floor
+        self.bound = min(self.bound, float(least[0]))
+        return made
 
-    def _node(self, node: int, table: StrategyTable, best: float) -> float:
-        """Cut the strategies of a node, the leanest first; returns the best value since."""
-        leaner: list[tuple[Fitting, float]] = []
-        for row in range(len(table)):
-            fitting = self._fitting(self.bounding, table.take(np.array([row])))
-            known = max((least for other, least in leaner if other.leaner_than(fitting)), default=0.0)
-            if self._value(node, known) >= best:
-                continue
-            self.work += fitting.size
-            least = max(known, fitting.least_s())
-            if self._value(node, least) < best:
-                exact = fitting if self.bounding is self.costs else self._fitting(self.costs, fitting.table)
-                made, exact_s = exact.best()
-                least = exact_s if self.bounding is self.costs else least
-                self.bound = min(self.bound, self._value(node, least))
-                best = self._seen(made, best)
-            leaner.append((fitting, least))
-        return best
+    def _seen(self, made: list[StrategyTable], best: float) -> float:
+        """The best value with some more strategies."""
+        if not made:
+            return best
+        table = concatenate(made)
+        values = self.goal.values(evaluated(self.views.costs, table))
+        for row in np.argsort(values, kind="stable").tolist():
+            if values[row] < best:
+                self.found.append(Candidate(made[row], self.views.costs, float(values[row])))
+        return min(best, float(values.min()))
 
-    def _seen(self, made: StrategyTable | None, best: float) -> float:
-        value = np.inf if made is None else float(self.goal.values(evaluated(self.costs, made))[0])
-        if made is not None and value < best:
-            self.found.append(Candidate(made, self.costs, value))
-        return min(value, best)
-
-    def _fitting(self, costs: TrainingCosts, table: StrategyTable) -> Fitting:
-        self.work += FIXED_WORK
-        return Fitting(costs, table, self.goal.capacity_bytes, self.ways)
-
-    def _value(self, node: int, seconds: float) -> float:
-        """The objective at least, of a strategy of a node that takes so long."""
-        floor = self.floors.take(np.array([node]))
-        return float(self.goal.values(Measures(np.array([seconds]), floor.busy_s, floor.memory_bytes))[0])
+    def _values(self, floors: Measures, seconds: Floats) -> Floats:
+        """The objective at least, of strategies that take so long; infinite where they cannot be."""
+        values = self.goal.values(Measures(seconds, floors.busy_s, floors.memory_bytes))
+        return np.where(np.isfinite(seconds), values, np.inf)

@@ -8,31 +8,29 @@ import numpy as np
 
 from ..costs.keys import Floats
 from ..strategy import Schedule
-from ..workload.strategy_table import FIELDS, StrategyTable, concatenate, row_codes
-from .bounds import node_floors
+from ..workload.strategy_table import StrategyTable
 from .fitting import Fitted, Views, Way
 from .objectives import Measures, objective_values
-from .paces import least_seconds
 from .search import Candidate, Goal, evaluated
 from .shared_bounds import shared_floors
 from .shared_fitting import SharedFitting
 from .space import Nodes, Space
+from .uneven_space import Meter, near
 
 SHARED: tuple[Schedule, ...] = ("interleaved", "zb-v", "dualpipe")
 
-TOGETHER = 64
-MOST_STRATEGIES = 100_000
-"""Strategies bounded before the nodes left are taken by their own bounds."""
 MOST_BUILT = 200
 MOST_STAGES = 24
 """Virtual stages of the largest programs solved: larger ones end at their limit, no better than what was built."""
 CLOSE = 1e-4
 """As a share: strategies whose bounds are so near the best value are not cut exactly."""
 WORK_EACH = 30_000
-WORK_IN_ALL = 600_000
-"""The solver's work before the search gives up: about ten seconds."""
 FIXED_WORK = 15_000
 """Work that making one program takes."""
+STRATEGIES_PER_WORK = 3
+BOUNDED = 20
+BUILT = 4_000
+"""Strategies that are evaluated in the time of a step of the solver, of bounding one, and of building one."""
 
 
 class SharedSearch:
@@ -41,60 +39,40 @@ class SharedSearch:
     def __init__(self, space: Space, nodes: Nodes, views: Views, goal: Goal, ways: tuple[Way, ...]) -> None:
         self.space, self.nodes, self.views = space, nodes, views
         self.goal, self.ways = goal, ways
-        self.floors = node_floors(space, nodes, views.bounding)
         self.found: list[Candidate] = []
         self.bound = np.inf
-        self.work = 0
 
-    def run(self, best: float) -> Fitted:
-        """Cut strategies until the next one's bound reaches the best value, or for as long as is worth while."""
-        table, floors, rest = self._strategies(best)
+    def run(self, best: float, meter: Meter) -> Fitted:
+        """Cut strategies until the next one's bound reaches the best value, or until the meter ends it."""
+        costs = self.views.bounding
+        left = near(self.space, self.nodes, costs, self.goal, best, interleaved=True)
+        table, rest = left.table, left.rest
+        meter.spent += BOUNDED * len(table)
+        floors = replace(left.floors, step_s=shared_floors(costs, table, self.goal.capacity_bytes, self.ways))
         values = self.goal.values(floors)
         for row in np.argsort(values, kind="stable")[:MOST_BUILT].tolist():
-            if values[row] < best:
+            if values[row] < best and not meter.over(best, float(values[row])):
                 at = np.array([row])
+                meter.spent += BUILT
                 fitting = self._fitting(table.take(at))
                 values[row] = max(values[row], self._values(floors.take(at), np.array([fitting.least_s()]))[0])
                 best = min([best, *(self._seen(made, best) for made in fitting.built())])
         for row in np.argsort(values, kind="stable").tolist():
-            if values[row] >= best * (1 - CLOSE) or self.work > WORK_IN_ALL:
+            if values[row] >= best * (1 - CLOSE) or meter.over(best, float(values[row])):
                 rest = min(rest, float(values[row]))
                 break
             at = np.array([row])
             if table.virtual_stages[row] > MOST_STAGES:
                 self.bound = min(self.bound, float(values[row]))
             else:
-                best = self._cut(table.take(at), floors.take(at), float(values[row]), best)
+                best = self._exact(table.take(at), floors.take(at), float(values[row]), best, meter)
         return Fitted(sorted(self.found, key=lambda each: each.value), min(self.bound, rest, best))
 
-    def _strategies(self, best: float) -> tuple[StrategyTable, Measures, float]:
-        """Those that may beat the best value and differ in more than their layout, with what no cut of each goes below;
-        and what those not looked at have at least."""
-        values = np.where(self.nodes.pp > 1, self.goal.values(self.floors), np.inf)
-        order = np.argsort(values, kind="stable")
-        order = order[values[order] < best]
-        tables, origins = [self.space.leaves(self.nodes, order[:0])[0]], [np.zeros(0, np.int64)]
-        done = 0
-        while done < len(order) and sum(map(len, tables)) < MOST_STRATEGIES:
-            table, origin = self.space.leaves(self.nodes, order[done : done + TOGETHER])
-            tables.append(table)
-            origins.append(origin)
-            done += TOGETHER
-        table, origin = concatenate(tables), np.concatenate(origins)
-        first, _ = row_codes([origin, *(table.column(name) for name in FIELDS if name != "layout")])
-        table, origin = table.take(first), origin[first]
-        rest = float(values[order[done]]) if done < len(order) else np.inf
-        floors, costs = self.floors.take(origin), self.views.bounding
-        floors = replace(floors, step_s=least_seconds(costs, table))
-        near = self.goal.values(floors) < best
-        table, floors = table.take(near), floors.take(near)
-        return table, replace(floors, step_s=shared_floors(costs, table, self.goal.capacity_bytes, self.ways)), rest
-
-    def _cut(self, table: StrategyTable, floors: Measures, floor: float, best: float) -> float:
+    def _exact(self, table: StrategyTable, floors: Measures, floor: float, best: float, meter: Meter) -> float:
         """Cut one strategy exactly; returns the best value since."""
         fitting = self._fitting(table)
         cut = fitting.best(self._seconds(floors, best), WORK_EACH)
-        self.work += cut.work + FIXED_WORK * len(self.ways)
+        meter.spent += STRATEGIES_PER_WORK * (cut.work + FIXED_WORK * len(self.ways))
         self.bound = min(self.bound, max(floor, float(self._values(floors, np.array([cut.least_s]))[0])))
         return best if cut.table is None else self._seen(cut.table, best)
 

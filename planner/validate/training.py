@@ -13,7 +13,7 @@ from shardwright.topologies import Topology
 
 from ..inputs import restored_model, restored_topology
 from ..plan.base import PlanBase
-from ..plan.training import StageMemory, TrainingPlan
+from ..plan.training import AS_EVEN, CUT_ALIKE, CUT_FREELY, StageMemory, TrainingPlan
 from .common import optimality_problems
 from .training_claims import alternative_problems, prediction_problems, robustness_problems
 from .training_memory import expected_state_bytes
@@ -35,7 +35,7 @@ def problems(plan: PlanBase) -> list[str]:
         *_groups(plan),
         *_memory(plan, model, topology),
         *prediction_problems(plan, model, topology),
-        *optimality_problems(plan.optimality, _objective(plan)),
+        *optimality_problems(plan.optimality, _objective(plan), _covered(plan), CUT_ALIKE),
         *alternative_problems(plan),
         *robustness_problems(plan),
     ]
@@ -46,6 +46,13 @@ def _objective(plan: TrainingPlan) -> float:
     if plan.optimality.objective == "days":
         return math.nan if plan.prediction.campaign is None else plan.prediction.campaign.days
     return getattr(plan.prediction, plan.optimality.objective, math.nan) or math.nan
+
+
+def _covered(plan: TrainingPlan) -> str:
+    """What the bound may be claimed of; nothing for a strategy that was given."""
+    if plan.optimality.candidates == 1 and not plan.optimality.covers:
+        return ""
+    return CUT_FREELY if "uneven" in plan.job.explore else AS_EVEN
 
 
 def _names(plan: TrainingPlan, model: ModelGraph, topology: Topology) -> Iterator[str]:

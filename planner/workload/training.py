@@ -70,8 +70,8 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     `usd_per_device_hour` overrides the catalog's price. `explore` names techniques to try beside the usual ones: other
     exchanges of context ranks, partitions of weights and gradients over fewer ranks, ZeRO 2 and 3 in pipelines (also
     tried where `constraints.zero` names them), offload to `cpu_tier` and `nvme_tier`, fused tensor-parallel overlap,
-    hidden expert dispatch, a vocabulary divided over pipeline ranks, stages whose layers and recompute are fitted to
-    each one's memory, and averaging replicas every many steps, which changes the optimization as well as its speed.
+    hidden expert dispatch, a vocabulary divided over pipeline ranks, uneven stages that recompute what each memory
+    asks for, in any schedule, and averaging replicas every many steps, which changes optimization as well as speed.
     With `robustness_samples` the plan says how it fares when bandwidths are other than thought, over that many samples.
 
     Raises InputError when a count is not positive.

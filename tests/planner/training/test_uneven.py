@@ -11,14 +11,17 @@ import pytest
 from shardwright.models import TransformerShape, model, transformer
 from shardwright.planner import inputs
 from shardwright.planner.errors import Infeasible, InputError
+from shardwright.planner.plan.training import AS_EVEN, CUT_ALIKE, CUT_FREELY
 from shardwright.planner.strategy import RECOMPUTES, Constraints, Strategy
 from shardwright.planner.training import estimate_training, plan_training
-from shardwright.planner.training.fitting import Fitting
-from shardwright.planner.training.planning import context_of
-from shardwright.planner.training.search import evaluated
+from shardwright.planner.training.fitting import NONE, Fitting
+from shardwright.planner.training.lone_bounds import lone_floors
+from shardwright.planner.training.planning import context_of, space_of
+from shardwright.planner.training.search import evaluated, search
 from shardwright.planner.validate.training import problems
 from shardwright.planner.workload.strategy_table import module_bits, table_of
 from shardwright.planner.workload.training import TrainingJob
+from shardwright.solvers import Work
 from shardwright.topologies import cluster
 
 SMALL = transformer(
@@ -71,6 +74,47 @@ def test_fitted_stages_equal_brute_force_over_all_layers_and_recomputes(brute, s
     assert seconds <= least <= found_s[0] <= least * 1.002
 
 
+def cuts(recompute: str, modules: tuple[str, ...]):
+    """All layers of four stages that recompute alike, of which the first and the last may have no layer."""
+    some = {"recompute": recompute, "recompute_modules": modules}
+    for layers in itertools.product(range(8), range(1, 8), range(1, 8), range(8)):
+        if sum(layers) == 7 and max(layers) <= 4:
+            yield msgspec.structs.replace(BASE, stage_layers=layers, **some)
+
+
+@pytest.mark.parametrize("share", [0.55, 0.7, 0.85, 1.1])
+@pytest.mark.parametrize("name", ["none", *WAYS])
+def test_stages_that_recompute_alike_are_cut_as_brute_force_does(name, share):
+    costs = context_of(SMALL, NODE, JOB).costs
+    limit = share * costed([BASE], costs)[1][0]
+    recompute, modules = ({"none": ("none", ())} | WAYS)[name]
+    step_s, held = costed(list(cuts(recompute, modules)), costs)
+    least = step_s[held <= limit].min(initial=np.inf)
+    base = table_of([msgspec.structs.replace(BASE, recompute=recompute, recompute_modules=modules)], 7)
+    made, seconds = Fitting(costs, base, limit, (NONE,)).best()
+    floor = lone_floors(costs, base, limit, (NONE,))[0]
+    assert floor <= seconds * (1 + 1e-9)
+    if made is None:
+        assert least == seconds == np.inf
+        return
+    found_s, found_bytes = costed([made.row(0)], costs)
+    assert (made.row(0).recompute, made.row(0).stage_recompute) == (recompute, None)
+    assert found_bytes[0] <= limit
+    assert seconds <= least <= found_s[0] <= least * 1.005  # the program leaves the exposed reduction out
+    assert floor >= 0.9 * least
+
+
+@pytest.mark.parametrize("share", [0.55, 0.7, 0.85, 1.1])
+def test_no_cut_takes_less_than_the_floor_of_its_strategy(brute, share):
+    way, costs, step_s, held = brute
+    limit = share * costed([BASE], costs)[1][0]
+    least = step_s[held <= limit].min(initial=np.inf)
+    floor = lone_floors(costs, table_of([BASE, BASE], 7), limit, (way,))
+    assert floor[0] == floor[1]
+    assert floor[0] <= least * (1 + 1e-9)
+    assert floor[0] >= 0.9 * least or least == np.inf
+
+
 def test_recompute_by_stage_costs_what_it_does_on_all_of_them():
     costs = context_of(SMALL, NODE, JOB).costs
     layers = (2, 2, 2, 1)
@@ -121,6 +165,36 @@ def test_where_memory_binds_the_first_stages_fitted_ones_are_faster_and_hold():
     assert again.prediction.step_s == pytest.approx(made.prediction.step_s)
 
 
+def test_stages_are_cut_where_that_is_faster_without_being_asked_to_and_the_proof_says_of_what():
+    job = TrainingJob(gbs=64, sequence_length=4096, constraints=Constraints(tp=(4,), pp=(8,), vpp=(1,)))
+    llama, nodes = model("llama-2-70b"), cluster("dgx-a100-40gb:8")
+    records = (inputs.model_input(llama), inputs.topology_input(nodes))
+    made = plan_training(llama, nodes, job, inputs=records)
+    context = context_of(llama, nodes, job)
+    even = search(space_of(context), context.costs, context.goal).outcome.solution.value
+    assert made.optimality.value < even
+    assert made.strategy.stage_layers is not None
+    assert made.strategy.stage_recompute is None
+    assert (made.optimality.covers, made.optimality.gap) == (AS_EVEN, 0.0)
+    assert made.optimality.beyond is not None
+    assert made.optimality.beyond.covers == CUT_ALIKE
+    assert 0 < made.optimality.beyond.gap < 0.005
+    assert problems(made) == []
+    freely = plan_training(llama, nodes, msgspec.structs.replace(job, explore=("uneven",))).optimality
+    assert (freely.covers, freely.beyond) == (CUT_FREELY, None)
+    assert freely.value <= made.optimality.value
+
+
+def test_work_ends_the_fitting_of_stages_too():
+    job = TrainingJob(gbs=64, sequence_length=4096, explore=("uneven",), constraints=Constraints(tp=(4,)))
+    llama, nodes = model("llama-2-70b"), cluster("dgx-a100-40gb:8")
+    whole = plan_training(llama, nodes, job).optimality
+    some = plan_training(llama, nodes, job, stop=Work(whole.work // 2)).optimality
+    assert some.work < 0.75 * whole.work
+    assert some.bound <= whole.bound
+    assert some.value >= whole.value
+
+
 def test_the_bound_holds_for_every_strategy_that_was_looked_at_and_others():
     job = TrainingJob(gbs=64, sequence_length=4096, explore=("uneven",), constraints=Constraints(tp=(4,), pp=(8,)))
     llama, nodes = model("llama-2-70b"), cluster("dgx-a100-40gb:8")
@@ -131,13 +205,12 @@ def test_the_bound_holds_for_every_strategy_that_was_looked_at_and_others():
 
 
 def test_a_search_that_gives_up_keeps_the_floor_of_what_is_left(monkeypatch):
-    monkeypatch.setattr("shardwright.planner.training.uneven.LOOKED_AT", -1)
+    monkeypatch.setattr("shardwright.planner.training.uneven.MOST", -1)
     job = TrainingJob(gbs=64, sequence_length=4096, constraints=Constraints(tp=(4,), pp=(8,), vpp=(1,)))
     llama, nodes = model("llama-2-70b"), cluster("dgx-a100-40gb:8")
     plain = plan_training(llama, nodes, job).optimality
     made = plan_training(llama, nodes, msgspec.structs.replace(job, explore=("uneven",))).optimality
-    assert made.value == plain.value
-    assert made.bound < plain.bound
+    assert made.bound < plain.value <= made.value
     assert made.status == "feasible"
 
 
