@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from .meeting import decide
 from .problem import BinPacking, Floats
 
 FEASIBILITY = 1e-9
 SAFE = 1e-7
 """Relative slack on what prices prove."""
+LEAST_PRICE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +34,13 @@ def pack_exactly(problem: BinPacking, units: Floats, prices: Floats, nodes: int)
     """Is there a packing of whole items into what `units` buy?
 
     At any prices of the profiles the room is worth Σ_j w_j room_j and the items at least Σ_i min_j w_j load_ij, so no
-    packing wastes more than the difference: an item placed where it is dearer uses it up, which leaves few cells.
+    packing wastes more than the difference: an item placed where it is dearer uses it up. Where that leaves few ways to
+    place items they are all listed, else SCIP is given the few cells.
     """
     room = problem.capacity @ units
+    listed = _listed(problem, units, room, prices)
+    if listed is not None:
+        return listed
     able = np.isfinite(problem.load) & (room > 0)[:, None]
     priced = np.where(able, prices[:, None] * np.where(able, problem.load, 0.0), np.inf)
     cheapest = priced.min(0)
@@ -44,6 +50,20 @@ def pack_exactly(problem: BinPacking, units: Floats, prices: Floats, nodes: int)
     afforded = np.divide(waste, dearer, out=np.full_like(dearer, np.inf), where=dearer > 0)
     most = np.where(able, np.floor(np.minimum(problem.items, afforded)), 0.0)
     return _Program(problem, most, fixed=units).wasting(dearer, waste).solve(nodes)
+
+
+def _listed(problem: BinPacking, units: Floats, room: Floats, prices: Floats) -> Answer | None:
+    """The answer by listing what is affordable, None where that is too much."""
+    used = np.flatnonzero(room > 0)
+    if not prices[used].any():
+        return None
+    scale = np.maximum(prices, LEAST_PRICE * prices.max())[used]
+    verdict = decide(scale[:, None] * problem.load[used], scale * room[used], problem.items)
+    if verdict.packing is None:
+        return Answer(None, None, np.inf, proven=True) if verdict.proven else None
+    packing = np.zeros_like(problem.load)
+    packing[used] = verdict.packing
+    return Answer(units, packing, float(problem.cost @ units), proven=True) if problem.fits(units, packing) else None
 
 
 def pack_cheapest(problem: BinPacking, allowed: Floats, window: tuple[float, float], nodes: int) -> Answer:

@@ -1,9 +1,9 @@
-"""Whole items into given capacities: round the relaxation's shares, large items first, then exchange what overflows.
+"""Whole items into given capacities: round the relaxation's shares and exchange what overflows, or lay class by class.
 
 With the units fixed what is left is a feasibility question. The relaxation that shrinks all capacities together
-(min θ: Σ_i load_i x_i <= θ room) says no at once when θ > 1. Otherwise its shares are rounded, at once or a part of the
-classes at a time: those of the largest items first, and the rest is relaxed again in the room that is left, so that
-small items even out what large ones left uneven (relax and fix). What still overflows is tuned.
+(min θ: Σ_i load_i x_i <= θ room) says no at once when θ > 1. Otherwise its shares are rounded, and what overflows is
+tuned, which does where a good deal of room is left. Where little is, how many packings there are about tells whether
+it is worth while to lay the items class by class, with few partial packings kept or with many.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from .beam import NARROW, WIDE, lay
+from .counting import count
 from .problem import BinPacking, Floats, Integers
 from .relaxation import Relaxation, Relaxed
 from .tuning import Tuning
 
-PARTS = 10
-"""Parts of the classes that are rounded one after the other."""
-QUICK, THOROUGH = 15, 80
-"""Steps of tuning from shares that were rounded at once, and from those that were rounded a part at a time."""
-TIGHT, LOOSE = 1e-6, 1e-4
-"""Tolerances of the first relaxation, and of those after it."""
+QUICK = 15
+"""Steps of tuning."""
+TIGHT = 1e-6
+HOPELESS = 0.0
+"""Log of the number of packings there are about below which none is looked for class by class."""
 MOST_SHRINK = 4.0
 SHARE_TOLERANCE = 1e-7
 ROUTING_TOLERANCE = 1e-6
@@ -43,14 +44,15 @@ class Fit:
 
 
 class Effort(IntEnum):
-    """How hard to try: relax only, round and tune, or round a part at a time too."""
+    """How hard to try: relax only, round and tune, or lay class by class too, from few partial packings or many."""
 
     RELAX = 0
     ROUND = 1
-    FIX = 2
+    LAY = 2
+    LAY_WIDELY = 3
 
 
-def fit(problem: BinPacking, units: Floats, rng: np.random.Generator, effort: Effort = Effort.FIX) -> Fit:
+def fit(problem: BinPacking, units: Floats, rng: np.random.Generator, effort: Effort = Effort.LAY) -> Fit:
     """Try to pack every item into the capacities that `units` buy."""
     room = problem.capacity @ units
     used = room > 0
@@ -68,43 +70,35 @@ def fit(problem: BinPacking, units: Floats, rng: np.random.Generator, effort: Ef
         packing[used] = shares * problem.items
         over = (np.where(np.isfinite(load), load, 0.0) * packing[used]).sum(1) > room[used] * (1 + ROUTING_TOLERANCE)
         return Fit(None if over.any() else packing)
-    whole = _packed(Tuning(load, room[used], prices), shares, problem.items, rng, effort)
+    whole = _packed(Tuning(load, room[used], prices), (shares, problem.items, 1.0 - shrunk.bound), rng, effort)
     if whole is not None:
         packing[used] = whole
         return Fit(packing if problem.fits(units, packing) else None)
     return Fit(None, prices=_everywhere(prices, used), slack=1.0 - shrunk.bound)
 
 
-def _packed(tuning: Tuning, shares: Floats, items: Integers, rng: np.random.Generator, effort: Effort) -> Floats | None:
+def _packed(
+    tuning: Tuning, divided: tuple[Floats, Integers, float], rng: np.random.Generator, effort: Effort
+) -> Floats | None:
+    """Whole items from shares, items and the share of the room that they leave."""
+    shares, items, slack = divided
     whole = tuning.run(_rounded(shares, items), rng, QUICK) if effort >= Effort.ROUND else None
-    if whole is None and effort >= Effort.FIX:
-        whole = tuning.run(_fixed(tuning, shares, items), rng, THOROUGH)
-    return whole
+    if whole is not None or effort < Effort.LAY or slack <= 0:
+        return whole
+    counted = count(tuning.blocked, tuning.room, items, slack * float(tuning.room.sum()))
+    if counted is None or counted.log < HOPELESS:
+        return None
+    for beam in (NARROW, WIDE)[: effort - Effort.ROUND]:
+        whole = lay(tuning.blocked, tuning.room, items, counted, beam, rng)
+        if whole is not None:
+            return whole
+    return None
 
 
 def _everywhere(prices: Floats, used: NDArray[np.bool_]) -> Floats:
     everywhere = np.zeros(len(used))
     everywhere[used] = prices
     return everywhere
-
-
-def _fixed(tuning: Tuning, shares: Floats, items: Integers) -> Floats:
-    """Round the classes of the largest items, relax the rest in the room that is left, and so on."""
-    load, room = tuning.blocked, tuning.room
-    finite = np.where(np.isfinite(load), load, 0.0)
-    size = load.min(0)
-    rest = np.argsort(-size, kind="stable")
-    packing, left, shares = np.zeros_like(load), room.copy(), shares[:, rest]
-    for part in np.array_split(rest, min(PARTS, len(rest))):
-        count = len(part)
-        packing[:, part] = _rounded(shares[:, :count], items[part])
-        left = left - (finite[:, part] * packing[:, part]).sum(1)
-        rest = rest[count:]
-        if not len(rest):
-            break
-        found = _shrink(load[:, rest], items[rest], np.maximum(left, 1e-6 * room), np.inf, LOOSE)
-        shares = _clean(found.shares if found.solved else shares[:, count:], load[:, rest])
-    return packing
 
 
 def _clean(shares: Floats, load: Floats) -> Floats:
@@ -114,9 +108,7 @@ def _clean(shares: Floats, load: Floats) -> Floats:
     return cleaned
 
 
-def _shrink(
-    load: Floats, items: Integers, room: Floats, cut: float, tolerance: float = TIGHT, *, once: bool = True
-) -> Relaxed:
+def _shrink(load: Floats, items: Integers, room: Floats, cut: float, *, once: bool) -> Relaxed:
     """Shares and prices of the least θ, left unsolved once θ must exceed the cut."""
     together = BinPacking(
         cost=np.ones(1),
@@ -129,7 +121,7 @@ def _shrink(
         limit=np.zeros(0),
         fractional=True,
     )
-    return Relaxation(together).solve(np.zeros(1), together.upper, cut, tolerance, shares=True, once=once)
+    return Relaxation(together).solve(np.zeros(1), together.upper, cut, TIGHT, shares=True, once=once)
 
 
 def _rounded(shares: Floats, items: Integers) -> Floats:

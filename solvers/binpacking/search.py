@@ -2,7 +2,7 @@
 
 With the items divisible, the program lives in as many integer variables as there are offers, however many classes of
 items there are. Good units near the root are found by enumerating lattice points. A node whose relaxed units are whole
-is a candidate fleet; for whole items the candidate must also be packed (rounding, SCIP, rounding with more effort). A
+is a candidate fleet; for whole items the candidate must also be packed (rounding, laying class by class, SCIP). A
 fleet that is proven unpackable is cut off; one that stays open keeps its cost in the bound. When many fleets near the
 optimum are unpackable (few large items), the program itself is put to SCIP within the window that is left.
 """
@@ -263,14 +263,12 @@ class _Search:
         """Decide a single fleet for good, or leave it open with its cost as the bound."""
         if not self.floor <= float(self.cost @ units) < self.cut or not self.problem.allows(units):
             return
-        found = fit(self.problem, units, self.rng, Effort.ROUND)
+        found = fit(self.problem, units, self.rng, Effort.LAY_WIDELY)
         proven, packing = found.impossible, found.packing
         if packing is None and found.prices is not None and not proven:
             most = SMALL_PACK_NODES if self.problem.load.size <= SMALL_PROGRAM_CELLS else MOST_PACK_NODES
             answer = pack_exactly(self.problem, units, found.prices, min(self._nodes(PACK_CELL_NODES), most))
             proven, packing = answer.proven, answer.packing
-            if packing is None and not proven:
-                packing = fit(self.problem, units, self.rng).packing
         if packing is not None:
             self.units, self.packing = units, packing
         elif not proven:
@@ -339,7 +337,7 @@ class _Search:
         assert self.root is not None
         self.progress.bound = self._lift(min(self.root.bound, self.value))
         if self.root.bound < self.cut < math.inf and not self.stop(self.progress):
-            thorough = partial(self._offer, effort=Effort.FIX)
+            thorough = partial(self._offer, effort=Effort.LAY)
             pack_nearby(self.problem, self.root, (lower, upper), self.cut, thorough, self.rng)
 
     def _dive(self, node: _Node) -> None:
