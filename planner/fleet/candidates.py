@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +19,10 @@ from ..workload.fleet import FleetJob
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A replica of a model: one pool, or a prefill and a decode pool; `rates` by request class of the job."""
+    """A replica of a model: one pool, or a prefill and a decode pool; `rates` by request class of the job.
+
+    `pool_rates` are those of each of two pools alone, the way between them counted in the first.
+    """
 
     model: str
     pools: tuple[ReplicaPool, ...]
@@ -28,6 +32,13 @@ class Candidate:
     format: str = ""
     engine: str = ""
     transfer: CacheTransfer | None = None
+    pool_rates: tuple[Floats, ...] = ()
+
+    def carrying(self, shares: Sequence[float]) -> Candidate:
+        """The same replica where every pool carries a share of what it does."""
+        parts = self.pool_rates or (self.rates,)
+        lowered = [rates * share for rates, share in zip(parts, shares, strict=True)]
+        return replace(self, rates=functools.reduce(np.minimum, lowered))
 
     @property
     def gpus(self) -> tuple[tuple[str, int], ...]:

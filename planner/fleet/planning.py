@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import msgspec
 
-from shardwright.solvers import Status, Stop, relative_gap
+from shardwright.solvers import Gap, Status, Stop, Work, relative_gap
 
 from ..inputs import job_input
 from ..plan.base import Input, Optimality, Provenance
@@ -23,6 +23,8 @@ from .running import units_running
 from .single import alternatives, single_types
 from .solving import CHANCE, chance, insure, solve_fleet
 
+CLOSE = Gap(1e-3) | Work(2_000)
+"""Near enough to the best fleet to say which replicas matter."""
 PROVEN_GAP = 1e-9
 PROOF_GAP = 1e-4
 CLOCKS = (
@@ -39,7 +41,7 @@ def plan_problem(problem: FleetProblem, inputs: tuple[Input, ...] = (), seed: in
 
 
 @dataclass(frozen=True, slots=True)
-class _Solved:
+class Answer:
     """What was found for a job, on the throughputs that are counted on, and what runs but cannot be rented."""
 
     counted: FleetProblem
@@ -50,7 +52,11 @@ class _Solved:
     kept: bool
 
 
-def _solved(job: FleetJob, problem: FleetProblem) -> _Solved:
+def answered(job: FleetJob, problem: FleetProblem, stop: Stop = PROOF) -> Answer:
+    """The best fleet for a job whose problem is assembled. Raises Infeasible naming what binds.
+
+    `stop` ends the search where packing alone answers it (`packs`).
+    """
     demands, dropped = _demands(job, problem)
     insurance = None
     counted = problem
@@ -66,43 +72,45 @@ def _solved(job: FleetJob, problem: FleetProblem) -> _Solved:
             overload_without=safe.overload_without,
         )
     else:
-        found = solve_fleet(problem, demands, job.seed)
+        found = solve_fleet(problem, demands, job.seed, stop)
     kept = False
     if job.current and not job.hours:
         found, kept = _kept(job, counted, demands, found)
     if kept and insurance is not None and job.error is not None:
         insurance = msgspec.structs.replace(insurance, overload=chance(counted, found, demands, job.error))
-    return _Solved(counted, found, demands, dropped, insurance, kept)
+    return Answer(counted, found, demands, dropped, insurance, kept)
 
 
-def routed(job: FleetJob, problem: FleetProblem) -> tuple[Rental, Found]:
-    """What a plan would rent and route, without the fleets set beside it, and what it was read from."""
-    solved = _solved(job, problem)
-    rental = rental_of(solved.counted, solved.found, solved.demands)
+def packs(job: FleetJob) -> bool:
+    """Whether packing alone answers a job, so that its search may end early."""
+    return job.error is None and not (job.failures.any or job.hours or job.current or job.objective == "throughput")
+
+
+def rented(job: FleetJob, answer: Answer) -> Rental:
+    """What a plan would rent and route, without the fleets set beside it."""
+    rental = rental_of(answer.counted, answer.found, answer.demands)
     if job.hours:
         names = tuple(name for name, _ in job.hours)
-        hours = schedule_of(solved.counted, solved.found, solved.demands, names, solved.found.value)
+        hours = schedule_of(answer.counted, answer.found, answer.demands, names, answer.found.value)
         rental = msgspec.structs.replace(rental, schedule=hours)
-    return rental, solved.found
+    return rental
 
 
-def plan_assembled(
+def plan_of(
     job: FleetJob,
-    problem: FleetProblem,
+    answer: Answer,
     inputs: tuple[Input, ...] = (),
     notes: tuple[str, ...] = (),
     outside: float | None = None,
 ) -> FleetPlan:
-    """The plan of a job whose problem is assembled; the job is kept in it.
+    """The plan of an answer to a job, which is kept in it.
 
     `outside` is the best value that a fleet with replicas left out of the problem may have; the proof goes no further.
-    Raises Infeasible naming what binds.
     """
-    solved = _solved(job, problem)
-    counted, found, demands = solved.counted, solved.found, solved.demands
+    counted, found, demands = answer.counted, answer.found, answer.demands
     if outside is not None:
         found = _reaching(found, outside, largest=demands.largest)
-    rental = msgspec.structs.replace(rental_of(counted, found, demands), insurance=solved.insurance)
+    rental = msgspec.structs.replace(rental_of(counted, found, demands), insurance=answer.insurance)
     if job.hours:
         busiest = replace(demands, hours=(max(demands.hours),), before=None)
         static = solve_fleet(counted, busiest, job.seed).value
@@ -111,9 +119,9 @@ def plan_assembled(
     elif job.current:
         anew = solve_fleet(counted, replace(demands, before=None), job.seed).value
         rental = msgspec.structs.replace(
-            rental, change=change_of(counted, found, demands, solved.dropped, anew, solved.kept)
+            rental, change=change_of(counted, found, demands, answer.dropped, anew, answer.kept)
         )
-    notes += _notes(job, solved.dropped)
+    notes += _notes(job, answer.dropped)
     return _plan(counted, found, demands, rental, ((*inputs, job_input(job)), notes, job.seed))
 
 

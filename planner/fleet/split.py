@@ -28,12 +28,13 @@ def simulated_split(columns: Columns, served: ServedModel, candidate: Candidate)
         assert pool.degrees is not None
         workers.append(worker_of(columns, pool.gpu, candidate.format, pool.degrees))
     sizes = np.array([candidate.transfer.bytes_per_token * (each.isl or 1) for each in columns.classes])
-    rates = candidate.transfer.bytes_per_s / np.maximum(sizes, 1e-300)
+    passed = candidate.transfer.bytes_per_s / np.maximum(sizes, 1e-300)
+    parts = []
     for pool, worker in zip(candidate.pools, workers, strict=True):
         way = between(*workers) if pool.phase == "prefill" else None
         alone = columns.phase_rates(served, worker.key, pool.phase, (way,), exact=True)
-        rates = np.minimum(rates, pool.workers * alone[0])
-    return replace(candidate, rates=rates, source="simulation")
+        parts.append(np.minimum(pool.workers * alone[0], passed))
+    return replace(candidate, rates=np.minimum(*parts), pool_rates=tuple(parts), source="simulation")
 
 
 def candidate_of(split: Split) -> Candidate:
@@ -47,5 +48,13 @@ def candidate_of(split: Split) -> Candidate:
     format_ = split.workers[0].format
     label = f"prefill {names[0]}, decode {names[1]}" + (f" {format_}" if format_ != "bf16" else "")
     return Candidate(
-        split.served.model, pools, label, split.rates, "cost model", format_, split.served.engine, split.transfer
+        model=split.served.model,
+        pools=pools,
+        layout=label,
+        rates=split.rates,
+        source="cost model",
+        format=format_,
+        engine=split.served.engine,
+        transfer=split.transfer,
+        pool_rates=split.pool_rates,
     )

@@ -1,10 +1,10 @@
 """Every split replica of a job, caches left out, and those of them that may be in a better fleet.
 
-A split replica of a prefill and b decode workers carries min(a P, b D, L) of a class: P what one prefill worker carries
-within TTFT, the caches' way to the decode pool counted (layer by layer, while later layers are computed), D what one
-decode worker carries within TPOT, L what the links between the pools pass. Caches left out, it carries at most
-min(a P, b D) for at least its GPUs' lowest prices, all pairs and ratios as arrays; the closed relaxation at those
-figures (see columns) says which of them are worth the rest.
+A split replica of a prefill and b decode workers carries min(a P, b D, L) of a class: P what one prefill worker
+carries within TTFT, waiting at its percentile (see waiting) and the caches' way to the decode pool counted (layer by
+layer, while later layers are computed), D what one decode worker carries within TPOT, L what the links between the
+pools pass. Caches left out, it carries at most min(a P, b D) for at least its GPUs' lowest prices, all pairs and
+ratios as arrays; the closed relaxation at those figures (see columns) says which of them are worth the rest.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,14 @@ from shardwright.solvers.binpacking.problem import Floats
 
 from ..plan.fleet import CacheTransfer
 from ..serving.deployments import Link
+from ..serving.pools import Phase
 from ..workload.fleet import ServedModel
+from ..workload.serving import Targets
 from ..workload.serving_layout import Layout, quantization
 from .columns import Columns, Known
 from .network import uplink
 from .offers import prices_of
+from .waiting import FULLEST, fullest
 
 MOST_WORKERS = 4
 RATIOS = tuple(
@@ -53,13 +56,18 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A prefill and b decode workers of a model."""
+    """A prefill and b decode workers of a model, and what either pool carries of every class."""
 
     served: ServedModel
     workers: tuple[Worker, Worker]
     counts: tuple[int, int]
     transfer: CacheTransfer
-    rates: Floats
+    pool_rates: tuple[Floats, Floats]
+
+    @property
+    def rates(self) -> Floats:
+        """What both pools carry."""
+        return np.minimum(*self.pool_rates)
 
     @property
     def gpus(self) -> tuple[tuple[str, int], ...]:
@@ -128,14 +136,16 @@ class Side:
         each_gpu = {each.gpu: _cheapest_gpu(columns, each.gpu) for each in workers}
         least = np.array([each_gpu[each.gpu] * each.degrees.devices for each in workers])
         shape = (len(workers), len(columns.classes))
+        phases: tuple[Phase, ...] = ("prefill", "decode")
         prefill, decode = (
             _Pool(
                 workers,
                 np.array([columns.phase_rates(served, each.key, phase)[0] for each in workers]).reshape(shape),
                 least,
             )
-            for phase in ("prefill", "decode")
+            for phase in phases
         )
+        prefill = replace(prefill, rates=_unhurried(prefill.rates, served.targets))
         count = len(workers) ** 2 * len(RATIOS)
         return cls(
             served, format_, prefill.part(np.asarray(prefill.rates.any(1))), decode.part(decode.undominated()), count
@@ -170,11 +180,12 @@ class Side:
             workers = prefill[first], decode[second]
             few, many = RATIOS[ratio]
             passed = min(few * workers[0].link.bytes_per_s, many * workers[1].link.bytes_per_s)
-            rates = np.minimum(few * handing[first, between(*workers)], many * self.decode.rates[second])
-            rates = np.minimum(rates, passed / np.maximum(size * isl, 1e-300))
-            if rates.any():
-                transfer = CacheTransfer(bytes_per_token=size, bytes_per_s=passed)
-                yield Split(self.served, workers, RATIOS[ratio], transfer, rates)
+            handed = np.minimum(handing[first, between(*workers)], self.prefill.rates[first])
+            handed = np.minimum(few * handed, passed / np.maximum(size * isl, 1e-300))
+            transfer = CacheTransfer(bytes_per_token=size, bytes_per_s=passed)
+            split = Split(self.served, workers, RATIOS[ratio], transfer, (handed, many * self.decode.rates[second]))
+            if split.rates.any():
+                yield split
 
 
 class Space:
@@ -262,6 +273,19 @@ class Splits:
             if len(kept.splits) == len(splits.splits):
                 return kept
             splits = kept
+
+
+def _unhurried(rates: Floats, targets: Targets) -> Floats:
+    """What prefill workers carry of every class alone where waiting counts at its percentile; as made they are FULLEST.
+
+    A prompt takes at least as long as its share of a full batch does.
+    """
+    if targets.ttft_s is None:
+        return rates
+    with np.errstate(divide="ignore"):
+        service = FULLEST / rates
+    busy = fullest(service, targets.ttft_s - service, targets.percentile)
+    return np.where(rates > 0, np.minimum(busy / service, rates), 0.0)
 
 
 def _undominated(rates: Floats) -> NDArray[np.bool_]:

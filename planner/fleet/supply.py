@@ -38,6 +38,9 @@ class Supply:
         """Make what matters beside the whole replicas made; `value_of` is the best fleet of some replicas."""
         self.grow(value_of(self.columns.made))
         self.columns.one_each()
+
+    def split(self, value_of: ValueOf) -> None:
+        """Make the split replicas that matter, where any are asked for."""
         if not self.most_splits:
             return
         self._space, self._asked = Space(self.columns), None

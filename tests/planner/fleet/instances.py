@@ -8,7 +8,7 @@ import msgspec
 
 from shardwright.planner.fleet.candidates import measured_candidates, request_classes
 from shardwright.planner.fleet.offers import assemble
-from shardwright.planner.fleet.planning import plan_assembled
+from shardwright.planner.fleet.planning import answered, plan_of
 from shardwright.planner.fleet.problem import FleetProblem
 from shardwright.planner.plan.fleet import FleetPlan
 from shardwright.planner.workload.fleet import FleetJob
@@ -51,4 +51,4 @@ def problem(job: FleetJob) -> FleetProblem:
 
 
 def plan(job: FleetJob) -> FleetPlan:
-    return plan_assembled(job, problem(job))
+    return plan_of(job, answered(job, problem(job)))

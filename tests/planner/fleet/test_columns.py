@@ -16,7 +16,7 @@ from shardwright.planner.fleet.columns import Columns, Known, serving_job
 from shardwright.planner.fleet.job import plan_fleet
 from shardwright.planner.fleet.machines import ideal, machine_topology
 from shardwright.planner.fleet.offers import assemble
-from shardwright.planner.fleet.planning import best_found, plan_assembled
+from shardwright.planner.fleet.planning import answered, best_found, plan_of
 from shardwright.planner.fleet.split import candidate_of
 from shardwright.planner.fleet.split_space import RATIOS, Space, Split, Splits
 from shardwright.planner.fleet.what_if import parse_what_if
@@ -78,7 +78,7 @@ def test_what_is_left_out_could_not_have_been_cheaper(rate):
     task = job()
     task = msgspec.structs.replace(task, models=(msgspec.structs.replace(task.models[0], rate_per_s=rate),))
     lazy, columns = plan_fleet(task), all_columns(task)
-    every = plan_assembled(task, assemble(task, columns.classes, columns.made))
+    every = plan_of(task, answered(task, assemble(task, columns.classes, columns.made)))
     assert lazy.optimality.value == pytest.approx(every.optimality.value, rel=1e-4)
     assert validate_plan(lazy) == []
     (note,) = [line for line in lazy.assumptions if "layouts were looked into" in line]
@@ -238,8 +238,8 @@ def test_a_proof_goes_no_further_than_the_replicas_left_out():
     task = job()
     columns = all_columns(task)
     problem = assemble(task, columns.classes, columns.made)
-    whole = plan_assembled(task, problem)
-    short = plan_assembled(task, problem, outside=whole.optimality.value * 0.9)
+    whole = plan_of(task, answered(task, problem))
+    short = plan_of(task, answered(task, problem), outside=whole.optimality.value * 0.9)
     assert short.optimality.value == whole.optimality.value
     assert short.optimality.bound == pytest.approx(whole.optimality.value * 0.9)
     assert short.optimality.status == "feasible"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pytest
 
 from shardwright.planner import load_model, plan_fleet
 from shardwright.planner.fleet.columns import Known, serving_job
-from shardwright.planner.fleet.job import _planned, _ready, _simulated
+from shardwright.planner.fleet.job import _planned, _ready, _Renting, _simulated
 from shardwright.planner.fleet.machines import machine_topology
-from shardwright.planner.fleet.mixing import shares_of
+from shardwright.planner.fleet.mixing import Settling, parts_of, shares_of
 from shardwright.planner.fleet.offers import assemble, undominated
-from shardwright.planner.fleet.planning import plan_assembled
+from shardwright.planner.fleet.planning import answered, plan_of
 from shardwright.planner.plan.fleet import FleetPlan
 from shardwright.planner.serving.deployments import Link
 from shardwright.planner.serving.replica import PoolUse, replica_outcome
@@ -62,7 +63,7 @@ def alone(task: FleetJob) -> FleetPlan:
     """The plan at the throughputs that each size keeps alone."""
     columns = _ready(task, ()).columns
     made = _simulated(task, columns, list(columns.made))
-    return plan_assembled(task, assemble(task, columns.classes, undominated(task, made)))
+    return plan_of(task, answered(task, assemble(task, columns.classes, undominated(task, made))))
 
 
 def test_a_mix_that_misses_the_targets_lowers_what_is_counted_on():
@@ -75,7 +76,7 @@ def test_a_mix_that_misses_the_targets_lowers_what_is_counted_on():
         pairs = zip(first.rental.replicas, shares_of(first.rental), strict=True)
         met = all(seen(replica, share).meets(task.models[0].targets) for replica, share in pairs if share is not None)
         assert all(each.latencies.met for each in settled.rental.replicas if each.latencies is not None)
-        assert any("were lowered until the mix" in line for line in settled.assumptions) == (not met)
+        assert any("were lowered to what they carry" in line for line in settled.assumptions) == (not met)
         assert settled.optimality.value >= first.optimality.value * (1 - 1e-4)
         assert validate_plan(settled) == []
         missed += not met
@@ -126,13 +127,15 @@ def test_a_plan_that_came_to_cost_more_looks_into_more_replicas():
     gpus = {"a10g": 1.01, "a100-80gb": 3.67, "h100": 4.5, "l4": 1.2}
     offers = [{"gpu": gpu, "usd_per_hour": usd} for gpu, usd in gpus.items()]
     task = job(models=[MIXED | {"rate_per_s": 18.0}], offers=offers, disaggregated=True, simulate=False)
-    supply, value = _ready(task, ()).supply, plan_fleet(task).optimality.value
+    ready, value = _ready(task, ()), plan_fleet(task).optimality.value
+    supply = ready.supply
+    supply.split(lambda _: Known(value))
     assert supply.grow(Known(value)) == []
     more = supply.grow(Known(1.3 * value))
     assert any(len(each.pools) == 2 for each in more)
     assert supply.grow(Known(1.3 * value)) == []
 
-    ready, _, dearer = _planned(msgspec.structs.replace(task, simulate=True), ())
+    ready, dearer = _planned(msgspec.structs.replace(task, simulate=True), ())
     assert dearer.optimality.value > value
     assert ready.supply.grow(Known(dearer.optimality.value)) == []
 
@@ -147,3 +150,40 @@ def test_split_pools_are_simulated_together():
     free, slow = (replica_outcome(graph, pools, task, link) for link in (None, Link(1e9, 1e-5)))
     sent = 2000 * 131072 / 1e9
     assert free.percentile("ttft", 50) < slow.percentile("ttft", 50) <= free.percentile("ttft", 50) + sent + 0.1
+
+
+LONG = {
+    "model": "llama-3.1-8b",
+    "rate_per_s": 60.0,
+    "lengths": [{"isl": 500, "osl": 100, "weight": 3}, {"isl": 6000, "osl": 20}],
+    "targets": {"ttft_s": 1.0, "tpot_s": 0.012},
+}
+FOUR = [{"gpu": gpu, "usd_per_hour": usd} for gpu, usd in (("a10g", 1.01), ("l4", 0.8), ("h100", 2.95), ("gh200", 2.3))]
+
+
+def test_prefill_and_decode_pools_never_make_a_fleet_dearer_once_simulated():
+    task = job(models=[LONG | {"rate_per_s": 6.0}], offers=FOUR[1:3], simulate=True)
+    whole, split = plan_fleet(task), plan_fleet(msgspec.structs.replace(task, disaggregated=True))
+    assert split.optimality.value <= whole.optimality.value * (1 + 1e-9)
+    for made in (whole, split):
+        assert all(each.latencies.met for each in made.rental.replicas)
+        assert made.optimality.bound <= made.optimality.value
+        assert validate_plan(made) == []
+
+
+def test_what_is_learnt_of_a_pool_counts_wherever_it_stands():
+    task = job(models=[LONG], offers=FOUR, disaggregated=True, simulate=False)
+    ready = _ready(task, ())
+    ready.supply.split(lambda _: Known(40.0))
+    settling = Settling(ready.columns, _Renting(ready, ready.columns.made))
+    splits = [each for each in ready.columns.made if len(each.pools) == 2]
+    part = parts_of(splits[0])[0]
+    same = [each for each in splits if parts_of(each)[0] == part]
+    assert len(same) > 1
+    settling.carried[part] = 0.5
+    for each in same:
+        prefill, decode = each.pool_rates
+        assert (settling.known(each).rates == np.minimum(prefill / 2, decode)).all()
+    others = [each for each in splits if parts_of(each)[0] != part]
+    assert all((settling.known(each).rates == each.rates).all() for each in others)
+    assert all((settling.expected(each).rates <= each.rates).all() for each in others)
