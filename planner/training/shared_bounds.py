@@ -7,41 +7,45 @@ of layers are bounded by their commonest kind alone, and by layers that are the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..costs.footprint import largest_temporary
+from ..costs.footprint import largest_temporaries
 from ..costs.keys import Floats
 from ..costs.rows import DUALPIPE, SELECTIVE, Rows
 from ..costs.sharding import state_memory
 from ..costs.stages import live_microbatches, placed
 from ..costs.step import TrainingCosts
 from ..strategy import SCHEDULES
-from ..workload.strategy_table import Ints, StrategyTable
+from ..workload.strategy_table import Ints, StrategyTable, row_codes
 from .fitting import Way
 from .paces import least_seconds
+
+TOGETHER = 256
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """Of one layer at least: seconds and bytes of states, and bytes that a micro-batch keeps; per way of recomputing
-    the seconds it takes and the bytes it spares at most. `count` of them at least, beside `others`."""
+    """Of one layer at least, [rows]: seconds and bytes of states, and bytes that a micro-batch keeps; per way of
+    recomputing, [ways, rows], the seconds it takes and the bytes it spares at most. `count` of them at least, beside
+    `others`."""
 
     count: int
     others: int
-    both: float
-    states: float
-    saved: float
+    both: Floats
+    states: Floats
+    saved: Floats
     redone: Floats
     spared: Floats
 
 
 @dataclass(frozen=True, slots=True)
 class _Ranks:
-    """Of every rank: micro-batches alive of so many layers, at least and at most as its stages may share them, [ranks,
-    layers + 1]; fixed seconds and bytes; room and slowness."""
+    """Of the ranks of rows of one pipeline: micro-batches alive of so many layers, at least and at most as stages may
+    share them, [ranks, layers + 1]; fixed seconds and bytes, [rows, ranks]; room and slowness, [ranks]."""
 
     least_alive: Floats
     most_alive: Floats
@@ -57,7 +61,9 @@ def shared_floors(costs: TrainingCosts, table: StrategyTable, capacity_bytes: fl
         return np.zeros(0)
     rows = costs.rows(table)
     filling = Filling(costs, rows, capacity_bytes, [_recomputed(costs, table, way) for way in ways])
-    slowest = np.array([filling.slowest_s(row).min() for row in range(len(table))])
+    slowest = np.empty(len(table))
+    for some in _of_one_pipeline(rows):
+        slowest[some] = filling.slowest_s(some).min(axis=0)
     extra = np.maximum(slowest - _mean_s(costs, rows), 0.0)
     # the slowest rank sets the pace of every micro-batch but those of the fill, which the mean already has
     pace = costs.microbatches(table) - np.where(table.vpp > 1, 1 / table.vpp, 0.0)
@@ -109,18 +115,20 @@ class Filling:
         self.spared = np.stack([np.maximum(rows.saved_bytes - left, 0.0) for _, left in redone])
         self.alive: dict[tuple[int, ...], tuple[Floats, Floats, Ints, Ints]] = {}
 
-    def slowest_s(self, row: int) -> Floats:
-        """Seconds of a micro-batch that some rank takes at least, by way of recomputing."""
-        ranks = self._ranks(row)
-        return np.asarray(np.maximum.reduce([_slowest_s(layer, ranks) for layer in self._layers(row)]))
+    def slowest_s(self, some: Ints) -> Floats:
+        """Seconds of a micro-batch that some rank takes at least, by way of recomputing and row of one pipeline."""
+        ranks = self._ranks(some)
+        return np.asarray(np.maximum.reduce([_slowest_s(layer, ranks) for layer in self._layers(some)]))
 
     def filled(self, row: int) -> list[Ints]:
         """Layers of every rank as they come if every layer goes to the rank that then takes least, by way of
         recomputing; later ranks, which keep fewer micro-batches alive, take the last layers of equals."""
-        layer, ranks = self._layers(row)[-1], self._ranks(row)
+        some = np.array([row])
+        layer, ranks = self._layers(some)[-1], self._ranks(some)
         both = int(self.rows.table.schedule[row]) == DUALPIPE
         found = []
-        for seconds in _seconds(layer, ranks):
+        for way in range(len(layer.redone)):
+            seconds = _seconds(layer, ranks, way)[0]
             # DualPipe's two copies share ranks in pairs, of which the first half stands for all
             each = np.maximum(seconds, seconds[::-1])[: len(seconds) // 2] if both else seconds
             count = layer.count // 2 if both else layer.count
@@ -129,43 +137,43 @@ class Filling:
             found.append(np.concatenate([number, number[::-1]]) if both else number)
         return found
 
-    def _layers(self, row: int) -> list[_Layer]:
+    def _layers(self, some: Ints) -> list[_Layer]:
         """The commonest layer alone, and where there are others what all of them take at least."""
         chain = self.costs.chain
         counts = np.bincount(chain.layers, minlength=len(chain.blocks))
         kinds = np.flatnonzero(counts)
-        choices = [[int(counts.argmax())], kinds.tolist()] if len(kinds) > 1 else [kinds.tolist()]
-        copies = 2 if self.rows.table.schedule[row] == DUALPIPE else 1
+        choices = [np.array([counts.argmax()]), kinds] if len(kinds) > 1 else [kinds]
+        copies = 2 if self.rows.table.schedule[some[0]] == DUALPIPE else 1
         return [
             _Layer(
-                count=copies * int(counts[some].sum()),
-                others=int(counts.sum() - counts[some].sum()),
-                both=float(self.both[row, some].min()),
-                states=float(self.states[row, some].min()),
-                saved=float(self.rows.saved_bytes[row, some].min()),
-                redone=self.redone[:, row, some].min(axis=1),
-                spared=self.spared[:, row, some].max(axis=1),
+                count=copies * int(counts[each].sum()),
+                others=int(counts.sum() - counts[each].sum()),
+                both=self.both[some][:, each].min(axis=1),
+                states=self.states[some][:, each].min(axis=1),
+                saved=self.rows.saved_bytes[some][:, each].min(axis=1),
+                redone=self.redone[:, some][:, :, each].min(axis=2),
+                spared=self.spared[:, some][:, :, each].max(axis=2),
             )
-            for some in choices
+            for each in choices
         ]
 
-    def _ranks(self, row: int) -> _Ranks:
-        """The ranks of one row."""
+    def _ranks(self, some: Ints) -> _Ranks:
+        """The ranks of some rows of one pipeline."""
         table, chain, framework = self.rows.table, self.costs.chain, self.costs.device.coefficients.framework
-        pp = int(table.pp[row])
-        least, most, alive, owned = self._alive(row)
+        first = int(some[0])
+        pp = int(table.pp[first])
+        least, most, alive, owned = self._alive(first)
         slowness, tightness = chain.ranks.of_stages(pp)
-        one = np.array([row])
-        values, kinds = some_rows(self.rows, one), np.unique(chain.layers)
-        temporary = min(largest_temporary(values, self.costs.states, kinds[i : i + 1]) for i in range(len(kinds)))
-        held = np.zeros(pp)
-        seconds = np.zeros(pp)
-        for piece, ends in ((0, chain.first), (int(table.virtual_stages[row]) - 1, chain.last)):
+        values, kinds = some_rows(self.rows, some), np.unique(chain.layers)
+        temporary = np.minimum.reduce([largest_temporaries(values, self.costs.states, kind[None]) for kind in kinds])
+        held, seconds = np.zeros((len(some), pp)), np.zeros((len(some), pp))
+        for piece, ends in ((0, chain.first), (int(table.virtual_stages[first]) - 1, chain.last)):
             at = owned == piece
-            held += (at * (ends @ self.states[row] + alive * float(ends @ self.rows.saved_bytes[row]))).sum(axis=1)
-            seconds += at.sum(axis=1) * float(ends @ self.both[row])
+            held += at.sum(axis=1) * (self.states[some] @ ends)[:, None]
+            held += (at * alive).sum(axis=1) * (self.rows.saved_bytes[some] @ ends)[:, None]
+            seconds += at.sum(axis=1) * (self.both[some] @ ends)[:, None]
         room = (self.capacity_bytes / tightness - framework.context_bytes) / (1 + framework.allocator_fraction)
-        fixed = held + framework.workspace_bytes + temporary
+        fixed = held + framework.workspace_bytes + temporary[:, None]
         return _Ranks(least, most, seconds, fixed, room, slowness)
 
     def _alive(self, row: int) -> tuple[Floats, Floats, Ints, Ints]:
@@ -175,13 +183,23 @@ class Filling:
         if key not in self.alive:
             schedule, pp, vpp, microbatches = SCHEDULES[key[0]], *key[1:]
             alive = live_microbatches(schedule, pp, vpp, microbatches).T
-            owned = placed(np.arange(int(table.virtual_stages[row])), schedule, pp).T
+            owned = placed(np.arange(int(table.take(np.array([row])).virtual_stages[0])), schedule, pp).T
             free = owned == owned.max()
             count = 2 * len(self.costs.chain.layers)
             least = np.stack([_shared(each, ends, count) for each, ends in zip(alive, free, strict=True)])
             most = np.stack([-_shared(-each, ends, count) for each, ends in zip(alive, free, strict=True)])
             self.alive[key] = least, most, alive, owned
         return self.alive[key]
+
+
+def _of_one_pipeline(rows: Rows) -> Iterator[Ints]:
+    """Rows of one schedule, pp, vpp and number of micro-batches, a bounded number at a time."""
+    table = rows.table
+    first, inverse = row_codes([table.schedule, table.pp, table.vpp, rows.microbatches])
+    order = np.argsort(inverse, kind="stable")
+    for members in np.split(order, np.cumsum(np.bincount(inverse, minlength=len(first)))[:-1]):
+        for start in range(0, len(members), TOGETHER):
+            yield members[start : start + TOGETHER]
 
 
 def _shared(alive: Ints, free: NDArray[np.bool_], count: int) -> Floats:
@@ -206,28 +224,28 @@ def _shared(alive: Ints, free: NDArray[np.bool_], count: int) -> Floats:
 
 
 def _slowest_s(layer: _Layer, ranks: _Ranks) -> Floats:
-    """Seconds of a micro-batch that some rank takes at least, by way of recomputing."""
+    """Seconds of a micro-batch that some rank takes at least, [ways, rows]."""
     result = []
-    for seconds in _seconds(layer, ranks):
-        filled = np.partition(seconds[:, 1:], layer.count - 1, axis=None)[layer.count - 1]
-        result.append(max(float(filled), float(seconds[:, int(not layer.others)].max())))
-    return np.array(result)
+    for way in range(len(layer.redone)):
+        seconds = _seconds(layer, ranks, way)
+        each = seconds[:, :, 1:].reshape(len(seconds), -1)
+        filled = np.partition(each, layer.count - 1, axis=1)[:, layer.count - 1]
+        result.append(np.maximum(filled, seconds[:, :, int(not layer.others)].max(axis=1)))
+    return np.stack(result)
 
 
-def _seconds(layer: _Layer, ranks: _Ranks) -> list[Floats]:
-    """Seconds of a micro-batch at least on every rank with any number of layers, by way of recomputing; infinite where
-    they do not fit."""
+def _seconds(layer: _Layer, ranks: _Ranks, way: int) -> Floats:
+    """Seconds of a micro-batch at least on every rank with any number of layers, [rows, ranks, layers + 1]; infinite
+    where they do not fit."""
     number = np.arange(layer.count + 1)
     # where other layers stand between these, stages may differ by as many more
     slack = layer.others * float(np.abs(ranks.most_alive[:, 1]).max())
     least, most = (each[:, : layer.count + 1] for each in (ranks.least_alive, ranks.most_alive))
-    held = layer.states * number + layer.saved * np.maximum(least - slack, 0.0)
-    excess = held + (ranks.fixed_bytes - ranks.room)[:, None]
-    result: list[Floats] = []
-    for redone, spared in zip(layer.redone.tolist(), layer.spared.tolist(), strict=True):
-        wanted = excess / max(spared, 1e-9) - slack - 1e-6
-        again = np.stack([np.searchsorted(have, want) for have, want in zip(most, wanted, strict=True)])
-        seconds = layer.both * number + redone * np.minimum(again, number) + ranks.fixed_s[:, None]
-        fits = again <= number
-        result.append(np.where(fits, seconds * ranks.slowness[:, None], np.inf))
-    return result
+    both, states, saved = (each[:, None, None] for each in (layer.both, layer.states, layer.saved))
+    held = states * number + saved * np.maximum(least - slack, 0.0)
+    excess = held + (ranks.fixed_bytes - ranks.room)[:, :, None]
+    wanted = excess / np.maximum(layer.spared[way], 1e-9)[:, None, None] - slack - 1e-6
+    again = np.stack([np.searchsorted(have, wanted[:, rank]) for rank, have in enumerate(most)], axis=1)
+    seconds = both * number + layer.redone[way][:, None, None] * np.minimum(again, number)
+    fits = again <= number
+    return np.where(fits, (seconds + ranks.fixed_s[:, :, None]) * ranks.slowness[:, None], np.inf)

@@ -63,7 +63,7 @@ class SharedFitting:
     @functools.cached_property
     def slowest(self) -> Floats:
         """Seconds of a micro-batch that some rank takes at least, by way of recomputing."""
-        return self.filling.slowest_s(0)
+        return self.filling.slowest_s(np.zeros(1, np.int64))[:, 0]
 
     def built(self) -> list[StrategyTable]:
         """Cuts made by filling ranks one layer at a time, one for every way of recomputing in which it comes out."""

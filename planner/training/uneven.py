@@ -10,15 +10,15 @@ import numpy as np
 
 from ..costs.keys import Floats
 from ..strategy import Schedule
-from ..workload.strategy_table import StrategyTable, concatenate
+from ..workload.strategy_table import StrategyTable
 from .choices import DEFAULT_SCHEDULES
 from .fitting import NONE, Fitted, Fitting, Views, Way
 from .lone_bounds import lone_floors
 from .objectives import Measures
-from .search import Candidate, Goal, evaluated
+from .search import Candidate, Goal
 from .space import Nodes, Space
 from .uneven_shared import SHARED, SharedSearch
-from .uneven_space import Meter, near, plain, ways
+from .uneven_space import Meter, better, near, plain, ways
 
 ALIKE: tuple[Schedule, ...] = ("1f1b", "gpipe")
 """Schedules whose stages are cut by default."""
@@ -73,7 +73,8 @@ class LoneSearch:
             rows = rows[values[rows] < best]
             cuts = [self._cut(left.table.take(one), left.floors.take(one), values[one]) for one in rows[:, None]]
             meter.spent += CUT * len(rows) * len(self.ways) * (1 if self.same_costs else PLACED)
-            best = self._seen([each for each in cuts if each is not None], best)
+            self.found += better([each for each in cuts if each is not None], self.views.costs, self.goal, best)
+            best = min([best, *(each.value for each in self.found)])
             done += len(rows)
         rest = float(values[order[done]]) if done < len(order) else np.inf
         return Fitted(sorted(self.found, key=lambda each: each.value), min(self.bound, rest, left.rest, best))
@@ -89,17 +90,6 @@ class LoneSearch:
         least = np.maximum(floor, self._values(floors, np.array([seconds]))) if self.same_costs else floor
         self.bound = min(self.bound, float(least[0]))
         return made
-
-    def _seen(self, made: list[StrategyTable], best: float) -> float:
-        """The best value with some more strategies."""
-        if not made:
-            return best
-        table = concatenate(made)
-        values = self.goal.values(evaluated(self.views.costs, table))
-        for row in np.argsort(values, kind="stable").tolist():
-            if values[row] < best:
-                self.found.append(Candidate(made[row], self.views.costs, float(values[row])))
-        return min(best, float(values.min()))
 
     def _values(self, floors: Measures, seconds: Floats) -> Floats:
         """The objective at least, of strategies that take so long; infinite where they cannot be."""

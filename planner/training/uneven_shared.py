@@ -11,15 +11,16 @@ from ..strategy import Schedule
 from ..workload.strategy_table import StrategyTable
 from .fitting import Fitted, Views, Way
 from .objectives import Measures, objective_values
-from .search import Candidate, Goal, evaluated
+from .search import Candidate, Goal
 from .shared_bounds import shared_floors
 from .shared_fitting import SharedFitting
 from .space import Nodes, Space
-from .uneven_space import Meter, near
+from .uneven_space import Meter, better, near
 
 SHARED: tuple[Schedule, ...] = ("interleaved", "zb-v", "dualpipe")
 
 MOST_BUILT = 200
+TOGETHER = 16
 MOST_STAGES = 24
 """Virtual stages of the largest programs solved: larger ones end at their limit, no better than what was built."""
 CLOSE = 1e-4
@@ -27,9 +28,9 @@ CLOSE = 1e-4
 WORK_EACH = 30_000
 FIXED_WORK = 15_000
 """Work that making one program takes."""
-STRATEGIES_PER_WORK = 3
+STRATEGIES_PER_WORK = 5
 BOUNDED = 20
-BUILT = 4_000
+BUILT = 6_000
 """Strategies that are evaluated in the time of a step of the solver, of bounding one, and of building one."""
 
 
@@ -50,13 +51,16 @@ class SharedSearch:
         meter.spent += BOUNDED * len(table)
         floors = replace(left.floors, step_s=shared_floors(costs, table, self.goal.capacity_bytes, self.ways))
         values = self.goal.values(floors)
-        for row in np.argsort(values, kind="stable")[:MOST_BUILT].tolist():
-            if values[row] < best and not meter.over(best, float(values[row])):
-                at = np.array([row])
-                meter.spent += BUILT
-                fitting = self._fitting(table.take(at))
-                values[row] = max(values[row], self._values(floors.take(at), np.array([fitting.least_s()]))[0])
-                best = min([best, *(self._seen(made, best) for made in fitting.built())])
+        order = np.argsort(values, kind="stable")[:MOST_BUILT]
+        for start in range(0, len(order), TOGETHER):
+            made: list[StrategyTable] = []
+            for at in order[start : start + TOGETHER, None]:
+                if values[at] < best and not meter.over(best, float(values[at][0])):
+                    meter.spent += BUILT
+                    fitting = self._fitting(table.take(at))
+                    values[at] = np.maximum(values[at], self._values(floors.take(at), np.array([fitting.least_s()])))
+                    made += fitting.built()
+            best = self._seen(made, best)
         for row in np.argsort(values, kind="stable").tolist():
             if values[row] >= best * (1 - CLOSE) or meter.over(best, float(values[row])):
                 rest = min(rest, float(values[row]))
@@ -74,17 +78,15 @@ class SharedSearch:
         cut = fitting.best(self._seconds(floors, best), WORK_EACH)
         meter.spent += STRATEGIES_PER_WORK * (cut.work + FIXED_WORK * len(self.ways))
         self.bound = min(self.bound, max(floor, float(self._values(floors, np.array([cut.least_s]))[0])))
-        return best if cut.table is None else self._seen(cut.table, best)
+        return best if cut.table is None else self._seen([cut.table], best)
 
     def _fitting(self, table: StrategyTable) -> SharedFitting:
         return SharedFitting(self.views.bounding, table, self.goal.capacity_bytes, self.ways)
 
-    def _seen(self, made: StrategyTable, best: float) -> float:
-        """The best value with one more strategy."""
-        value = float(self.goal.values(evaluated(self.views.costs, made))[0])
-        if value < best:
-            self.found.append(Candidate(made, self.views.costs, value))
-        return min(value, best)
+    def _seen(self, made: list[StrategyTable], best: float) -> float:
+        """The best value with some more strategies."""
+        self.found += better(made, self.views.costs, self.goal, best)
+        return min([best, *(each.value for each in self.found)])
 
     def _values(self, floors: Measures, seconds: Floats) -> Floats:
         """The objective at least, of strategies of a node that take so long."""

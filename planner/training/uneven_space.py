@@ -18,7 +18,7 @@ from .bounds import node_floors
 from .fitting import FULL, NONE, Way
 from .objectives import Measures
 from .paces import least_seconds
-from .search import Goal
+from .search import Candidate, Goal, evaluated
 from .space import Nodes, Space
 
 TOGETHER = 64
@@ -103,3 +103,11 @@ def near(space: Space, nodes: Nodes, costs: TrainingCosts, goal: Goal, best: flo
     floors = replace(of_nodes.take(origin), step_s=least_seconds(costs, table))
     may = goal.values(floors) < best
     return Near(table.take(may), floors.take(may), rest)
+
+
+def better(made: list[StrategyTable], costs: TrainingCosts, goal: Goal, best: float) -> list[Candidate]:
+    """Those of some strategies that beat the best value."""
+    if not made:
+        return []
+    values = goal.values(evaluated(costs, concatenate(made))).tolist()
+    return [Candidate(table, costs, value) for table, value in zip(made, values, strict=True) if value < best]
