@@ -36,34 +36,41 @@ def prefill_ttft(
     Prompts are taken in order, so that sums over all before them say what a step takes: of prompts that lie wholly in
     it, only where they begin and end is looked up.
     """
-    arrival, request_s = trace.arrival_s.tolist(), table.cost.request_s
-    work = _PromptSums(table, trace)
+    arrival, request_s, cost = trace.arrival_s.tolist(), table.cost.request_s, table.cost
+    work, loaded = _PromptSums(table, trace), table.loaded
+    tokens, held, pairs_s = work.tokens, work.held, work.pairs_s
     headroom = 0.0 if schedule.reserve_output else 0.01 * schedule.cache_tokens
-    free = schedule.cache_tokens - headroom
+    free, budget = schedule.cache_tokens - headroom, schedule.token_budget
     left = allowed_misses(len(arrival), percentile)
     firsts: list[float] = []
     counts: list[int] = []
-    now, arrived, admitted, head, done = 0.0, 0, 0, 0, 0
-    while head < len(arrival):
+    now, arrived, admitted, head, done, number = 0.0, 0, 0, 0, 0, len(arrival)
+    while head < number:
         if arrived == head and arrival[head] > now:
             now = arrival[head]
-        arrived = bisect_right(arrival, now, arrived)
+        if arrived < number and arrival[arrived] <= now:
+            arrived = bisect_right(arrival, now, arrived)
         most = min(arrived, head + schedule.max_sequences)
         if most > admitted:
-            most = min(most, bisect_right(work.held, work.held[head] + free, head) - 1)
+            if held[most] > held[head] + free:
+                most = bisect_right(held, held[head] + free, head) - 1
             admitted = max(admitted, most, head + 1)
-        end, rest, tokens = work.step(schedule, head, done, admitted)
-        number = end - head + (rest > 0)
-        seconds = table.loaded(0, tokens, number)
-        seconds += work.attention(head, done, end, rest) * table.fullest(number)
+        if not done and tokens[admitted] - tokens[head] <= budget:
+            end, rest, taken, seconds = admitted, 0, tokens[admitted] - tokens[head], pairs_s[admitted] - pairs_s[head]
+            several = admitted - head
+        else:
+            end, rest, taken = work.step(schedule, head, done, admitted)
+            several, seconds = end - head + (rest > 0), work.attention(head, done, end, rest)
+        seconds = loaded(0, taken, several) + seconds * (-(-several // cost.groups) / several)
         now += seconds
         if end > head:
-            first = now + table.cost.fill / min(number, table.cost.pp) * seconds + request_s
+            first = now + cost.fill / min(several, cost.pp) * seconds + request_s
             firsts.append(first)
             counts.append(end - head)
-            left -= bisect_left(arrival, first - limit, head, end) - head
-            if left <= 0:
-                return None
+            if first - limit > arrival[head]:
+                left -= bisect_left(arrival, first - limit, head, end) - head
+                if left <= 0:
+                    return None
         head, done = end, rest
     return np.repeat(firsts, counts) - trace.arrival_s
 

@@ -7,12 +7,18 @@ best split), on several by a mixed-integer solver; both are exact.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+
+Rates = NDArray[np.float64]
+Places = NDArray[np.int64]
 
 Phase = Literal["aggregated", "prefill", "decode"]
 
@@ -63,46 +69,22 @@ class _Knapsack:
 
     def __init__(self, options: Sequence[Option], supply: int) -> None:
         self.options = options
-        self.supply = supply
-        self.alone = {phase: self._fill(phase) for phase in ("aggregated", "prefill", "decode")}
+        self.alone = {phase: self._fill(phase, supply) for phase in ("aggregated", "prefill", "decode")}
         prefill, decode = self.alone["prefill"][0], self.alone["decode"][0]
-        self.pair = np.zeros(supply + 1)
-        self.split = np.zeros(supply + 1, dtype=np.int64)
-        if prefill[-1] > 0 and decode[-1] > 0:
-            for devices in range(2, supply + 1):
-                both = np.minimum(prefill[: devices + 1], decode[devices::-1])
-                self.split[devices] = int(both.argmax())
-                self.pair[devices] = both[self.split[devices]]
-        aggregated = self.alone["aggregated"][0]
-        self.best = np.zeros(supply + 1)
-        self.share = np.zeros(supply + 1, dtype=np.int64)
-        for devices in range(supply + 1):
-            total = aggregated[: devices + 1] + self.pair[devices::-1]
-            self.share[devices] = int(total.argmax())
-            self.best[devices] = total[self.share[devices]]
+        self.pair, self.split = _best_split(np.minimum, prefill, decode)
+        self.best, self.share = _best_split(np.add, self.alone["aggregated"][0], self.pair)
 
-    def _fill(self, phase: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def _fill(self, phase: str, supply: int) -> tuple[Rates, Places]:
         """Highest rate with at most so many devices, and the option last taken (-1: one device less)."""
-        best = np.zeros(self.supply + 1)
-        taken = np.full(self.supply + 1, -1, dtype=np.int64)
         fastest: dict[int, int] = {}  # the best option of every number of devices: no other is ever taken
         for place, option in enumerate(self.options):
-            if option.phase == phase and option.rate > 0 and option.devices <= self.supply:
+            if option.phase == phase and option.rate > 0 and option.devices <= supply:
                 before = fastest.get(option.devices)
                 if before is None or option.rate > self.options[before].rate:
                     fastest[option.devices] = place
-        sizes = np.array(sorted(fastest), dtype=np.int64)
-        places = np.array([fastest[size] for size in sizes.tolist()], dtype=np.int64)
-        rates = np.array([self.options[place].rate for place in places.tolist()])
-        for devices in range(1, self.supply + 1):
-            best[devices] = best[devices - 1]
-            fitting = int(np.searchsorted(sizes, devices, side="right"))
-            if fitting:
-                totals = best[devices - sizes[:fitting]] + rates[:fitting]
-                chosen = int(totals.argmax())
-                if totals[chosen] > best[devices] * (1 + 1e-12):
-                    best[devices], taken[devices] = totals[chosen], places[chosen]
-        return best, taken
+        sizes = sorted(fastest)
+        best, taken = _filled(supply, tuple(sizes), tuple(self.options[fastest[size]].rate for size in sizes))
+        return best, np.array([*(fastest[size] for size in sizes), -1])[taken]
 
     def counts(self, devices: int) -> Counts:
         """The workers behind the best rate with that many devices."""
@@ -121,6 +103,37 @@ class _Knapsack:
                 workers[place] += 1
                 most -= self.options[place].devices
         return counted(self.options, workers)
+
+
+@lru_cache(maxsize=64)
+def _filled(supply: int, sizes: tuple[int, ...], rates: tuple[float, ...]) -> tuple[Rates, Places]:
+    """The unbounded knapsack of workers of ascending sizes: highest rates, and which of the sizes is last taken."""
+    best = np.zeros(supply + 1)
+    taken = np.full(supply + 1, -1, dtype=np.int64)
+    size, rate = np.array(sizes, dtype=np.int64), np.array(rates)
+    for devices in range(1, supply + 1):
+        best[devices] = best[devices - 1]
+        fitting = bisect_right(sizes, devices)
+        if fitting:
+            totals = best[devices - size[:fitting]] + rate[:fitting]
+            chosen = int(totals.argmax())
+            if totals[chosen] > best[devices] * (1 + 1e-12):
+                best[devices], taken[devices] = totals[chosen], chosen
+    return best, taken
+
+
+def _best_split(joined: np.ufunc, first: Rates, second: Rates) -> tuple[Rates, Places]:
+    """The best of `joined(first[k], second[d - k])` for every number of devices d, and the k of it."""
+    number = len(first)
+    apart = sliding_window_view(np.append(second[::-1], np.full(number - 1, -np.inf)), number)[::-1]
+    best, place = np.empty(number), np.empty(number, dtype=np.int64)
+    rows = max(1, 65_536 // number)
+    for start in range(0, number, rows):
+        part = slice(start, start + rows)
+        both = joined(first, apart[part])
+        place[part] = both.argmax(axis=1)
+        best[part] = both.max(axis=1)
+    return best, place
 
 
 def counted(options: Sequence[Option], workers: Sequence[int]) -> Counts:

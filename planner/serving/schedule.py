@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from array import array
+from bisect import bisect_right
 from dataclasses import dataclass
 from math import hypot
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..costs.serving.coefficients import Engine, Policy
 from ..costs.serving.formulas import TOKEN_GRID, Array, StepCost
 
-_DENSE = 20_000
+_GRID: list[float] = TOKEN_GRID.tolist()
+_WHOLE = 20_000  # tokens up to which times are those of the whole number above
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,19 @@ def schedule_of(engine: Engine, cache_tokens: float, groups: int = 1) -> Schedul
     )
 
 
-def _dense(table: NDArray[np.float64]) -> array[float]:
-    """The table at every number of tokens: as plain numbers, which a loop reads faster than those of numpy."""
-    return array("d", np.interp(np.arange(_DENSE, dtype=float), TOKEN_GRID, table).tobytes())
+class _Line:
+    """A table by tokens as plain numbers, which a loop reads faster than those of numpy."""
+
+    __slots__ = ("slopes", "values")
+
+    def __init__(self, table: Array) -> None:
+        self.values: list[float] = table.tolist()
+        self.slopes: list[float] = (np.diff(table) / np.diff(TOKEN_GRID)).tolist()
+
+    def at(self, tokens: int) -> float:
+        """Linear between the grid's points."""
+        place = bisect_right(_GRID, tokens) - 1
+        return self.slopes[place] * (tokens - _GRID[place]) + self.values[place]
 
 
 class StepTable:
@@ -77,7 +87,7 @@ class StepTable:
         limited = [each for each in cost.contexts if each.window is not None]
         self.windows = tuple((each.window or 0, each.read_s * scale) for each in limited)
         self.pair_windows = tuple((each.window or 0, each.pair_s / cost.pp) for each in limited)
-        self._own, self._stage, self._head = _dense(cost.own_s), _dense(cost.stage_s), _dense(cost.head_s)
+        self._own, self._stage, self._head = _Line(cost.own_s), _Line(cost.stage_s), _Line(cost.head_s)
         self.plains: dict[int, float] = {}
         self._loaded: dict[tuple[int, int, int], float] = {}
 
@@ -125,9 +135,9 @@ class StepTable:
         return own, -(-sequences // cost.pp) * cost.tokens_checked
 
     def _turn(self, own: float, stage: float, sequences: int) -> float:
-        if own < _DENSE - 1 and stage < _DENSE - 1:
+        if own < _WHOLE - 1 and stage < _WHOLE - 1:
             per_group = -(-sequences // self.cost.groups)
-            return self._own[int(own + 0.999)] + self._stage[int(stage + 0.999)] + self._head[per_group]
+            return self._own.at(int(own + 0.999)) + self._stage.at(int(stage + 0.999)) + self._head.at(per_group)
         return float(self.cost.tables(np.float64(own), np.float64(stage), np.float64(sequences)))
 
     def fullest(self, prompts: int) -> float:
