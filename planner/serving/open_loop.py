@@ -12,7 +12,7 @@ from .choices import GAP, Choice, bound_of, choices_of, solve, useful
 from .deployments import PoolOf, Proposal, joules_per_token
 from .pools import Counts
 from .problem import Problem
-from .runs import attempt, lasting, lasts, run
+from .runs import attempt, lasting, lasts, run, run_within
 from .simulation import Outcome
 from .steady import Steady, rows_of_spaced, steady_state
 from .workers import WorkerType, expected_rates
@@ -20,6 +20,7 @@ from .workers import WorkerType, expected_rates
 MIXES = 3
 TRIES = 8
 RESCUES = 20
+TOLD = 5  # alternatives of a plan at most
 FALL, FAST_FALL = 0.98, 0.8
 
 
@@ -166,7 +167,8 @@ def _by_load(problem: Problem, rate: float) -> Found:
 
 
 def first_good(problem: Problem, ranked: Sequence[tuple[float, float, Proposal]], bound: float, rate: float) -> Found:
-    """Run the most promising and return the best of those that meet the targets."""
+    """Run the most promising and return the best of those that meet the targets; once enough is known of others, runs
+    end as soon as they miss one."""
     best: Found | None = None
     lost: list[tuple[str, float, str]] = []
     for tries, (_, low, proposal) in enumerate(ranked[: TRIES + RESCUES]):
@@ -174,7 +176,9 @@ def first_good(problem: Problem, ranked: Sequence[tuple[float, float, Proposal]]
             break
         if best is not None and low >= best.value:
             continue
-        outcome = run(problem, proposal, rate)
+        outcome = run(problem, proposal, rate) if len(lost) < TOLD else run_within(problem, proposal, rate)
+        if outcome is None:
+            continue
         value = value_of(problem, proposal, outcome)
         better = best is None or value < best.value
         if not outcome.meets(problem.job.targets):
@@ -189,7 +193,7 @@ def first_good(problem: Problem, ranked: Sequence[tuple[float, float, Proposal]]
             lost.append((proposal.label(), value, "not the lowest"))
     if best is None:
         raise Infeasible(nearest_target(problem))
-    return replace(best, alternatives=tuple(lost[:5]))
+    return replace(best, alternatives=tuple(lost[:TOLD]))
 
 
 def value_of(problem: Problem, proposal: Proposal, outcome: Outcome) -> float:
@@ -225,7 +229,7 @@ def _others(
     used = {id(choice) for choice, number in zip(pool, counts.workers, strict=True) if number}
     lost = []
     mine = [choice for choice in choices if choice.phase == "aggregated" and id(choice) not in used and choice.rate > 0]
-    for choice in sorted(mine, key=lambda each: -each.rate / each.worker.devices)[:5]:
+    for choice in sorted(mine, key=lambda each: -each.rate / each.worker.devices)[:TOLD]:
         number = problem.supply[problem.kinds.index(choice.worker.kind)] // choice.worker.devices
         per_device = choice.rate / choice.worker.devices
         sure = "simulated" if choice.certain else "expected" if choice.runs is None else "not reached in simulation"

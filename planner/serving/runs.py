@@ -23,13 +23,18 @@ def run(problem: Problem, proposal: Proposal, rate: float, requests: tuple[int, 
     return simulate(joined, load, begun=begun)
 
 
-def attempt(problem: Problem, proposal: Proposal, rate: float) -> Outcome | None:
-    """The same where every target holds and lasts, else None as soon as that is certain."""
+def run_within(problem: Problem, proposal: Proposal, rate: float) -> Outcome | None:
+    """The same where every target holds, else None as soon as that is certain."""
     joined, load, begun = _described(problem, proposal, rate, (REQUESTS, TOGETHER))
-    outcome = simulate_within(joined, load, problem.job.targets, begun=begun)
+    return simulate_within(joined, load, problem.job.targets, begun=begun)
+
+
+def attempt(problem: Problem, proposal: Proposal, rate: float) -> Outcome | None:
+    """The same where every target holds and lasts."""
+    outcome = run_within(problem, proposal, rate)
     if outcome is None or not lasting(problem, outcome):
         return None
-    if problem.trace is None and len(load) - begun < CONFIRMED:
+    if problem.trace is None and len(outcome.ttft_s) < CONFIRMED:
         joined, load, begun = _described(problem, proposal, rate, (CONFIRMED, TOGETHER), seed=1)
         other = simulate_within(joined, load, problem.job.targets, begun=begun)
         if other is None or not (lasting(problem, other) and safely_within(other, problem.job.targets, 1.0)):

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from ..workload.serving import Load, Metric, Targets, Trace
 from .alone import Alone
 from .lone import allowed_misses
+from .running import Requests
 from .schedule import Schedule, StepTable
-from .worker import Requests, Worker
+from .worker import Worker
 
 _ARRIVAL, _HANDED = -1, -2  # kinds of events; the others carry the stamp of a worker's plan
 _NEVER = math.inf

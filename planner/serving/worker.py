@@ -5,28 +5,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from heapq import heappop, heappush
 
+from .running import Requests, Running
 from .schedule import Schedule, StepTable
 
 Batch = Sequence[tuple[list[int], int]]  # entries of prompts in work, and their tokens in this step
 _IDLE = math.inf
-
-
-class Requests:
-    """What all workers of a run share: lengths of every request, and when its tokens came.
-
-    A preempted request comes back with what it has generated as part of its prompt.
-    """
-
-    __slots__ = ("cached", "finish", "first", "output", "prompt")
-
-    def __init__(self, prompt: Sequence[int], output: Sequence[int], cached: Sequence[int]) -> None:
-        self.prompt = list(prompt)
-        self.output = list(output)
-        self.cached = list(cached)
-        self.first = [math.nan] * len(prompt)
-        self.finish = [math.nan] * len(prompt)
 
 
 def steps_within(base: float, growth: float, elapsed: float) -> int:
@@ -41,7 +25,7 @@ def steps_within(base: float, growth: float, elapsed: float) -> int:
     return max(1, math.ceil(steps - 1e-9))
 
 
-class Worker:
+class Worker(Running):
     """A copy of the model under a schedule, on its own clock.
 
     `plan` decides what happens next and returns when it ends; `commit` carries it out and returns the requests that
@@ -54,49 +38,30 @@ class Worker:
         "_base",
         "_batch",
         "_cache",
-        "_decoding",
-        "_finishing",
-        "_joined",
         "_leap",
         "_mixed",
-        "_pace",
         "_prompts",
         "_read_s",
-        "_reserve",
-        "_reserved",
         "_start",
-        "_steps",
-        "_sum",
-        "_window_sum",
-        "_windowed",
         "busy_s",
-        "decodes",
         "end",
         "preemptions",
         "prefills",
-        "requests",
-        "schedule",
         "stamp",
-        "table",
         "waiting",
     )
 
     def __init__(
         self, table: StepTable, schedule: Schedule, requests: Requests, *, prefills: bool = True, decodes: bool = True
     ) -> None:
-        self.table, self.schedule, self.requests = table, schedule, requests
-        self.prefills, self.decodes = prefills, decodes
+        super().__init__(table, schedule, requests, decodes)
+        self.prefills = prefills
         self.waiting: deque[int] = deque()
         self._prompts: deque[list[int]] = deque()  # [request, tokens done, tokens in all]
         self._batch: Batch = ()
-        self._finishing: list[tuple[int, int]] = []  # heap of (step of the last token, request)
-        self._joined: dict[int, tuple[int, int, int]] = {}  # request: (step joined, context then, last step)
-        self._pace, self._read_s = table.cost.tokens_per_step, table.read_s
-        self._cache, self._reserve = schedule.cache_tokens, schedule.reserve_output
-        self._mixed = schedule.policy == "mixed"
-        self._decoding = self._steps = self._leap = self.preemptions = self.stamp = 0
-        self._sum = self._reserved = self._base = self._window_sum = self._start = self.busy_s = 0.0
-        self._windowed: dict[int, float] = {}
+        self._read_s, self._cache, self._mixed = table.read_s, schedule.cache_tokens, schedule.policy == "mixed"
+        self._leap = self.preemptions = self.stamp = 0
+        self._base = self._start = self.busy_s = 0.0
         self.end = _IDLE
 
     def plan(self, now: float) -> float:
@@ -122,7 +87,7 @@ class Worker:
         if base is None:
             base = table.plain(decoding)
         self._base = base = base + self._window_sum + self._read_s * self._sum
-        leap = self._finishing[0][0] - self._steps
+        leap = self._ends[0] - self._steps
         if not self._reserve:
             growth = decoding * self._pace
             room = self._cache - self._sum - self._reserved
@@ -166,40 +131,21 @@ class Worker:
         if leap:
             self._steps = steps = self._steps + leap
             self._sum += self._decoding * self._pace * leap
-            finishing = self._finishing
-            if finishing and finishing[0][0] <= steps:
-                done = self._finish(now)
+            if self._ends and self._ends[0] <= steps:
+                done = self._leave(now)
         if self._batch:
             for entry, chunk in self._batch:
                 entry[1] += chunk
                 if entry[1] >= entry[2]:
-                    done += self._prompt_done(entry[0], now)
+                    self._first_token(entry[0], now)
+                    if self._prompt_done(entry[0], now):
+                        done.append(entry[0])
             prompts = self._prompts
             while prompts and prompts[0][1] >= prompts[0][2]:
                 prompts.popleft()
-        decoding = self._decoding
-        if decoding > 1 and not self._reserve and self._cache - self._sum - self._reserved < decoding * self._pace:
+        if not self._reserve and self._cache - self._sum - self._reserved < self._decoding * self._pace:
             self._make_room()
         return done
-
-    def _finish(self, now: float) -> list[int]:
-        """Take out the sequences that have had their last token."""
-        done, finish, finishing, joined, steps = [], self.requests.finish, self._finishing, self._joined, self._steps
-        while finishing and finishing[0][0] <= steps:
-            step, request = heappop(finishing)
-            found = joined.get(request)
-            if found is not None and found[2] == step:
-                self._leave(request)
-                finish[request] = now
-                done.append(request)
-        return done
-
-    def _need(self, request: int) -> float:
-        """Cache tokens a request takes when it is admitted."""
-        requests = self.requests
-        if self._reserve and self.decodes:
-            return requests.prompt[request] + requests.output[request]
-        return requests.prompt[request] + 1
 
     def _admit(self) -> None:
         """Take up waiting requests while there is room; some cache is kept free, so that none is preempted at once
@@ -245,59 +191,18 @@ class Worker:
         self._batch = batch
         return taken
 
-    def _prompt_done(self, request: int, now: float) -> list[int]:
-        requests = self.requests
-        if math.isnan(requests.first[request]):
+    def _first_token(self, request: int, now: float) -> None:
+        """Note the first token of a request, if it is not one that was preempted."""
+        if math.isnan(self.requests.first[request]):
             cost = self.table.cost
             turns = cost.fill / min(len(self._batch), cost.pp)
-            requests.first[request] = now + turns * (now - self._start)
-        if not self._reserve:
-            self._reserved -= requests.prompt[request] + 1
-        if not self.decodes or requests.output[request] <= 1:
-            if self._reserve:
-                self._reserved -= self._need(request)
-            requests.finish[request] = max(now, requests.first[request])
-            return [request]
-        self._join(request)
-        return []
-
-    def _join(self, request: int) -> None:
-        context, steps, pace = self.requests.prompt[request] + 1, self._steps, self._pace
-        output = self.requests.output[request]
-        left = output - 1 if pace == 1.0 else math.ceil((output - 1) / pace - 1e-9)
-        last = steps + left if left > 1 else steps + 1
-        self._joined[request] = (steps, context, last)
-        heappush(self._finishing, (last, request))
-        self._decoding += 1
-        self._sum += context
-        if self.table.windows:
-            seconds = self.table.window_seconds(context + output / 2)
-            self._windowed[request] = seconds
-            self._window_sum += seconds
-
-    def _leave(self, request: int) -> int:
-        """Take a decoding request out; the tokens it has generated since it joined."""
-        step, context, _ = self._joined.pop(request)
-        generated = (self._steps - step) * self._pace
-        self._decoding -= 1
-        self._sum -= context + generated
-        if self._decoding == 0:
-            self._sum = 0.0
-        if self._windowed:
-            self._window_sum -= self._windowed.pop(request)
-        if self._reserve:
-            self._reserved -= self._need(request)
-        return int(generated)
+            self.requests.first[request] = now + turns * (now - self._start)
 
     def _make_room(self) -> None:
         """Preempt the youngest sequences while the cache cannot hold another step; they are computed again."""
-        requests, schedule = self.requests, self.schedule
-        while self._decoding > 1:
-            room = schedule.cache_tokens - self._sum - self._reserved
-            if room >= self._decoding * self._pace:
-                return
-            request = max(self._joined, key=lambda each: (self._joined[each][0], each))
-            generated = self._leave(request)
+        requests = self.requests
+        while self._decoding > 1 and self._cache - self._sum - self._reserved < self._decoding * self._pace:
+            request, generated = self._preempt()
             requests.prompt[request] += generated
             requests.output[request] = max(requests.output[request] - generated, 1)
             requests.cached[request] = 0

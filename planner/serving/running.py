@@ -1,0 +1,127 @@
+"""The sequences that a simulated worker decodes: who they are, what they hold of the cache, and when they end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from heapq import heappop, heappush
+
+from .schedule import Schedule, StepTable
+
+
+class Requests:
+    """What all workers of a run share: lengths of every request, and when its tokens came.
+
+    A preempted request comes back with what it has generated as part of its prompt.
+    """
+
+    __slots__ = ("cached", "finish", "first", "output", "prompt")
+
+    def __init__(self, prompt: Sequence[int], output: Sequence[int], cached: Sequence[int]) -> None:
+        self.prompt = list(prompt)
+        self.output = list(output)
+        self.cached = list(cached)
+        self.first = [math.nan] * len(prompt)
+        self.finish = [math.nan] * len(prompt)
+
+
+class Running:
+    """Sequences that all decode in every step, joined and left at its end; those that end together are kept together.
+
+    `_steps` counts steps, `_sum` the tokens cached of all sequences, `_window_sum` the seconds of a step that their
+    windowed layers take, and `_reserved` the cache kept for requests that do not fill it yet.
+    """
+
+    __slots__ = (
+        "_decoding",
+        "_ending",
+        "_ends",
+        "_pace",
+        "_reserve",
+        "_reserved",
+        "_steps",
+        "_sum",
+        "_window_sum",
+        "decodes",
+        "requests",
+        "schedule",
+        "table",
+    )
+
+    def __init__(self, table: StepTable, schedule: Schedule, requests: Requests, decodes: bool) -> None:
+        self.table, self.schedule, self.requests, self.decodes = table, schedule, requests, decodes
+        self._pace, self._reserve = table.cost.tokens_per_step, schedule.reserve_output
+        self._ends: list[int] = []  # heap of the steps in which sequences have their last token
+        self._ending: dict[
+            int, list[tuple[int, float, int]]
+        ] = {}  # who, the cache they hold then, the step they joined
+        self._decoding = self._steps = 0
+        self._sum = self._window_sum = self._reserved = 0.0
+
+    def _need(self, request: int) -> int:
+        """Cache tokens a request takes when it is admitted."""
+        requests = self.requests
+        return requests.prompt[request] + (requests.output[request] if self._reserve and self.decodes else 1)
+
+    def _join(self, request: int) -> None:
+        output, context, pace = self.requests.output[request], self.requests.prompt[request] + 1, self._pace
+        left = max(1, output - 1 if pace == 1.0 else math.ceil((output - 1) / pace - 1e-9))
+        last = self._steps + left
+        same = self._ending.get(last)
+        if same is None:
+            self._ending[last] = [(request, context + left * pace, self._steps)]
+            heappush(self._ends, last)
+        else:
+            same.append((request, context + left * pace, self._steps))
+        self._decoding += 1
+        self._sum += context
+        if self.table.windows:
+            self._window_sum += self.table.window_seconds(context + output / 2)
+
+    def _prompt_done(self, request: int, now: float) -> bool:
+        """Decode a request whose prompt is done and whose first token has come; whether it leaves instead."""
+        requests, decodes = self.requests, self.decodes and self.requests.output[request] > 1
+        if not self._reserve:
+            self._reserved -= requests.prompt[request] + 1
+        if decodes:
+            self._join(request)
+            return False
+        if self._reserve:
+            self._reserved -= self._need(request)
+        requests.finish[request] = max(now, requests.first[request])
+        return True
+
+    def _leave(self, now: float) -> list[int]:
+        """Take out the sequences that have had their last token."""
+        leaving, finish = self._ending.pop(heappop(self._ends)), self.requests.finish
+        if len(leaving) > 1:
+            leaving.sort()
+        self._decoding -= len(leaving)
+        for request, held, _ in leaving:
+            finish[request] = now
+            self._sum -= held
+            if self.table.windows or self._reserve:
+                self._release(request)
+        if not self._decoding:
+            self._sum = 0.0
+        return [request for request, _, _ in leaving]
+
+    def _release(self, request: int) -> None:
+        if self.table.windows:
+            context, output = self.requests.prompt[request] + 1, self.requests.output[request]
+            self._window_sum -= self.table.window_seconds(context + output / 2)
+        if self._reserve:
+            self._reserved -= self._need(request)
+
+    def _preempt(self) -> tuple[int, int]:
+        """Take out the youngest sequence, and how many tokens it has generated."""
+        joined = ((step, request, last) for last, same in self._ending.items() for request, _, step in same)
+        step, request, last = max(joined)
+        self._ending[last] = [each for each in self._ending[last] if each[0] != request]
+        generated = (self._steps - step) * self._pace
+        self._decoding -= 1
+        self._sum -= self.requests.prompt[request] + 1 + generated
+        if not self._decoding:
+            self._sum = 0.0
+        self._release(request)
+        return request, int(generated)
