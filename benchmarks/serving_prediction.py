@@ -18,7 +18,8 @@ from shardwright.planner.costs.serving.shapes import ReplicaShapes, replica_shap
 from shardwright.planner.costs.serving.step import Machine, cost_of_shapes
 from shardwright.planner.errors import InputError
 from shardwright.planner.serving.schedule import Schedule, StepTable, schedule_of
-from shardwright.planner.serving.simulation import Deployment, Outcome, Pool, simulate
+from shardwright.planner.serving.simulation import Deployment, Outcome, simulate
+from shardwright.planner.serving.turns import Pool
 from shardwright.planner.workload.serving import Load, Trace
 from shardwright.planner.workload.serving_layout import Layout
 

@@ -17,7 +17,9 @@ from benchmarks.serving_cases import Case
 from benchmarks.serving_prediction import closed_by_latency, cost_of, predict, throughput_of_latency
 from shardwright.planner.costs.serving.formulas import StepCost
 from shardwright.planner.costs.serving.step import Machine
-from shardwright.planner.serving.simulation import Deployment, Misses, Outcome, Pool, Simulation, Turns
+from shardwright.planner.serving.misses import Misses
+from shardwright.planner.serving.simulation import Coming, Deployment, Outcome, Side, Simulation
+from shardwright.planner.serving.turns import Pool
 from shardwright.planner.serving.worker import Worker
 from shardwright.planner.workload.serving import Trace
 
@@ -98,15 +100,14 @@ class RecordingRun(Simulation):
                 found.append(worker)
         return found
 
-    def _arrive(self, request: int, now: float, workers: list[Worker], turns: Turns, offset: int = 0) -> None:
-        super()._arrive(request, now, workers, turns, offset)
-        place = next(at for at, each in enumerate(workers) if each.waiting and each.waiting[-1] == request)
-        self.placed[workers is self.front, request] = place
+    def _arrive(self, request: int, now: float, side: Side, pool: int | None = None) -> None:
+        super()._arrive(request, now, side, pool)
+        place = next(at for at, each in enumerate(side.workers) if each.waiting and each.waiting[-1] == request)
+        self.placed[side is self.front, request] = place
 
-    def _advance_alone(self, worker: Worker, misses: Misses | None) -> bool:
-        self.placed.update({(bool(self.front), request): 0 for request in range(len(self.trace))})
-        self._forget()
-        return self._walk_alone(worker, misses)
+    def _advance_alone(self, worker: Worker, coming: Sequence[Coming], misses: Misses | None) -> bool | None:
+        """Never: only workers note what they carry out."""
+        return None
 
 
 def record(
@@ -116,14 +117,16 @@ def record(
     run = RecordingRun(deployment, trace, concurrency)
     run.advance()
     outcome = run.outcome()
-    arrival, first, finish = (np.array(each) for each in (run.arrival, run.requests.first, run.requests.finish))
+    arrival, first, finish = (
+        np.array(each) for each in (run.requests.arrival, run.requests.first, run.requests.finish)
+    )
     late = np.arange(len(trace)) == np.argmax(first - arrival)
     waits = late.astype(float) if last else np.full(len(trace), 1 / len(trace))
     several = trace.output_tokens > 1
     decodes = np.where(several, 1 / np.maximum(trace.output_tokens - 1, 1), 0.0) / max(several.sum(), 1)
-    split = bool(run.back)
+    split = bool(run.back.workers)
     found = []
-    for workers, front in ((run.front, True), (run.back, False)):
+    for workers, front in ((run.front.workers, True), (run.back.workers, False)):
         if not workers:
             continue
         at = np.array([run.placed.get((front, request), -1) for request in range(len(trace))])
@@ -131,7 +134,7 @@ def record(
         for place, worker in enumerate(workers):
             mine = at == place
             weights = (waits * mine if front else 0 * waits, decodes * mine if not (front and split) else 0 * decodes)
-            ends = _end(worker) == max(_end(each) for each in (run.back or run.front))
+            ends = _end(worker) == max(_end(each) for each in (run.back.workers or run.front.workers))
             rows += _worker_rows(worker, (arrival, first, finish), weights, ends and front is not split)
         found.append(_merged(rows, len(workers[0].table.cost.contexts)))
     return outcome, tuple(found)

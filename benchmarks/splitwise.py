@@ -24,7 +24,8 @@ import numpy as np
 from shardwright.planner import load_trace
 from shardwright.planner.costs.serving.formulas import TOKEN_GRID, StepCost
 from shardwright.planner.serving.schedule import Schedule, StepTable
-from shardwright.planner.serving.simulation import Deployment, Outcome, Pool, simulate
+from shardwright.planner.serving.simulation import Deployment, Outcome, simulate
+from shardwright.planner.serving.turns import Pool
 from shardwright.planner.workload.serving import Trace
 
 TARGETS = {

@@ -10,17 +10,17 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
-from .running import Running
+from .running import Requests, Running
 from .worker import Worker, steps_within
 
 Lost = Callable[[Sequence[int]], bool]
 
 
 class Alone(Running):
-    """A run of one worker; `busy_s` is how long its steps took."""
+    """A run of such requests through a worker, who has done nothing yet; `busy_s` is how long its steps took."""
 
-    def __init__(self, worker: Worker, arrival: Sequence[float]) -> None:
-        super().__init__(worker.table, worker.schedule, worker.requests, worker.decodes)
+    def __init__(self, worker: Worker, requests: Requests, arrival: Sequence[float]) -> None:
+        super().__init__(worker.table, worker.schedule, requests, worker.decodes)
         self.prefills, self.arrival = worker.prefills, arrival
         self.busy_s = 0.0
         self._admitted = self._arrived = 0
@@ -81,9 +81,13 @@ class Alone(Running):
             decoding = self._decoding
             if decoding > 1 and not reserve and cache - self._sum - self._reserved < decoding * pace:
                 return None
-            if left and lost is not None and lost(left):
+            if left and lost is not None and lost(left if self.decodes else self._ended(left)):
                 return False
             now = end
+
+    def _ended(self, left: Sequence[int]) -> list[int]:
+        """Of those that leave a worker that only prefills, those that are not handed over."""
+        return [request for request in left if self.requests.output[request] <= 1]
 
     def _admit(self, head: int) -> None:
         """`Worker._admit`: take up those who wait while there is room."""

@@ -9,8 +9,9 @@ from shardwright.models.quantities import kv_bytes_per_token
 from shardwright.topologies import Topology
 
 from .pools import Phase
-from .simulation import Deployment, Outcome, Pool
+from .simulation import Deployment, Outcome
 from .steady import batched_prefill_seconds
+from .turns import Pool
 from .workers import Setting, WorkerType
 
 # Share of its TDP a device draws while it waits, and while steps run: vLLM and TensorRT-LLM on H100 draw 70 to 90 % of

@@ -12,8 +12,9 @@ from ..workload.serving import Load, Targets, Trace
 from .lone import prefill_ttft
 from .pools import Phase
 from .problem import Problem
-from .simulation import Deployment, Outcome, Pool, simulate, simulate_within
+from .simulation import Deployment, Outcome, simulate, simulate_within
 from .steady import batched_prefill_seconds, open_states
+from .turns import Pool
 from .workers import WorkerType, hand_grid, most_in_hand
 
 MOST_REQUESTS = 8000

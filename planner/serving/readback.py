@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 import numpy as np
 
 from shardwright.solvers.solution import relative_gap
@@ -22,6 +20,7 @@ from ..plan.serving import (
     Transfer,
     objective_of,
 )
+from ..version import VERSION
 from ..workload.serving import Targets
 from .deployments import Proposal, hand_over, joules_per_token
 from .open_loop import Found
@@ -59,7 +58,7 @@ def plan_of(
         assumptions=_assumptions(problem, split is not None),
         alternatives=tuple(Alternative(label=label, value=value, why=why) for label, value, why in found.alternatives),
         provenance=Provenance(
-            tool_version=version("shardwright"),
+            tool_version=VERSION,
             seed=job.seed,
             solver="simulation and integer program",
             libraries={"numpy": np.__version__},

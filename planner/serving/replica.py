@@ -26,9 +26,10 @@ from .pools import Phase
 from .problem import Problem, problem_of
 from .runs import MOST_REQUESTS, TURNS
 from .schedule import schedule_of
-from .simulation import Deployment, Outcome, Pool, simulate
+from .simulation import Deployment, Outcome, simulate
 from .size_rates import Sizes, decode_rates, expected_rates, prefill_rates
 from .steady import Lengths, steady_state
+from .turns import Pool
 from .workers import WorkerType, decode_rate, expected_rate, prefill_rate
 
 PHASES: tuple[Phase, ...] = ("aggregated", "prefill", "decode")

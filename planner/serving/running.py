@@ -6,23 +6,35 @@ import math
 from collections.abc import Sequence
 from heapq import heappop, heappush
 
+from ..workload.serving import Trace
 from .schedule import Schedule, StepTable
 
 
 class Requests:
-    """What all workers of a run share: lengths of every request, and when its tokens came.
+    """What all workers of a run share: when requests come, their lengths, and when their tokens came.
 
-    A preempted request comes back with what it has generated as part of its prompt.
+    A preempted request comes back with what it has generated as part of its prompt; `asked` keeps the output asked for.
+    The first of them, `begun`, are on their way already when the run starts.
     """
 
-    __slots__ = ("cached", "finish", "first", "output", "prompt")
+    __slots__ = ("arrival", "asked", "begun", "cached", "finish", "first", "output", "prompt")
 
-    def __init__(self, prompt: Sequence[int], output: Sequence[int], cached: Sequence[int]) -> None:
-        self.prompt = list(prompt)
-        self.output = list(output)
-        self.cached = list(cached)
-        self.first = [math.nan] * len(prompt)
-        self.finish = [math.nan] * len(prompt)
+    def __init__(self, trace: Trace, begun: int = 0) -> None:
+        self.arrival: list[float] = trace.arrival_s.tolist()
+        self.prompt: list[int] = trace.prompt_tokens.tolist()
+        self.asked: list[int] = trace.output_tokens.tolist()
+        self.cached: list[int] = trace.cached_tokens.tolist()
+        self.begun, self.output = begun, list(self.asked)
+        self.first, self.finish = [math.nan] * len(trace), [math.nan] * len(trace)
+
+    def part(self, chosen: Sequence[int]) -> Requests:
+        """Those chosen, in that order, as they are now; those on their way must come first."""
+        part = object.__new__(Requests)
+        for name in ("arrival", "asked", "cached", "finish", "first", "output", "prompt"):
+            values = getattr(self, name)
+            setattr(part, name, [values[request] for request in chosen])
+        part.begun = sum(request < self.begun for request in chosen)
+        return part
 
 
 class Running:

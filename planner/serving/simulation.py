@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..workload.serving import Load, Metric, Targets, Trace
+from ..workload.serving import Load, Targets, Trace
 from .alone import Alone
-from .lone import allowed_misses
+from .misses import Misses
 from .running import Requests
-from .schedule import Schedule, StepTable
+from .turns import Pool, Turns
 from .worker import Worker
 
 _ARRIVAL, _HANDED = -1, -2  # kinds of events; the others carry the stamp of a worker's plan
 _NEVER = math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Equal workers; `weight` is the pool's share of new requests, 0 where they go to whoever has fewest in hand."""
-
-    table: StepTable
-    schedule: Schedule
-    workers: int
-    weight: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +102,8 @@ def simulate_within(
 ) -> Outcome | None:
     """The same; None, as soon as it is certain, where a target is missed."""
     run = Simulation(deployment, trace, concurrency, begun)
-    found = run.outcome() if run.advance(Misses(run, targets)) else None
+    misses = Misses(run.requests, targets, run.workers[0].table.cost.request_s)
+    found = run.outcome() if run.advance(misses) else None
     return found if found is not None and found.meets(targets) else None
 
 
@@ -123,63 +114,16 @@ def simulate_load(deployment: Deployment, load: Load, requests: int | None = Non
     return simulate(deployment, load.sample(requests or 2000))
 
 
-class Turns:
-    """Whose turn it is: pools take requests in proportion to their weights, each when it is furthest behind, and of its
-    workers the one with the fewest in hand; `hands` are those of every worker."""
-
-    def __init__(self, pools: Sequence[Pool]) -> None:
-        total = sum(pool.weight for pool in pools)
-        weighted = len(pools) > 1 and all(pool.weight > 0 for pool in pools)
-        self.shares = [pool.weight / total for pool in pools] if weighted else []
-        self.behind = [0.0] * len(pools)
-        ends = np.cumsum([pool.workers for pool in pools]).tolist()
-        self.ranges = [(end - pool.workers, end) for pool, end in zip(pools, ends, strict=True)]
-        self.hands = [0] * sum(pool.workers for pool in pools)
-
-    def next(self) -> int:
-        """The worker that takes the next request."""
-        hands = self.hands
-        if not self.shares:
-            return hands.index(min(hands))
-        behind = self.behind
-        for place, share in enumerate(self.shares):
-            behind[place] += share
-        chosen = behind.index(max(behind))
-        behind[chosen] -= 1
-        start, end = self.ranges[chosen]
-        return hands.index(min(hands[start:end]), start)
+Coming = tuple[float, int]  # when, and which request
 
 
-class Misses:
-    """Counts requests that miss a target until no percentile of the whole run can meet it any more."""
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Workers that requests arrive at, whose turn it is, and how many workers of the run are before them."""
 
-    def __init__(self, run: Simulation, targets: Targets) -> None:
-        self.run, limits = run, targets.limits()
-        self.ttft_s, self.tpot_s, self.e2e_s = (limits.get(name, math.inf) for name in ("ttft", "tpot", "e2e"))
-        self.request_s = (run.front + run.back)[0].table.cost.request_s
-        several = sum(each > 1 for each in run.requests.output[run.begun :])
-        counted = {name: several if name == "tpot" else len(run.arrival) - run.begun for name in limits}
-        self.left = {name: allowed_misses(n, targets.percentile) for name, n in counted.items() if n}
-
-    def lost(self, done: Sequence[int]) -> bool:
-        """Whether the run is lost with these requests, which have ended."""
-        run, requests = self.run, self.run.requests
-        for request in done:
-            if request < run.begun:
-                continue
-            arrival, first, finish = run.arrival[request], requests.first[request], requests.finish[request]
-            steps = run.trace_output[request] - 1
-            if (
-                (first - arrival + self.request_s > self.ttft_s and self._lost("ttft"))
-                or (finish - arrival + self.request_s > self.e2e_s and self._lost("e2e"))
-                or (steps and (finish - first) / steps > self.tpot_s and self._lost("tpot"))
-            ):
-                return True
-        return False
-
-    def _lost(self, name: Metric) -> bool:
-        self.left[name] -= 1
-        return self.left[name] <= 0
+    workers: list[Worker]
+    turns: Turns
+    offset: int
 
 
 class Simulation:
@@ -187,20 +131,18 @@ class Simulation:
 
     def __init__(self, deployment: Deployment, trace: Trace, concurrency: int | None, begun: int = 0) -> None:
         self.deployment, self.trace, self.begun = deployment, trace, begun
-        self.trace_output: list[int] = trace.output_tokens.tolist()
-        self.requests = Requests(trace.prompt_tokens.tolist(), self.trace_output, trace.cached_tokens.tolist())
-        self.front = self._workers(deployment.aggregated, True, True) + self._workers(deployment.prefill, True, False)
-        self.turns = Turns((*deployment.aggregated, *deployment.prefill))
-        self.back_turns = Turns(deployment.decode)
-        self.back = self._workers(deployment.decode, False, True)
-        self.workers = self.front + self.back
+        self.requests = Requests(trace, begun)
+        front = self._workers(deployment.aggregated, True, True) + self._workers(deployment.prefill, True, False)
+        self.front = Side(front, Turns((*deployment.aggregated, *deployment.prefill)), 0)
+        self.back = Side(self._workers(deployment.decode, False, True), Turns(deployment.decode), len(front))
+        self.workers = [*front, *self.back.workers]
         self.events: list[tuple[float, int, int, int]] = []  # (time, order, kind or stamp, who)
         self.order = count()
-        self.arrival: list[float] = trace.arrival_s.tolist()
+        self.handed: list[Coming] = []
         self.next = 0
         self.closed = concurrency is not None
         if concurrency is not None:
-            self.arrival = [0.0] * len(trace)
+            self.requests.arrival = [0.0] * len(trace)
             for _ in range(min(concurrency, len(trace))):
                 self._send(0.0)
 
@@ -213,89 +155,101 @@ class Simulation:
 
     def _send(self, now: float) -> None:
         """Put the next request of a closed loop among the events."""
-        if self.next < len(self.arrival):
-            self.arrival[self.next] = now
+        if self.next < len(self.requests.arrival):
+            self.requests.arrival[self.next] = now
             heappush(self.events, (now, next(self.order), _ARRIVAL, self.next))
             self.next += 1
 
     def advance(self, misses: Misses | None = None) -> bool:
-        """Run to the end, or until too many requests have missed a target: whether it came to its end.
+        """Run to the end, or until too many requests have missed a target: whether it came to its end."""
+        return self._advance_closed(misses) if self.closed else self._advance_open(misses)
 
-        Requests of an open loop arrive before anything else that happens at the same time.
-        """
-        if len(self.workers) == 1 and not self.closed:
-            return self._advance_alone(self.workers[0], misses)
-        workers, events, arrival = self.workers, self.events, self.arrival
-        number = 0 if self.closed else len(arrival)
-        while True:
-            if self.next < number and (not events or arrival[self.next] <= events[0][0]):
-                self.next += 1
-                self._enter(self.next - 1, arrival[self.next - 1])
-                continue
-            if not events:
-                return True
+    def _advance_closed(self, misses: Misses | None) -> bool:
+        workers, events = self.workers, self.events
+        while events:
             now, _, stamp, who = heappop(events)
-            if stamp == _ARRIVAL:
-                self._enter(who, now)
+            if stamp == _ARRIVAL and self.front.workers:
+                self._arrive(who, now, self.front)
+            elif stamp == _ARRIVAL:
+                self.requests.first[who] = now
+                self._arrive(who, now, self.back)
             elif stamp == _HANDED:
-                self._arrive(who, now, self.back, self.back_turns, len(self.front))
+                self._arrive(who, now, self.back)
             elif workers[who].stamp == stamp and self._finish(workers[who], who, now, misses):
                 return False
+        return True
 
-    def _advance_alone(self, worker: Worker, misses: Misses | None) -> bool:
-        """The same for one worker, whose requests go through it in order as long as none is preempted."""
-        left = dict(misses.left) if misses is not None else {}
-        self._forget()
-        run = Alone(worker, self.arrival)
-        ended = run.advance(misses.lost if misses is not None else None)
-        if ended is not None:
-            worker.busy_s = run.busy_s
-            return ended
-        self._forget()
-        if misses is not None:
-            misses.left = left
-        return self._walk_alone(worker, misses)
-
-    def _forget(self) -> None:
-        """No token has come yet; where nothing computes prompts, they are there with the request."""
-        self.requests.first = [math.nan] * len(self.arrival) if self.front else list(self.arrival)
-
-    def _walk_alone(self, worker: Worker, misses: Misses | None) -> bool:
-        """The same for one worker that may preempt: it needs no queue of events, its own next step is the next."""
-        arrival, waiting = self.arrival, worker.waiting
-        now, place, number = 0.0, 0, len(arrival)
-        while True:
-            end = worker.plan(now)
-            if end == _NEVER:
-                if place == number:
-                    return True
-                end = arrival[place]
-            elif place < number and arrival[place] <= end:
-                waiting.append(place)
-                place += 1
-                end = worker.interrupt(arrival[place - 1])
-            if place < number and arrival[place] <= end:
-                begun, place = place, bisect_right(arrival, end, place)
-                waiting.extend(range(begun, place))
-            if worker.end != _NEVER:
-                done = worker.commit()
-                if done and misses is not None and misses.lost(done):
-                    return False
-            now = end
-
-    def _enter(self, request: int, now: float) -> None:
-        if self.front:
-            self._arrive(request, now, self.front, self.turns)
+    def _advance_open(self, misses: Misses | None) -> bool:
+        """Phase by phase, as no prompt waits for what decodes, and pool by pool where weights share the requests."""
+        coming: list[Coming] = list(zip(self.requests.arrival, range(len(self.trace)), strict=True))
+        if self.front.workers:
+            if not self._advance_side(self.front, coming, misses):
+                return False
+            coming = sorted(self.handed)
+            if misses is not None and misses.late(self.requests, [request for _, request in coming]):
+                return False
         else:
-            self.requests.first[request] = now
-            self._arrive(request, now, self.back, self.back_turns)
+            self.requests.first = list(self.requests.arrival)
+        return not coming or self._advance_side(self.back, coming, misses)
 
-    def _arrive(self, request: int, now: float, workers: list[Worker], turns: Turns, offset: int = 0) -> None:
-        place = turns.next() if len(workers) > 1 else 0
-        worker = workers[place]
+    def _advance_side(self, side: Side, coming: Sequence[Coming], misses: Misses | None) -> bool:
+        turns = side.turns
+        if not turns.weighted:
+            return self._advance_pool(side, None, coming, misses)
+        parts: list[list[Coming]] = [[] for _ in turns.ranges]
+        for each in coming:
+            parts[turns.next_pool()].append(each)
+        return all(self._advance_pool(side, pool, part, misses) for pool, part in enumerate(parts))
+
+    def _advance_pool(self, side: Side, pool: int | None, coming: Sequence[Coming], misses: Misses | None) -> bool:
+        """Requests of a side, or of one of its pools, which arrive before anything else that happens at the time."""
+        start, end = (0, len(side.workers)) if pool is None else side.turns.ranges[pool]
+        ended = self._advance_alone(side.workers[start], coming, misses) if end - start == 1 else None
+        if ended is not None:
+            return ended
+        for now, request in coming:
+            if self._lost_before(now, misses):
+                return False
+            self._arrive(request, now, side, pool)
+        return not self._lost_before(_NEVER, misses)
+
+    def _lost_before(self, time: float, misses: Misses | None) -> bool:
+        """Carry out what happens before a time; whether the run is lost with that."""
+        workers, events = self.workers, self.events
+        while events and events[0][0] < time:
+            now, _, stamp, who = heappop(events)
+            if workers[who].stamp == stamp and self._finish(workers[who], who, now, misses):
+                return True
+        return False
+
+    def _advance_alone(self, worker: Worker, coming: Sequence[Coming], misses: Misses | None) -> bool | None:
+        """The same for one worker, whose requests go through it in order; None where one would have to be preempted."""
+        requests, left = self.requests, dict(misses.left) if misses is not None else {}
+        ahead = [each for each in coming if each[1] < self.begun] if not worker.decodes else []
+        coming = coming[len(ahead) :]
+        chosen = [request for _, request in coming]
+        part = requests.part(chosen)
+        run = Alone(worker, part, [now for now, _ in coming])
+        ended = run.advance(partial(misses.lost, part) if misses is not None else None)
+        if ended is None and misses is not None:
+            misses.left = left
+        if ended:
+            for request, first, finish in zip(chosen, part.first, part.finish, strict=True):
+                requests.first[request], requests.finish[request] = first, finish
+            worker.busy_s = run.busy_s
+            for now, request in ahead:
+                requests.first[request] = now
+            self.handed += ahead
+            self._hand_over(chosen if not worker.decodes else ())
+        return ended
+
+    def _arrive(self, request: int, now: float, side: Side, pool: int | None = None) -> None:
+        turns = side.turns
+        place = turns.next() if pool is None else turns.least(pool)
+        worker = side.workers[place]
         if request < self.begun and not worker.decodes:
             self.requests.first[request] = now
-            self._arrive(request, now, self.back, self.back_turns, len(self.front))
+            self.handed.append((now, request))
             return
         worker.waiting.append(request)
         turns.hands[place] += 1
@@ -303,7 +257,7 @@ class Simulation:
         end = worker.wake(now) if before == _NEVER else worker.interrupt(now)
         if end != before:
             worker.stamp = stamp = next(self.order)
-            heappush(self.events, (end, stamp, stamp, offset + place))
+            heappush(self.events, (end, stamp, stamp, side.offset + place))
 
     def _finish(self, worker: Worker, who: int, now: float, misses: Misses | None) -> bool:
         """Carry out what a worker has done and let it go on; whether the run is lost with that."""
@@ -318,35 +272,36 @@ class Simulation:
 
     def _released(self, worker: Worker, who: int, done: Sequence[int], misses: Misses | None) -> bool:
         """Pass on or end what has left a worker; whether the run is lost with that."""
-        requests, front = self.requests, len(self.front)
-        turns, place = (self.turns, who) if who < front else (self.back_turns, who - front)
-        turns.hands[place] -= len(done)
-        if worker.decodes:
-            for _ in done if self.closed else ():
-                self._send(worker.end)
-            return misses is not None and misses.lost(done)
-        start, token = self.deployment.transfer_start_s, self.deployment.transfer_token_s
+        side = self.front if who < self.back.offset else self.back
+        side.turns.hands[who - side.offset] -= len(done)
+        if not worker.decodes:
+            self._hand_over(done)
+            done = [request for request in done if self.requests.output[request] <= 1]
+        for _ in done if self.closed else ():
+            self._send(worker.end)
+        return misses is not None and misses.lost(self.requests, done)
+
+    def _hand_over(self, done: Sequence[int]) -> None:
+        """Send the caches of prompts on their way to the workers that decode; first tokens come with them."""
+        requests, start, token = self.requests, self.deployment.transfer_start_s, self.deployment.transfer_token_s
         for request in done:
-            if requests.output[request] <= 1:
-                if self.closed:
-                    self._send(worker.end)
-                if misses is not None and misses.lost((request,)):
-                    return True
-            else:
+            if requests.output[request] > 1:
                 ready = requests.first[request] + (start + token * requests.prompt[request])
                 requests.first[request] = ready
-                heappush(self.events, (ready, next(self.order), _HANDED, request))
-        return False
+                if self.closed:
+                    heappush(self.events, (ready, next(self.order), _HANDED, request))
+                else:
+                    self.handed.append((ready, request))
 
     def outcome(self) -> Outcome:
         """Latencies and rates of a run that came to its end."""
         trace, workers = self.trace.part(slice(self.begun, None)), self.workers
-        times = (self.arrival, self.requests.first, self.requests.finish)
+        times = (self.requests.arrival, self.requests.first, self.requests.finish)
         arrival, first, finish = (np.array(each[self.begun :]) for each in times)
         request_s = workers[0].table.cost.request_s
         with np.errstate(divide="ignore", invalid="ignore"):
             tpot = np.where(trace.output_tokens > 1, (finish - first) / (trace.output_tokens - 1), np.nan)
-        duration = float(finish.max()) - min(self.arrival)
+        duration = float(finish.max()) - min(self.requests.arrival)
         return Outcome(
             ttft_s=first - arrival + request_s,
             tpot_s=tpot,

@@ -8,7 +8,8 @@ from shardwright.planner.serving.deployments import deployment
 from shardwright.planner.serving.open_loop import search_rate
 from shardwright.planner.serving.probe import LONG, Probe, error_of, warmed
 from shardwright.planner.serving.problem import problem_of
-from shardwright.planner.serving.simulation import Deployment, Pool, simulate
+from shardwright.planner.serving.simulation import Deployment, simulate
+from shardwright.planner.serving.turns import Pool
 from shardwright.planner.serving.workers import most_in_hand
 from shardwright.planner.workload.serving import LengthBin, Load, ServingJob, Targets
 from tests.planner.serving.test_planning import ONE_NODE, SMALL

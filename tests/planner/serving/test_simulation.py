@@ -12,8 +12,9 @@ from shardwright.planner.costs.serving.coefficients import engine, kernels
 from shardwright.planner.costs.serving.communication import fabric
 from shardwright.planner.costs.serving.step import Machine, step_cost
 from shardwright.planner.serving.schedule import Schedule, StepTable, schedule_of
-from shardwright.planner.serving.simulation import Deployment, Pool, simulate, simulate_load, simulate_within
+from shardwright.planner.serving.simulation import Deployment, simulate, simulate_load, simulate_within
 from shardwright.planner.serving.steady import Lengths, open_states
+from shardwright.planner.serving.turns import Pool
 from shardwright.planner.workload.serving import Load, Targets, Trace
 from shardwright.planner.workload.serving_layout import Layout, Speculation, quantization
 from shardwright.topologies import cluster

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from shardwright.planner.serving.capacity import capacity, most_of, narrowing
 from shardwright.planner.serving.choices import Choice
 from shardwright.planner.serving.problem import problem_of
-from shardwright.planner.serving.simulation import Deployment, Pool, simulate
+from shardwright.planner.serving.simulation import Deployment, simulate
 from shardwright.planner.serving.steady import Lengths, batched_prefill_seconds
+from shardwright.planner.serving.turns import Pool
 from shardwright.planner.serving.workers import most_decode_rate, most_prefill_rate, most_rate
 from shardwright.planner.workload.serving import Load, ServingJob, Targets, Trace
 from tests.planner.serving.test_planning import ONE_NODE, SMALL
