@@ -18,9 +18,10 @@ from .pools import Counts, Option, Phase, fewest, most_rate
 from .probe import LONG, MOST_AMONG, Probe
 from .problem import Problem
 from .stack import Stack
-from .steady import Lengths
+from .steady import OPEN_POINTS, Lengths
 from .workers import (
     BOUND_POINTS,
+    HAND_POINTS,
     WorkerType,
     bound_steps,
     decode_rates,
@@ -130,8 +131,8 @@ def choices_of(problem: Problem) -> list[Choice]:
     lengths, targets, mode = problem.setting.lengths, problem.job.targets, problem.job.mode
     stack = problem.stack
     together, apart = mode in ("auto", "aggregated"), mode in ("auto", "disaggregated") and lengths.osl > 1
-    rates = expected_rates(stack, lengths, targets).tolist() if together else []
-    decoding = decode_rates(stack, lengths, targets).tolist() if apart else []
+    rates = stack.each(OPEN_POINTS, lambda rows: expected_rates(rows, lengths, targets)) if together else []
+    decoding = stack.each(HAND_POINTS, lambda rows: decode_rates(rows, lengths, targets)) if apart else []
     found: list[Choice] = []
     for place, (worker, steps) in enumerate(zip(problem.types, _bound_steps(stack, lengths), strict=True)):
         if together:

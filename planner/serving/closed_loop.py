@@ -23,6 +23,7 @@ from .problem import Problem
 from .simulation import Outcome, simulate, simulate_within
 from .steady import Lengths, batched_prefill_seconds, lone_prefill_seconds, steady_state
 from .workers import (
+    HAND_POINTS,
     WorkerType,
     decode_rates,
     hand_grid,
@@ -226,7 +227,7 @@ def _disaggregated(problem: Problem, users: int) -> list[Expectation]:
     lengths, targets = problem.setting.lengths, problem.job.targets
     if problem.job.mode not in ("auto", "disaggregated") or lengths.osl <= 1:
         return []
-    decoding = decode_rates(problem.stack, lengths, targets).tolist()
+    decoding = problem.stack.each(HAND_POINTS, lambda rows: decode_rates(rows, lengths, targets))
     decodes = _best(problem, list(zip(decoding, problem.types, strict=True)))
     prefills = _best(problem, [(prefill_rate(worker, lengths, targets), worker) for worker in problem.types])
     found: list[Expectation] = []

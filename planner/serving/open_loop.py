@@ -14,7 +14,7 @@ from .pools import Counts
 from .problem import Problem
 from .runs import attempt, lasting, lasts, run, run_within
 from .simulation import Outcome
-from .steady import Steady, rows_of_spaced, steady_state
+from .steady import OPEN_POINTS, Steady, rows_of_spaced, steady_state
 from .workers import WorkerType, expected_rates
 
 MIXES = 3
@@ -147,7 +147,7 @@ def _by_load(problem: Problem, rate: float) -> Found:
     lengths = problem.setting.lengths
     ranked: list[tuple[float, float, Proposal]] = []
     stack = problem.stack
-    rates = expected_rates(stack, lengths, problem.job.targets).tolist()
+    rates = stack.each(OPEN_POINTS, lambda rows: expected_rates(rows, lengths, problem.job.targets))
     grid = np.rint(rows_of_spaced(np.maximum(stack.schedule.max_sequences, 2.0), 40))
     states = steady_state(stack.cost, stack.schedule, lengths, grid)
     for place, (worker, capacity_) in enumerate(zip(problem.types, rates, strict=True)):

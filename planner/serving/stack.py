@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ..costs.serving.formulas import StepCost, StepCosts, column, together
+from ..costs.serving.formulas import Array, StepCost, StepCosts, column, together
 from .schedule import Schedule, Schedules
 
-BLOCK = 32_768  # numbers of an array at most, so that the arrays of a formula stay in the processor's cache
+# Numbers of an array at most: larger ones are new pages of memory each time, which costs more than the sums do.
+BLOCK = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,10 @@ class Stack:
                 cache_tokens=schedule.cache_tokens[part],
             )
             yield part, Stack(self.cost.rows(part), cut)
+
+    def each(self, points: int, of: Callable[[Stack], Array]) -> list[float]:
+        """A number of every row, by a formula that makes arrays of so many columns of them."""
+        return [number for _, rows in self.blocks(points) for number in of(rows).tolist()]
 
 
 def stacked(costs: Sequence[StepCost], schedules: Sequence[Schedule]) -> Stack:

@@ -20,6 +20,8 @@ from ..costs.serving.formulas import Array, StepCost, StepFormulas
 from .schedule import Schedule, Schedules
 from .stack import Stack
 
+OPEN_POINTS = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
@@ -180,6 +182,6 @@ def open_states(cost: StepFormulas, schedule: Schedule | Schedules, lengths: Len
     """
     full = schedule.cache_tokens / max(lengths.isl + lengths.osl, 1.0)
     most = np.maximum(2.0, np.minimum(schedule.max_sequences, full))
-    grid = spaced(float(most), 64) if most.ndim == 0 else rows_of_spaced(most, 64)
+    grid = spaced(float(most), OPEN_POINTS) if most.ndim == 0 else rows_of_spaced(most, OPEN_POINTS)
     found = steady_state(cost, schedule, lengths, grid)
     return found, np.maximum.accumulate((grid - 1) / found.e2e_s(lengths.osl), axis=-1)

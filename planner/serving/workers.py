@@ -35,7 +35,7 @@ from .steady import (
     spaced,
 )
 
-BOUND_POINTS = 2400
+HAND_POINTS, BOUND_POINTS = 40, 2400
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +134,8 @@ def hand_grid(rows: WorkerType | Stack) -> Array:
     schedule = rows.schedule
     top = np.maximum(2.0, np.minimum(np.minimum(schedule.max_sequences, schedule.cache_tokens), 4096))
     if top.ndim == 0:
-        return np.unique(np.rint(spaced(float(top), 40)))
-    return np.rint(rows_of_spaced(top, 40))
+        return np.unique(np.rint(spaced(float(top), HAND_POINTS)))
+    return np.rint(rows_of_spaced(top, HAND_POINTS))
 
 
 def most_in_hand(worker: WorkerType, lengths: Lengths) -> float:

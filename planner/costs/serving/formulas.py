@@ -9,13 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import reduce
+from operator import add
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Numbers = Array | np.float64 | float
+Table = Literal["own_s", "stage_s", "head_s"]
 
 TOKEN_GRID: Array = np.unique(np.concatenate([np.arange(0, 17), np.rint(np.geomspace(17, 262144, 112))])).astype(float)
 
@@ -78,8 +81,10 @@ class StepFormulas(ABC):
         tokens = np.asarray(prompt_tokens, dtype=float)
         base = self.linear_seconds(sequences, tokens, np.minimum(1.0, tokens))
         group = np.ceil(np.asarray(sequences, dtype=float) / self.groups)
-        pairs = tokens * (np.asarray(start, dtype=float) + tokens / 2)
-        return base + self.read_seconds(group, context) + self.pair_seconds(tokens, pairs)
+        base = base + self.read_seconds(group, context)
+        if not tokens.any():
+            return base
+        return base + self.pair_seconds(tokens, tokens * (np.asarray(start, dtype=float) + tokens / 2))
 
     def linear_seconds(self, sequences: Numbers, prompt_tokens: Numbers, prompts: Numbers) -> Array:
         """All of a step but its attention over contexts; `prompts` chunks of `prompt_tokens` together.
@@ -90,10 +95,13 @@ class StepFormulas(ABC):
         held, tokens, chunks = (np.asarray(each, dtype=float) for each in (sequences, prompt_tokens, prompts))
         group, busiest = np.ceil(held / self.groups), np.ceil(chunks / self.groups)
         lone, total = np.ceil(group / self.pp) * self.tokens_checked, np.ceil(held / self.pp) * self.tokens_checked
-        turn = np.hypot(self.tables(lone, total, held), self.decode_launch_s)
-        host = self.step_s + self.sequence_s * group + self.token_s * tokens + self.prompt_s * busiest
+        turn = self.tables(lone, total, held)
+        if np.any(self.decode_launch_s):
+            turn = np.hypot(turn, self.decode_launch_s)
+        host = self.step_s + self.sequence_s * group
         if not tokens.any():
-            return self._joined(turn, host)
+            return self._joined(turn, host + self.prompt_s * busiest if busiest.any() else host)
+        host = host + self.token_s * tokens + self.prompt_s * busiest
         share = np.where(chunks > 0, tokens / np.maximum(chunks, 1) * busiest, 0.0) / self.cp
         mixed = np.minimum(np.maximum(chunks, 1), self.pp)
         loaded = self.tables(lone + share / mixed, total + tokens / mixed, held + chunks)
@@ -102,14 +110,15 @@ class StepFormulas(ABC):
         return self._joined(turn, host + np.where(tokens > 0, self.prefill_s, 0.0))
 
     def _joined(self, turn: Array, host: Array) -> Array:
-        kernels = turn * (1 + self.draft)
+        kernels = turn * (1 + self.draft) if self.draft else turn
         return np.asarray(np.maximum(kernels, host) if self.overlap else kernels + host, dtype=float)
 
     def read_seconds(self, sequences: Numbers, context: Numbers) -> Array:
         """Decode attention of `sequences` of one group at a mean context; pp stages read their layers' part at once."""
         held = np.asarray(sequences, dtype=float)
-        seconds = sum(each.read_s * held * np.minimum(context, each.window or 1e30) for each in self.contexts)
-        return np.asarray(seconds, dtype=float) * (1 + self.draft) / self.pp
+        each = [cost.read_s * held * np.minimum(context, cost.window or 1e30) for cost in self.contexts]
+        seconds = np.asarray(reduce(add, each) if each else 0.0, dtype=float)
+        return (seconds * (1 + self.draft) if self.draft else seconds) / self.pp
 
     def pair_seconds(self, tokens: Numbers, pairs: Numbers) -> Array:
         """Prefill attention of a chunk with that many query-key pairs; a window limits the pairs of each query."""
@@ -120,10 +129,10 @@ class StepFormulas(ABC):
     def tables(self, own: Numbers, stage: Numbers, sequences: Numbers) -> Array:
         """Kernels and transfers by tokens of a group, tokens of the stage, and sequences."""
         head = np.asarray(sequences, dtype=float) / self.groups
-        return self._look_up(own, self.own_s) + self._look_up(stage, self.stage_s) + self._look_up(head, self.head_s)
+        return self._look_up(own, "own_s") + self._look_up(stage, "stage_s") + self._look_up(head, "head_s")
 
     @abstractmethod
-    def _look_up(self, tokens: Numbers, table: Array) -> Array:
+    def _look_up(self, tokens: Numbers, name: Table) -> Array:
         """Linear between the grid's points, and beyond its last by the last slope."""
 
 
@@ -156,8 +165,8 @@ class StepCost(StepFormulas):
     draft: float
     known: dict[Hashable, float] = field(default_factory=dict, init=False, compare=False, repr=False)
 
-    def _look_up(self, tokens: Numbers, table: Array) -> Array:
-        at = np.asarray(tokens, dtype=float)
+    def _look_up(self, tokens: Numbers, name: Table) -> Array:
+        at, table = np.asarray(tokens, dtype=float), getattr(self, name)
         found: Array = np.asarray(np.interp(at, TOKEN_GRID, table))
         if at.max(initial=0.0) <= TOKEN_GRID[-1]:
             return found
@@ -168,7 +177,10 @@ class StepCost(StepFormulas):
 
 @dataclass(frozen=True, slots=True)
 class StepCosts(StepFormulas):
-    """The same of several copies of one model on one engine, a row each: what is asked of them has a row each too."""
+    """The same of several copies of one model on one engine, a row each: what is asked of them has a row each too.
+
+    `slopes` are those of every table from each point of the grid on.
+    """
 
     own_s: Array
     stage_s: Array
@@ -190,18 +202,18 @@ class StepCosts(StepFormulas):
     tokens_per_step: float
     tokens_checked: int
     draft: float
+    slopes: dict[Table, Array]
 
     def rows(self, part: slice) -> StepCosts:
         """Some of the rows."""
         cut: dict[str, Any] = {name: getattr(self, name)[part] for name in _TABLES + _TIMES + _DEGREES}
         contexts = tuple(replace(each, read_s=each.read_s[part], pair_s=each.pair_s[part]) for each in self.contexts)
-        return replace(self, contexts=contexts, **cut)
+        slopes = {name: values[part] for name, values in self.slopes.items()}
+        return replace(self, contexts=contexts, slopes=slopes, **cut)
 
-    def _look_up(self, tokens: Numbers, table: Array) -> Array:
-        at = np.asarray(tokens, dtype=float)
+    def _look_up(self, tokens: Numbers, name: Table) -> Array:
+        at, table, slopes = np.asarray(tokens, dtype=float), getattr(self, name), self.slopes[name]
         place = _PLACES[np.minimum(at, TOKEN_GRID[-1]).astype(np.int64)].astype(np.int64)
-        slopes = np.diff(table, axis=1) / np.diff(TOKEN_GRID)
-        slopes = np.concatenate([slopes, slopes[:, -1:]], axis=1)
         cell = place + np.arange(0, table.size, table.shape[1])[:, None]
         return np.asarray(slopes.ravel()[cell] * (at - TOKEN_GRID[place]) + table.ravel()[cell], dtype=float)
 
@@ -210,7 +222,7 @@ class StepCosts(StepFormulas):
 _PLACES = np.repeat(np.arange(len(TOKEN_GRID), dtype=np.uint8), np.append(np.diff(TOKEN_GRID), 1).astype(np.int64))
 
 
-_TABLES = ("own_s", "stage_s", "head_s")
+_TABLES: tuple[Table, ...] = ("own_s", "stage_s", "head_s")
 _TIMES = ("launch_s", "decode_launch_s", "step_s", "sequence_s", "prefill_s", "prompt_s")
 _DEGREES = ("fill", "groups", "pp", "cp")
 _COLUMNS = (
@@ -230,7 +242,7 @@ _COLUMNS = (
 def together(costs: Sequence[StepCost]) -> StepCosts:
     """Costs of copies of one model on one engine as rows."""
     first = costs[0]
-    arrays = {name: np.stack([getattr(each, name) for each in costs]) for name in _TABLES}
+    arrays: dict[str, Array] = {name: np.stack([getattr(each, name) for each in costs]) for name in _TABLES}
     arrays |= {name: column([getattr(each, name) for each in costs]) for name in _TIMES + _DEGREES}
     contexts = [
         ContextCosts(same[0].window, column([each.read_s for each in same]), column([each.pair_s for each in same]))
@@ -244,8 +256,14 @@ def together(costs: Sequence[StepCost]) -> StepCosts:
         tokens_per_step=first.tokens_per_step,
         tokens_checked=first.tokens_checked,
         draft=first.draft,
+        slopes={name: _slopes(arrays[name]) for name in _TABLES},
         **arrays,
     )
+
+
+def _slopes(tables: Array) -> Array:
+    slopes = np.diff(tables, axis=1) / np.diff(TOKEN_GRID)
+    return np.concatenate([slopes, slopes[:, -1:]], axis=1)
 
 
 def column(values: Sequence[float]) -> Array:
