@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +35,8 @@ def prefill_ttft(
     Prompts are taken in order, so that sums over all before them say what a step takes: of prompts that lie wholly in
     it, only where they begin and end is looked up.
     """
-    arrival, request_s, cost = trace.arrival_s.tolist(), table.cost.request_s, table.cost
+    arrival, cost = trace.arrival_s.tolist(), table.cost
+    request_s, groups, fill, pp = cost.request_s, cost.groups, cost.fill, cost.pp
     work, loaded = _PromptSums(table, trace), table.loaded
     tokens, held, pairs_s = work.tokens, work.held, work.pairs_s
     headroom = 0.0 if schedule.reserve_output else 0.01 * schedule.cache_tokens
@@ -61,10 +61,10 @@ def prefill_ttft(
         else:
             end, rest, taken = work.step(schedule, head, done, admitted)
             several, seconds = end - head + (rest > 0), work.attention(head, done, end, rest)
-        seconds = loaded(0, taken, several) + seconds * (-(-several // cost.groups) / several)
+        seconds = loaded(0, taken, several) + seconds * (-(-several // groups) / several)
         now += seconds
         if end > head:
-            first = now + cost.fill / min(several, cost.pp) * seconds + request_s
+            first = now + fill / min(several, pp) * seconds + request_s
             firsts.append(first)
             counts.append(end - head)
             if first - limit > arrival[head]:
@@ -85,9 +85,9 @@ class _PromptSums:
         self.cached: list[int] = trace.cached_tokens.tolist()
         left = (trace.prompt_tokens - trace.cached_tokens).astype(float)
         whole = table.cost.pair_seconds(left, left * (trace.cached_tokens + left / 2))
-        self.tokens: list[int] = [0, *accumulate(map(int, left.tolist()))]
-        self.held: list[int] = [0, *accumulate((trace.prompt_tokens + 1).tolist())]
-        self.pairs_s: list[float] = [0.0, *accumulate(whole.tolist())]
+        self.tokens: list[int] = [0, *np.cumsum(trace.prompt_tokens - trace.cached_tokens).tolist()]
+        self.held: list[int] = [0, *np.cumsum(trace.prompt_tokens + 1).tolist()]
+        self.pairs_s: list[float] = [0.0, *np.cumsum(whole).tolist()]
 
     def step(self, schedule: Schedule, head: int, done: int, admitted: int) -> tuple[int, int, int]:
         """The prompt after the last that a step ends, how much of that one it takes, and the step's tokens.

@@ -69,22 +69,10 @@ class _Knapsack:
 
     def __init__(self, options: Sequence[Option], supply: int) -> None:
         self.options = options
-        self.alone = {phase: self._fill(phase, supply) for phase in ("aggregated", "prefill", "decode")}
+        self.alone = {phase: _fill(options, fastest, supply) for phase, fastest in _fastest(options, supply).items()}
         prefill, decode = self.alone["prefill"][0], self.alone["decode"][0]
         self.pair, self.split = _best_split(np.minimum, prefill, decode)
         self.best, self.share = _best_split(np.add, self.alone["aggregated"][0], self.pair)
-
-    def _fill(self, phase: str, supply: int) -> tuple[Rates, Places]:
-        """Highest rate with at most so many devices, and the option last taken (-1: one device less)."""
-        fastest: dict[int, int] = {}  # the best option of every number of devices: no other is ever taken
-        for place, option in enumerate(self.options):
-            if option.phase == phase and option.rate > 0 and option.devices <= supply:
-                before = fastest.get(option.devices)
-                if before is None or option.rate > self.options[before].rate:
-                    fastest[option.devices] = place
-        sizes = sorted(fastest)
-        best, taken = _filled(supply, tuple(sizes), tuple(self.options[fastest[size]].rate for size in sizes))
-        return best, np.array([*(fastest[size] for size in sizes), -1])[taken]
 
     def counts(self, devices: int) -> Counts:
         """The workers behind the best rate with that many devices."""
@@ -93,7 +81,8 @@ class _Knapsack:
         rest = devices - aggregated
         prefill = int(self.split[rest]) if self.pair[rest] > 0 else 0
         decode = rest - prefill if self.pair[rest] > 0 else 0
-        for phase, most in (("aggregated", aggregated), ("prefill", prefill), ("decode", decode)):
+        parts: tuple[tuple[Phase, int], ...] = (("aggregated", aggregated), ("prefill", prefill), ("decode", decode))
+        for phase, most in parts:
             _, taken = self.alone[phase]
             while most > 0:
                 place = int(taken[most])
@@ -103,6 +92,25 @@ class _Knapsack:
                 workers[place] += 1
                 most -= self.options[place].devices
         return counted(self.options, workers)
+
+
+def _fastest(options: Sequence[Option], supply: int) -> dict[Phase, dict[int, int]]:
+    """The best option of every phase and number of devices: no other is ever taken."""
+    fastest: dict[Phase, dict[int, int]] = {"aggregated": {}, "prefill": {}, "decode": {}}
+    for place, option in enumerate(options):
+        if option.rate > 0 and option.devices <= supply:
+            same = fastest[option.phase]
+            before = same.get(option.devices)
+            if before is None or option.rate > options[before].rate:
+                same[option.devices] = place
+    return fastest
+
+
+def _fill(options: Sequence[Option], fastest: dict[int, int], supply: int) -> tuple[Rates, Places]:
+    """Highest rate with at most so many devices, and the option last taken (-1: one device less)."""
+    sizes = sorted(fastest)
+    best, taken = _filled(supply, tuple(sizes), tuple(options[fastest[size]].rate for size in sizes))
+    return best, np.array([*(fastest[size] for size in sizes), -1])[taken]
 
 
 @lru_cache(maxsize=64)

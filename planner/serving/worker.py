@@ -134,12 +134,16 @@ class Worker(Running):
             if self._ends and self._ends[0] <= steps:
                 done = self._leave(now)
         if self._batch:
+            firsts, cost = self.requests.first, self.table.cost
+            first = now + cost.fill / min(len(self._batch), cost.pp) * (now - self._start)
             for entry, chunk in self._batch:
                 entry[1] += chunk
                 if entry[1] >= entry[2]:
-                    self._first_token(entry[0], now)
-                    if self._prompt_done(entry[0], now):
-                        done.append(entry[0])
+                    request = entry[0]
+                    if math.isnan(firsts[request]):  # else it has been preempted
+                        firsts[request] = first
+                    if self._prompt_done(request, now):
+                        done.append(request)
             prompts = self._prompts
             while prompts and prompts[0][1] >= prompts[0][2]:
                 prompts.popleft()
@@ -190,13 +194,6 @@ class Worker(Running):
                 break
         self._batch = batch
         return taken
-
-    def _first_token(self, request: int, now: float) -> None:
-        """Note the first token of a request, if it is not one that was preempted."""
-        if math.isnan(self.requests.first[request]):
-            cost = self.table.cost
-            turns = cost.fill / min(len(self._batch), cost.pp)
-            self.requests.first[request] = now + turns * (now - self._start)
 
     def _make_room(self) -> None:
         """Preempt the youngest sequences while the cache cannot hold another step; they are computed again."""
