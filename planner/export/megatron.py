@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+from math import gcd
 from typing import TYPE_CHECKING
 
+from shardwright.models import Attention
 from shardwright.models.launch import launch_facts
 
 from ..errors import InputError
@@ -15,12 +17,14 @@ from .hosts import Host, hosts, pipeline_before_data, refuse_techniques, trainin
 from .megatron_attention import refuse_split
 from .megatron_hybrid import is_hybrid
 from .megatron_layer import Arguments
-from .megatron_model import model_arguments
+from .megatron_model import has_biases, model_arguments
 from .megatron_numbers import precision_arguments
 from .megatron_positions import position_notes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from shardwright.models import ModelGraph
 
     from ..strategy import Strategy
     from ..workload.training import TrainingJob
@@ -59,12 +63,14 @@ class Megatron:
         mixture = "experts" in _operator_names(context)
         ordered, order_arguments = _ordered(context, mixture)
         numbers = precision_arguments(strategy, job)
-        stages, hybrid = plan.virtual_stages(), is_hybrid(model)
+        supported_experts(model, strategy, self.name)
+        stages, hybrid, levels = plan.virtual_stages(), is_hybrid(model), context_levels(model, strategy)
         refuse_split(model, facts, strategy, stages)
         arguments = [
             *model_arguments(model, facts, job.sequence_length, stages),
             *parallel_arguments(strategy, stages, mixture, hybrid),
             *order_arguments,
+            *(("--hierarchical-context-parallel-sizes", *map(str, sizes)) for sizes in levels),
             *batch_arguments(strategy, job),
             *memory_arguments(strategy, mixture),
             *numbers,
@@ -128,6 +134,22 @@ def supported_optimizer(strategy: Strategy, job: TrainingJob, launcher: str) -> 
         raise InputError(f"export: {launcher} with sharded states has no optimizer {job.optimizer}; use adam or sgd")
     if job.optimizer == "muon" and (strategy.zero > 1 or job.precision == "fp16"):
         raise InputError(f"export: {launcher} runs muon with zero 0 or 1 and not in fp16; constrain zero to 1")
+
+
+def supported_experts(model: ModelGraph, strategy: Strategy, launcher: str) -> None:
+    """Raises InputError for experts with biases that tensor ranks divide."""
+    if strategy.etp > 1 and has_biases(model):
+        raise InputError(f"export: {launcher} divides no experts with biases; constrain etp to 1")
+
+
+def context_levels(model: ModelGraph, strategy: Strategy) -> tuple[tuple[int, int], ...]:
+    """Context ranks that swap heads, as many as divide the kv heads of a tp rank, and groups of them that pass keys and
+    values round; only where heads are swapped inside groups."""
+    if strategy.cp_comm != "a2a+p2p":
+        return ()
+    kv = [op.kv_heads // strategy.tp for block in model.blocks for op in block.operators if isinstance(op, Attention)]
+    inner = gcd(strategy.cp, *(max(heads, 1) for heads in kv))
+    return ((inner, strategy.cp // inner),)
 
 
 def needs_layout(strategy: Strategy, stages: list[tuple[int, str]]) -> bool:

@@ -14,9 +14,11 @@ from .hosts import hosts, refuse_unusual, training_plan
 from .megatron import (
     MUON_NOTES,
     connections,
+    context_levels,
     layout,
     memory_modules,
     needs_layout,
+    supported_experts,
     supported_optimizer,
     supported_schedule,
 )
@@ -93,6 +95,7 @@ def overrides(context: Context) -> list[str]:
     assert context.model is not None
     strategy, job = plan.strategy, plan.job
     supported_schedule(strategy, MegatronBridge.name)
+    supported_experts(context.model, strategy, MegatronBridge.name)
     supported_optimizer(strategy, job, MegatronBridge.name)
     refuse_unusual(job, MegatronBridge.name, ("trained", "gradient_bytes", "moment_bytes", "master_weight_bytes"))
     values: dict[str, object] = {
@@ -116,6 +119,8 @@ def overrides(context: Context) -> list[str]:
         raise InputError(f"export: megatron-bridge cannot express an encoder stack of {plan.model}")
     if strategy.cp > 1:
         values["model.cp_comm_type"] = strategy.cp_comm
+    for levels in context_levels(context.model, strategy):
+        values["model.hierarchical_context_parallel_sizes"] = list(levels)
     if job.trained == "all":
         values["peft"] = None
     values |= _stages(context) | _optimizer(strategy, job) | _recomputation(context)

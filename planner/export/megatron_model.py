@@ -47,6 +47,13 @@ def model_arguments(
     ]
 
 
+def has_biases(graph: ModelGraph) -> bool:
+    """Whether the products of layers or experts have biases, which Megatron adds to all of them."""
+    operators = [op for block in graph.layer_blocks() for op in block.operators]
+    bodies = [each for op in operators if isinstance(op, Experts) for each in op.body]
+    return any(isinstance(op, Linear) and op.bias and op.name in _BIASED for op in (*operators, *bodies))
+
+
 def _refuse_inexpressible(graph: ModelGraph, layers: list[Layer]) -> None:
     reason = ""
     if any(run.stack == "encoder" for run in graph.runs):

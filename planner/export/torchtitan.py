@@ -121,8 +121,9 @@ def _strategy_reason(strategy: Strategy) -> str:
         return "tensor parallelism inside experts; constrain etp to 1"
     if strategy.recompute_layers is not None:
         return "recomputation of some layers; constrain recompute to none, selective or full"
-    if strategy.cp > 1 and strategy.cp_comm == "a2a":
-        return "context parallelism by a2a; constrain cp_comm to p2p or all_gather"
+    if strategy.cp > 1 and strategy.cp_comm != "all_gather":
+        # distributed/context_parallel/api.py gathers keys and values, and so does torch where it is left to it.
+        return f"context parallelism by {strategy.cp_comm}; constrain cp_comm to all_gather"
     return ""
 
 

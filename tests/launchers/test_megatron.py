@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from random import Random
 
 import msgspec
 import numpy as np
 import pytest
 
 from shardwright.planner import Strategy, TrainingJob, estimate_training, export_plan, plan_training
+from shardwright.planner.errors import InputError
 from shardwright.planner.plan.training import TrainingPlan
-from tests.launchers import megatron_parser, meshes, plans, torch_words
+from tests.launchers import megatron_parser, meshes, plans, strategies, torch_words
+from tests.launchers.recipe_fates import exported
 
 pytest.importorskip("torch", reason="the launcher checks run in `make test-launchers`")
 pytest.importorskip("megatron", reason="the launcher checks run in `make test-launchers`")
@@ -69,6 +72,46 @@ def test_megatron_accepts_every_way_to_save_memory(strategy, monkeypatch):
     assert parsed.data_parallel_size == strategy.dp
     assert parsed.use_distributed_optimizer == (strategy.zero > 0)
     assert (parsed.recompute_granularity or "none") == strategy.recompute
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_megatron_accepts_whatever_is_exported_and_reads_the_plan_in_it(seed, monkeypatch):
+    """Legal strategies drawn at random are refused with a reason by the export, or by nobody."""
+    megatron_parser.with_transformer_engine(monkeypatch)
+    random, accepted = Random(seed), 0
+    while accepted < 12:
+        name, job, strategy = strategies.drawn(random)
+        plan = estimate_training(name, f"dgx-h100:{strategy.world_size // 8}", job, strategy)
+        try:
+            arguments = shlex.split(exported(plan))
+        except InputError:
+            continue
+        parsed = megatron_parser.parse(arguments, strategy.world_size, monkeypatch)
+        told = (parsed.tensor_model_parallel_size, parsed.pipeline_model_parallel_size, parsed.context_parallel_size)
+        assert told == (strategy.tp, strategy.pp, strategy.cp)
+        assert (parsed.expert_model_parallel_size, parsed.data_parallel_size) == (strategy.ep, strategy.dp)
+        assert (parsed.virtual_pipeline_model_parallel_size or 1) == strategy.vpp
+        assert parsed.num_layers == sum(stage.layers for stage in plan.stages)
+        megatron_parser.rank_groups(parsed)
+        accepted += 1
+
+
+def test_megatron_reads_the_levels_of_context_ranks_that_swap_heads_and_pass_rings(monkeypatch):
+    strategy = Strategy(tp=2, sp=True, cp=8, cp_comm="a2a+p2p")
+    plan = estimate_training("llama-3.1-8b", "dgx-h100:2", TrainingJob(gbs=32, sequence_length=4096), strategy)
+    parsed = megatron_parser.parse(shlex.split(exported(plan)), 16, monkeypatch)
+    assert parsed.hierarchical_context_parallel_sizes == [4, 2]
+
+
+def test_megatron_divides_no_experts_with_biases(monkeypatch):
+    """The export refuses it, and so does Megatron where the degree is put in by hand."""
+    job, two = TrainingJob(gbs=32, sequence_length=4096), Strategy(tp=2, sp=True, ep=4, etp=2, dp_shard=4)
+    with pytest.raises(InputError, match="no experts with biases; constrain etp to 1"):
+        exported(estimate_training("gpt-oss-20b", "dgx-h100:1", job, two))
+    one = estimate_training("gpt-oss-20b", "dgx-h100:1", job, msgspec.structs.replace(two, etp=1))
+    text = exported(one).replace("--expert-tensor-parallel-size 1", "--expert-tensor-parallel-size 2")
+    with pytest.raises(AssertionError, match="ETP==1"):
+        megatron_parser.parse(shlex.split(text), 8, monkeypatch)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp8", "fp32"])

@@ -172,6 +172,8 @@ def test_trainjob_refuses_a_chosen_order_of_hosts():
         ("deepspeed", Strategy(tp=2, pp=2, vpp=2, dp_shard=4, zero=1)),
         ("deepspeed", Strategy(pp=2, dp_shard=8, stage_layers=(15, 17))),
         ("torchtitan", Strategy(dp_shard=16, zero=1)),
+        ("torchtitan", Strategy(cp=2, dp_shard=8, zero=3)),
+        ("torchtitan", Strategy(tp=2, cp=8, zero=3, cp_comm="a2a+p2p")),
         ("torchtitan", Strategy(pp=2, dp_shard=8, zero=3)),
         ("deepspeed", Strategy(pp=2, dp_shard=8, zero=2)),
         ("megatron", Strategy(pp=2, dp_shard=8, schedule="gpipe")),

@@ -68,6 +68,18 @@ def test_what_of_a_video_model_megatron_cannot_train_is_refused_by_name(launcher
         exported(planned("wan2.1-t2v-14b", strategy), launcher)
 
 
+def test_levels_of_context_ranks_are_told_and_experts_with_biases_stay_whole():
+    strategy = Strategy(tp=2, sp=True, cp=8, cp_comm="a2a+p2p")
+    assert arguments("llama-3.1-8b", strategy)["--hierarchical-context-parallel-sizes"] == ["4", "2"]
+    bridge = exported(planned("llama-3.1-8b", strategy), "megatron-bridge").text.splitlines()
+    assert "model.hierarchical_context_parallel_sizes=[4,2]" in bridge
+    assert "hierarchical" not in exported(planned("llama-3.1-8b", Strategy(cp=8, dp_shard=2))).text
+    divided = planned("gpt-oss-20b", Strategy(tp=2, sp=True, ep=4, etp=2, dp_shard=8))
+    for launcher in ("megatron", "megatron-bridge"):
+        with pytest.raises(InputError, match=f"{launcher} divides no experts with biases"):
+            exported(divided, launcher)
+
+
 @pytest.mark.parametrize("model", ["t5-3b", "bert-large", "whisper-large-v3"])
 @pytest.mark.parametrize("launcher", ["megatron", "megatron-bridge"])
 def test_encoders_are_refused(launcher, model):
