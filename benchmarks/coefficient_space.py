@@ -90,6 +90,9 @@ _FRAMEWORKS: dict[str, dict[str, Any]] = {
     "neuron": _CORE | {"tp_overlap": 0.3, "host_operator_s": 5e-6},
 }
 
+# Generations measured where devices share NICs, and those since, on nodes with a NIC for each.
+_UP_TO_2023 = ",".join(name for name, fields in _FRAMEWORKS.items() if "attention_kernel" in fields)
+_SINCE = ",".join(name for name, fields in _FRAMEWORKS.items() if "attention_kernel" not in fields)
 _CORES = "megatron-2024,megatron-2025,megatron-2026"
 _MOES = ("megatron-2025", "megatron-2026")
 _FITTED = (
@@ -225,6 +228,8 @@ def _framework_parameters() -> list[Parameter]:
     return [
         *result,
         Parameter("frameworks:megatron-deepspeed-2023:tp_interference", 0.02, 1.0, 1e-4, 1.0),
+        Parameter(f"frameworks:{_UP_TO_2023}:crossing_slowdown", 1.0, 0.5, 1.0, 5.0),
+        Parameter(f"frameworks:{_SINCE}:crossing_slowdown", 1.0, 0.3, 1.0, 5.0),
         Parameter("frameworks:internevo:bucket_bytes", 160e6, 0.7, 1e6, 2e9),
         Parameter(f"frameworks:{_CORES}:cast_traffic_bytes", 5.0, 0.4, 0.5, 20),
         Parameter(f"frameworks:{_CORES}:tp_overlap", 0.5, 0.6, share=True),

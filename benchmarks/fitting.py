@@ -96,10 +96,10 @@ def fit(
     residual = np.log(predicted) - target
     cost, damping = cost_of(residual, x), 0.3
     for _ in range(settings.iterations):
-        slopes = _slopes(x, predicted, values_at, predict, settings.step)
+        found = slopes(x, predicted, values_at, predict, settings.step)
         pull = weights / np.maximum(np.abs(residual), settings.width)
-        gradient = slopes.T @ (pull * residual) + penalty * (x - expected)
-        curvature = (slopes * pull[:, None]).T @ slopes + np.diag(penalty)
+        gradient = found.T @ (pull * residual) + penalty * (x - expected)
+        curvature = (found * pull[:, None]).T @ found + np.diag(penalty)
         before = cost
         for _ in range(7):
             system = curvature + damping * np.diag(0.1 * np.diag(curvature) + 0.05)
@@ -118,16 +118,16 @@ def fit(
     return Fitted(values_at(x), predicted, cost)
 
 
-def _slopes(
+def slopes(
     x: Floats, predicted: Floats, values_at: Callable[[Floats], list[float]], predict: Predict, step: float
 ) -> Floats:
     """Slopes of log predictions over every coordinate, from both sides: where one of two times is the longer, as in
     what a host and a device take, one side alone may lead a fit nowhere."""
-    slopes = np.zeros((len(predicted), len(x)))
+    result = np.zeros((len(predicted), len(x)))
     for i in range(len(x)):
         above, below = x.copy(), x.copy()
         above[i] += step
         below[i] -= step
         rise = np.log(predict(values_at(above), i, predicted)) - np.log(predict(values_at(below), i, predicted))
-        slopes[:, i] = rise / (2 * step)
-    return slopes
+        result[:, i] = rise / (2 * step)
+    return result

@@ -68,8 +68,9 @@ def breakdown(costs: TrainingCosts, rows: Rows, step: StepCosts) -> tuple[Term, 
         (
             "gradient reduction",
             float(sharding.gradients_s[0]),
-            f"over {s.dp} dp × {s.cp} cp ranks (ZeRO {s.zero}), beyond the {framework.grad_overlap:.0%} of a backward "
-            "it hides under",
+            f"over {s.dp} dp × {s.cp} cp ranks (ZeRO {s.zero}), between domains "
+            f"{framework.crossing_slowdown:g} times as long as one group alone, "
+            f"beyond the {framework.grad_overlap:.0%} of a backward it hides under",
         ),
         (
             "weight gathering",

@@ -68,9 +68,11 @@ class Framework(_Record, frozen=True):
     With `weights_by_broadcast` every rank in turn sends the weights it updated, instead of one all-gather.
     `tp_stop_s` is lost at every tensor-parallel collective for every doubling of its ranks, while streams wait for each
     other; on several scale-up domains every other tensor-parallel group of its domain delays a block by
-    `tp_interference` of its compute. The host takes `host_operator_s` to issue the forward of one operator and
-    `host_experts_s` more to route, permute and dispatch a mixture's tokens, twice that in backward; with tensor
-    parallelism each waits for the others at every collective, which costs `host_wait` of that for every pair of ranks.
+    `tp_interference` of its compute. Collectives between scale-up domains take `crossing_slowdown` times what one alone
+    takes with all NICs to itself, since every device of a domain sends at once, in groups of its own. The host takes
+    `host_operator_s` to issue the forward of one operator and `host_experts_s` more to route, permute and dispatch a
+    mixture's tokens, twice that in backward; with tensor parallelism each waits for the others at every collective,
+    which costs `host_wait` of that for every pair of ranks.
     `attention_fraction` is the rate of this generation's flash attention relative to the accelerator's,
     `gemm_output_factor` how much more its math library lost on small products. `permute_traffic_bytes` is the device
     traffic per feature of a routed token to permute, pad and combine, `biased_activation_passes` how many times the
@@ -96,6 +98,7 @@ class Framework(_Record, frozen=True):
     pair_overlap: float = 0.8
     tp_stop_s: float = 0.0
     tp_interference: float = 0.0
+    crossing_slowdown: float = 1.0
     cp_overlap: float = 0.8
     ep_overlap: float = 0.0
     grad_overlap: float = 0.8

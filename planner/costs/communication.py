@@ -9,7 +9,6 @@ import numpy as np
 from shardwright.models import Attention, Block, Elementwise, Embedding, Experts, Linear, Norm
 
 from ..strategy import CONTEXT_COMMS
-from ..workload.experts import ExpertLoad
 from .coefficients import Framework
 from .keys import BlockKeys, Floats
 from .network import Groups, Network, groups_of
@@ -143,7 +142,8 @@ def _tensor_parts(
         result: Floats = np.zeros(len(keys))
         for each in sorted(set(features)):
             size = keys.tokens * each * 2.0
-            result = result + features.count(each) * network.seconds(op, size, groups)
+            seconds = network.crowded_seconds(op, size, groups, framework.crossing_slowdown)
+            result = result + features.count(each) * seconds
         return result
 
     with_sp = keys.sp == 1
@@ -173,6 +173,7 @@ def _context(
     if not attention or bool(np.all(keys.cp == 1)):
         return zero, zero
     groups = groups_of(keys.tp, keys.cp, network.domain)
+    slowdown = framework.crossing_slowdown
     forward, backward = zero, zero
     for op in attention:
         kv = keys.by_tp(lambda tp, sp, op=op: -(-op.kv_heads // tp) * (op.qk_head_dim + op.v_head_dim))
@@ -180,16 +181,16 @@ def _context(
         held = keys.of_source(op.source_tokens).tokens if op.source_tokens else keys.tokens
         kv_bytes = held * kv * 2.0
         ring = (keys.cp - 1) * network.ring_step_seconds(kv_bytes, groups)
-        gather = network.seconds("all_gather", kv_bytes * keys.cp, groups)
-        scatter = network.seconds("reduce_scatter", kv_bytes * keys.cp, groups)
         swapped_bytes = kv_bytes + keys.tokens * query * 2.0
-        swap = network.seconds("all_to_all", swapped_bytes, groups)
+        gather = network.crowded_seconds("all_gather", kv_bytes * keys.cp, groups, slowdown)
+        scatter = network.crowded_seconds("reduce_scatter", kv_bytes * keys.cp, groups, slowdown)
+        swap = network.crowded_seconds("all_to_all", swapped_bytes, groups, slowdown)
         hidden = [framework.cp_overlap * seconds for seconds in attention_s]
         choices = {
             "p2p": (np.maximum(ring - hidden[0], 0), np.maximum(2 * ring - hidden[1], 0)),
             "all_gather": (gather, gather + scatter),
             "a2a": (swap, swap),
-            "a2a+p2p": _hierarchical(op, keys, network, (kv_bytes, swapped_bytes), hidden),
+            "a2a+p2p": _hierarchical(op, keys, network, (kv_bytes, swapped_bytes), hidden, slowdown),
         }
         order = [choices[name] for name in CONTEXT_COMMS]
         forward = forward + np.choose(keys.cp_comm, [each[0] for each in order])
@@ -198,12 +199,18 @@ def _context(
 
 
 def _hierarchical(
-    op: Attention, keys: BlockKeys, network: Network, sizes: tuple[Floats, Floats], hidden: list[Floats]
+    op: Attention,
+    keys: BlockKeys,
+    network: Network,
+    sizes: tuple[Floats, Floats],
+    hidden: list[Floats],
+    slowdown: float,
 ) -> tuple[Floats, Floats]:
     """Heads swapped inside groups as large as the kv heads of a tp rank allow, and a ring over the groups."""
     kv_bytes, swapped_bytes = sizes
     inner = np.gcd(keys.cp, np.maximum(op.kv_heads // keys.tp, 1))
-    swap = network.seconds("all_to_all", swapped_bytes, groups_of(keys.tp, inner, network.domain))
+    groups = groups_of(keys.tp, inner, network.domain)
+    swap = network.crowded_seconds("all_to_all", swapped_bytes, groups, slowdown)
     steps = keys.cp // inner - 1
     ring = steps * network.ring_step_seconds(kv_bytes, groups_of(keys.tp * inner, keys.cp // inner, network.domain))
     return swap + np.maximum(ring - hidden[0], 0), swap + np.maximum(2 * ring - hidden[1], 0)
@@ -215,7 +222,7 @@ def dispatch_seconds(block: Block, keys: BlockKeys, network: Network, framework:
     Where the experts of a placement are on as many ranks, its fullest rank takes and returns the most.
     """
     total: Floats = np.zeros(len(keys))
-    load = framework.placed
+    load, slowdown = framework.placed, framework.crossing_slowdown
     fuller = 1.0 if load is None else np.where(keys.ep == load.ranks, load.imbalance, 1.0)
     for op in block.operators:
         if not isinstance(op, Experts):
@@ -224,23 +231,24 @@ def dispatch_seconds(block: Block, keys: BlockKeys, network: Network, framework:
         sent = keys.own_tokens * op.topk * hidden * 2.0
         ep_groups = groups_of(keys.etp, keys.ep, network.domain)
         if framework.dispatch_by_node:
-            total = total + 2 * _by_domain(sent * fuller, op.topk, ep_groups, network, load)
+            total = total + 2 * _by_domain(sent * fuller, op.topk, ep_groups, network, framework)
         else:
-            total = total + 2 * network.seconds("all_to_all", sent * fuller, ep_groups)
+            total = total + 2 * network.crowded_seconds("all_to_all", sent * fuller, ep_groups, slowdown)
         etp_groups = groups_of(np.ones(len(keys), np.int64), keys.etp, network.domain)
         whole = sent * keys.etp
-        total = total + network.seconds("all_gather", whole, etp_groups)
-        total = total + network.seconds("reduce_scatter", whole, etp_groups)
+        total = total + network.crowded_seconds("all_gather", whole, etp_groups, slowdown)
+        total = total + network.crowded_seconds("reduce_scatter", whole, etp_groups, slowdown)
     return total * (1 - framework.ep_overlap)
 
 
-def _by_domain(sent: Floats, topk: int, groups: Groups, network: Network, load: ExpertLoad | None) -> Floats:
+def _by_domain(sent: Floats, topk: int, groups: Groups, network: Network, framework: Framework) -> Floats:
     """An all-to-all that crosses to each scale-up domain once per token, then spreads inside it while the next tokens
     cross (DeepSeek-V3 report, section 3.2.2).
 
     Of d domains, topk experts chosen evenly lie in d (1 - (1 - 1/d)^topk) different ones; a placement on as many ranks
     and domains says in how many its tokens' experts do, and on how many ranks, each of which needs a token once.
     """
+    load = framework.placed
     domains = groups.domains.astype(np.float64)
     crossed = domains * (1 - (1 - 1 / domains) ** topk) / topk
     spread: Floats = np.ones_like(domains)
@@ -255,5 +263,6 @@ def _by_domain(sent: Floats, topk: int, groups: Groups, network: Network, load: 
     across = Groups(groups.stride * inner, one, groups.domains, groups.sharing * inner)
     inside = Groups(groups.stride, inner, one, one)
     return np.maximum(
-        network.seconds("all_to_all", sent * crossed, across), network.seconds("all_to_all", sent * spread, inside)
+        network.crowded_seconds("all_to_all", sent * crossed, across, framework.crossing_slowdown),
+        network.seconds("all_to_all", sent * spread, inside),
     )

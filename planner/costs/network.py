@@ -67,6 +67,10 @@ class Network:
         )
         return np.where(alone, 0.0, times)
 
+    def crowded_seconds(self, op: str, size_bytes: Floats, groups: Groups, slowdown: float) -> Floats:
+        """`seconds`, and `slowdown` times as long where groups span domains."""
+        return self.seconds(op, size_bytes, groups) * np.where(groups.domains > 1, slowdown, 1.0)
+
     def ring_step_seconds(self, size_bytes: Floats, groups: Groups) -> Floats:
         """Seconds of one step in which every member of a group sends to the next: the slowest pair's."""
         near, far = self.pair_seconds(size_bytes, groups.sharing)

@@ -160,7 +160,8 @@ def _distinct_transfers(
     messages = np.maximum(np.where(zero == 3, np.maximum(layers, buckets), buckets), 1.0)
 
     def seconds(op: str, whole: Floats, stride: Ints, degree: Ints) -> Floats:
-        return messages * network.seconds(op, whole / messages, groups_of(stride, degree, network.domain))
+        groups = groups_of(stride, degree, network.domain)
+        return messages * network.crowded_seconds(op, whole / messages, groups, framework.crossing_slowdown)
 
     reduced = np.where(zero >= 2, part.gradients, part.states)
     gathered = np.where(zero == 3, part.weights, part.states)
@@ -168,7 +169,8 @@ def _distinct_transfers(
     gather_s = seconds("all_gather", updated, part.stride, gathered)
     if framework.weights_by_broadcast:
         group = groups_of(part.stride, gathered, network.domain)
-        in_turn = gathered * network.seconds("broadcast", updated / gathered, group)
+        sent_s = network.crowded_seconds("broadcast", updated / gathered, group, framework.crossing_slowdown)
+        in_turn = gathered * sent_s
         gather_s = np.where(zero < 3, np.maximum(gather_s, in_turn), gather_s)
     return _Transfers(
         reduce_s=seconds("reduce_scatter", size, part.stride, reduced),

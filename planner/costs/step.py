@@ -218,8 +218,9 @@ class TrainingCosts:
         groups = groups_of(stride, np.where(chosen, table.pp, 1), self.network.domain)
         tokens = table.mbs * self.job.sequence_length / (table.cp * table.tp)
         size = tokens * self.model.hidden_size * self.device.element_bytes
+        slowdown = self.device.coefficients.framework.crossing_slowdown
         for op in ("broadcast", "all_reduce"):
-            result = result + 2 * self.network.seconds(op, size, groups)
+            result = result + 2 * self.network.crowded_seconds(op, size, groups, slowdown)
         return result
 
     def _recomputed(self, table: StrategyTable, key: Ints, costs: BlockCosts) -> tuple[Floats, Floats, Floats, Floats]:

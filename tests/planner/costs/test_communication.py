@@ -142,6 +142,13 @@ def test_tensor_parallel_groups_of_a_single_domain_do_not_delay_each_other():
     assert before == after
 
 
+def test_collectives_between_domains_are_slowed_by_those_beside_them():
+    slowed, alone = Framework(crossing_slowdown=2.0), Framework()
+    assert tensor_transfers(slowed, 0, 0.0, tp=8) == tensor_transfers(alone, 0, 0.0, tp=8)
+    undisturbed = tensor_transfers(alone, 0, 0.0, tp=16)
+    assert tensor_transfers(slowed, 0, 0.0, tp=16) == pytest.approx([2 * each for each in undisturbed])
+
+
 def test_the_vocabulary_reduces_once_and_gathers_once():
     blocks = {block.role: block for block in model("llama-3.1-8b").blocks}
     assert tensor_features(blocks["embedding"]) == ([], [4096])

@@ -50,18 +50,35 @@ def test_no_step_beats_the_compute_bound(degrees, recompute, mbs, zero):
     assert float(step.step_s[0]) >= flops / (16 * COSTS.device.peak_flops)
 
 
-def on_slow_hosts(host_wait, tp):
-    """Busy seconds with hosts so slow that only they count."""
+def with_framework(**fields):
     costs = copy.copy(COSTS)
     chosen = costs.device.coefficients
-    framework = msgspec.structs.replace(chosen.framework, host_operator_s=1.0, host_wait=host_wait)
+    framework = msgspec.structs.replace(chosen.framework, **fields)
     costs.device = dataclasses.replace(costs.device, coefficients=msgspec.structs.replace(chosen, framework=framework))
+    return costs
+
+
+def on_slow_hosts(host_wait, tp):
+    """Busy seconds with hosts so slow that only they count."""
+    costs = with_framework(host_operator_s=1.0, host_wait=host_wait)
     return float(cost(costs, tp=tp, dp_shard=16 // tp).busy_s[0]) * tp
 
 
 def test_slow_hosts_of_tensor_parallel_ranks_wait_for_each_other():
     assert on_slow_hosts(0.01, 1) == pytest.approx(on_slow_hosts(0.0, 1))
     assert on_slow_hosts(0.01, 8) == pytest.approx(on_slow_hosts(0.0, 8) * (1 + 0.01 * 28))
+
+
+@pytest.mark.parametrize(("pp", "dp", "times"), [(1, 16, 3.0), (2, 8, 1.0)])
+def test_gradients_reduced_between_nodes_are_slowed_and_those_inside_one_are_not(pp, dp, times):
+    """One node each for both pipeline ranks keeps the gradients of either inside it."""
+
+    def exposed(slowdown):
+        costs = with_framework(crossing_slowdown=slowdown, grad_overlap=0.0, param_overlap=0.0, hidden_cost=0.0)
+        sharding = cost(costs, pp=pp, dp_shard=dp).sharding
+        return float(sharding.gradients_s[0] + sharding.weights_s[0])
+
+    assert exposed(3.0) == pytest.approx(times * exposed(1.0))
 
 
 def test_more_sharding_never_needs_more_memory():

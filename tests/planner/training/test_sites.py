@@ -94,7 +94,7 @@ def test_averaging_sites_now_and_then_beats_every_plan_that_does_not():
     assert all(len(set(network[list(group)].tolist())) == 1 for group in rare.rank_groups["dp_shard"])
 
 
-@pytest.mark.parametrize(("name", "gap"), [("sites", 0.02), ("mixed NICs", 0.135)])
+@pytest.mark.parametrize(("name", "gap"), [("sites", 0.02), ("mixed NICs", 0.15)])
 def test_the_bound_knows_that_somebody_must_cross(name, gap):
     optimality = planned(name).optimality
     assert optimality.bound <= optimality.value
