@@ -23,22 +23,21 @@ class Alone(Running):
         super().__init__(worker.table, worker.schedule, requests, worker.decodes)
         self.prefills, self.arrival = worker.prefills, arrival
         self.busy_s = 0.0
-        self._admitted = self._arrived = 0
 
     def advance(self, lost: Lost | None) -> bool | None:
         """Run to the end, or until the run is lost: whether it came to its end. None where a sequence would have to be
         preempted, which this run cannot do."""
-        arrival, number, table = self.arrival, len(self.arrival), self.table
+        arrival, number, table, prefills = self.arrival, len(self.arrival), self.table, self.prefills
         plains, read_s, cost, firsts = table.plains, table.read_s, table.cost, self.requests.first
         pace, ends, reserve, cache = self._pace, self._ends, self._reserve, self.schedule.cache_tokens
-        mixes = self.schedule.policy == "mixed"
-        now, head, done = 0.0, 0, 0
+        mixes, fill, pp = self.schedule.policy == "mixed", cost.fill, cost.pp
+        now, head, done, admitted, arrived = 0.0, 0, 0, 0, 0
         while True:
-            if self._admitted < self._arrived:
-                self._admit(head)
+            if admitted < arrived:
+                admitted = self._admit(head, admitted, arrived)
             decoding, stop, rest = self._decoding, head, 0
-            if self.prefills and head < self._admitted:
-                stop, rest, seconds = self._prompt_step(head, done, decoding if mixes else 0)
+            if prefills and head < admitted:
+                stop, rest, seconds = self._prompt_step(head, done, admitted, decoding if mixes else 0)
             if stop > head or rest:
                 leap = 1 if mixes and decoding else 0
                 end = now + seconds
@@ -52,18 +51,17 @@ class Alone(Running):
                         leap = max(1, int(room / growth))
                 growth = read_s * decoding * pace
                 end = now + (leap * base + growth * leap * (leap - 1) / 2)
-                at = self._arrived
-                if leap > 1 and at < number and self._admitted == at and arrival[at] <= end:
-                    leap = min(leap, steps_within(base, growth, arrival[at] - now))
+                if leap > 1 and arrived < number and admitted == arrived and arrival[arrived] <= end:
+                    leap = min(leap, steps_within(base, growth, arrival[arrived] - now))
                     end = now + (leap * base + growth * leap * (leap - 1) / 2)
-            elif self._arrived == number:
+            elif arrived == number:
                 return True
             else:
-                now = arrival[self._arrived]
-                self._arrived = bisect_right(arrival, now, self._arrived)
+                now = arrival[arrived]
+                arrived = bisect_right(arrival, now, arrived)
                 continue
-            if self._arrived < number and arrival[self._arrived] <= end:
-                self._arrived = bisect_right(arrival, end, self._arrived)
+            if arrived < number and arrival[arrived] <= end:
+                arrived = bisect_right(arrival, end, arrived)
             self.busy_s += end - now
             left: list[int] = []
             if leap:
@@ -72,7 +70,7 @@ class Alone(Running):
                 if ends and ends[0] <= self._steps:
                     left = self._leave(end)
             if stop > head or rest:
-                first = end + cost.fill / min(stop - head + (rest > 0), cost.pp) * (end - now)
+                first = end + fill / min(stop - head + (rest > 0), pp) * (end - now)
                 for request in range(head, stop):
                     firsts[request] = first
                     if self._prompt_done(request, end):
@@ -89,16 +87,22 @@ class Alone(Running):
         """Of those that leave a worker that only prefills, those that are not handed over."""
         return [request for request in left if self.requests.output[request] <= 1]
 
-    def _admit(self, head: int) -> None:
-        """`Worker._admit`: take up those who wait while there is room."""
-        cache, reserve, prefills, place = self.schedule.cache_tokens, self._reserve, self.prefills, self._admitted
+    def _admit(self, head: int, place: int, arrived: int) -> int:
+        """`Worker._admit`: take up those from a place on who have arrived, while there is room; who still waits."""
+        reserve, prefills, prompt, cache = (
+            self._reserve,
+            self.prefills,
+            self.requests.prompt,
+            self.schedule.cache_tokens,
+        )
         most, kept = self.schedule.max_sequences, 0.01 * cache
-        while place < self._arrived and self._decoding + (place - head if prefills else 0) < most:
-            need = self._need(place)
+        while place < arrived and self._decoding + (place - head if prefills else 0) < most:
+            need = self._need(place) if reserve else prompt[place] + 1
             if self._decoding or (prefills and place > head):
                 used = self._reserved
                 if not reserve:
-                    used = used + self._sum + max(kept, 16.0 * self._decoding)
+                    free = 16.0 * self._decoding
+                    used = used + self._sum + (free if free > kept else kept)
                 if used + need > cache:
                     break
             if prefills or reserve:
@@ -106,15 +110,15 @@ class Alone(Running):
             if not prefills:
                 self._join(place)
             place += 1
-        self._admitted = place
+        return place
 
-    def _prompt_step(self, head: int, done: int, mixed: int) -> tuple[int, int, float]:
+    def _prompt_step(self, head: int, done: int, admitted: int, mixed: int) -> tuple[int, int, float]:
         """The prompt after the last that a step ends, how much of that one is done with it, and the step's seconds;
         `done` is how much is of the first prompt that is not ended, `mixed` how many decodes are beside."""
         table, schedule, prompt, cached = self.table, self.schedule, self.requests.prompt, self.requests.cached
         budget, taken, pairs = schedule.token_budget - mixed * table.cost.tokens_checked, 0, 0.0
         place, rest, at = head, 0, done or cached[head]
-        while place < self._admitted:
+        while place < admitted:
             chunk = prompt[place] - at
             if schedule.whole_prompts:
                 if taken and taken + chunk > budget:
@@ -128,13 +132,13 @@ class Alone(Running):
             pairs += table.pairs_seconds(at, chunk)
             taken += chunk
             place += 1
-            if taken >= budget or place == self._admitted:
+            if taken >= budget or place == admitted:
                 break
             at = cached[place]
         number = place - head + (rest > 0)
         if not number:
             return head, 0, 0.0
-        seconds = table.loaded(mixed, taken, number)
+        seconds = table.loads.get((mixed, taken, number)) or table.loaded(mixed, taken, number)
         if mixed:
             seconds += table.read_s * self._sum + self._window_sum
-        return place, rest, seconds + pairs * table.fullest(number)
+        return place, rest, seconds + (pairs * table.fullest(number) if number > 1 else pairs)

@@ -77,14 +77,15 @@ class Running:
 
     def _join(self, request: int) -> None:
         output, context, pace = self.requests.output[request], self.requests.prompt[request] + 1, self._pace
-        left = max(1, output - 1 if pace == 1.0 else math.ceil((output - 1) / pace - 1e-9))
-        last = self._steps + left
-        same = self._ending.get(last)
-        if same is None:
-            self._ending[last] = [(request, context + left * pace, self._steps)]
-            heappush(self._ends, last)
+        left = output - 1 if pace == 1.0 else math.ceil((output - 1) / pace - 1e-9)
+        left = left if left > 1 else 1
+        steps, ending = self._steps, self._ending
+        last = steps + left
+        if last in ending:
+            ending[last].append((request, context + left * pace, steps))
         else:
-            same.append((request, context + left * pace, self._steps))
+            ending[last] = [(request, context + left * pace, steps)]
+            heappush(self._ends, last)
         self._decoding += 1
         self._sum += context
         if self.table.windows:
@@ -92,10 +93,10 @@ class Running:
 
     def _prompt_done(self, request: int, now: float) -> bool:
         """Decode a request whose prompt is done and whose first token has come; whether it leaves instead."""
-        requests, decodes = self.requests, self.decodes and self.requests.output[request] > 1
+        requests = self.requests
         if not self._reserve:
             self._reserved -= requests.prompt[request] + 1
-        if decodes:
+        if self.decodes and requests.output[request] > 1:
             self._join(request)
             return False
         if self._reserve:
@@ -109,14 +110,16 @@ class Running:
         if len(leaving) > 1:
             leaving.sort()
         self._decoding -= len(leaving)
+        kept, released = self._sum, self.table.windows or self._reserve
+        done: list[int] = []
         for request, held, _ in leaving:
             finish[request] = now
-            self._sum -= held
-            if self.table.windows or self._reserve:
+            kept -= held
+            done.append(request)
+            if released:
                 self._release(request)
-        if not self._decoding:
-            self._sum = 0.0
-        return [request for request, _, _ in leaving]
+        self._sum = kept if self._decoding else 0.0
+        return done
 
     def _release(self, request: int) -> None:
         if self.table.windows:

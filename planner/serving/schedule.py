@@ -76,7 +76,7 @@ class StepTable:
     """Step times of one copy as plain numbers: what the inner loop of a simulation needs."""
 
     __slots__ = (
-        "_head", "_loaded", "_own", "_stage", "cost", "pair_s", "pair_windows", "plains", "read_s", "windows"
+        "_head", "_own", "_stage", "cost", "loads", "pair_s", "pair_windows", "plains", "read_s", "windows"
     )  # fmt: skip
 
     def __init__(self, cost: StepCost) -> None:
@@ -89,7 +89,7 @@ class StepTable:
         self.pair_windows = tuple((each.window or 0, each.pair_s / cost.pp) for each in limited)
         self._own, self._stage, self._head = _Line(cost.own_s), _Line(cost.stage_s), _Line(cost.head_s)
         self.plains: dict[int, float] = {}
-        self._loaded: dict[tuple[int, int, int], float] = {}
+        self.loads: dict[tuple[int, int, int], float] = {}
 
     def plain(self, sequences: int) -> float:
         """A step of decodes alone, its attention over contexts left out."""
@@ -106,9 +106,9 @@ class StepTable:
     def loaded(self, sequences: int, prompt_tokens: int, prompts: int) -> float:
         """A step of decodes with prompt chunks beside them, attention over contexts left out."""
         key = (sequences, prompt_tokens, prompts)
-        found = self._loaded.get(key)
+        found = self.loads.get(key)
         if found is None:
-            found = self._loaded[key] = self._with_prompts(*key)
+            found = self.loads[key] = self._with_prompts(*key)
         return found
 
     def _with_prompts(self, sequences: int, prompt_tokens: int, prompts: int) -> float:
