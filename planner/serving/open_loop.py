@@ -143,7 +143,24 @@ def _fewest(problem: Problem, choices: list[Choice], rate: float) -> Found:
 
 
 def _by_load(problem: Problem, rate: float) -> Found:
-    """Lowest latency or energy at a rate: equal workers on as many devices as help, best expectations run first."""
+    """Lowest latency or energy at a rate: equal workers on as many devices as help, best expectations run first.
+
+    Where none of them carries the rate, or pools are asked for, it is what does on the fewest devices.
+    """
+    ranked = _equal_workers(problem, rate) if problem.job.mode != "disaggregated" else []
+    bound = min((low for _, low, _ in ranked), default=float("inf"))
+    good = _first_good(problem, ranked, bound, rate)
+    if good is not None:
+        return good
+    good = _fewest(problem, choices_of(problem), rate)
+    value = value_of(problem, good.proposal, good.outcome)
+    tried, promising = len(ranked) + good.candidates, len(ranked) + good.feasible
+    return replace(good, value=value, bound=min(_floor(problem, rate), value), candidates=tried, feasible=promising)
+
+
+def _equal_workers(problem: Problem, rate: float) -> list[tuple[float, float, Proposal]]:
+    """Deployments of one kind of worker that are expected to carry a rate, the lowest expectation first: what is
+    expected of the objective, and what it cannot fall below."""
     lengths = problem.setting.lengths
     ranked: list[tuple[float, float, Proposal]] = []
     stack = problem.stack
@@ -161,12 +178,25 @@ def _by_load(problem: Problem, rate: float) -> Found:
             value, low = _expectation(problem, worker, int(number), rate, found)
             proposal = Proposal((PoolOf(worker, "aggregated", int(number), capacity_),), value, low)
             ranked.append((value, low, proposal))
-    ranked.sort(key=lambda each: (each[0], each[2].devices, each[2].label()))
-    bound = min((low for _, low, _ in ranked), default=float("inf"))
-    return first_good(problem, ranked, bound, rate)
+    return sorted(ranked, key=lambda each: (each[0], each[2].devices, each[2].label()))
 
 
-def first_good(problem: Problem, ranked: Sequence[tuple[float, float, Proposal]], bound: float, rate: float) -> Found:
+def _floor(problem: Problem, rate: float) -> float:
+    """What no deployment falls below: in latency the fastest worker's steps, in energy the smallest one that waits."""
+    lengths = problem.setting.lengths
+    if problem.job.goal == "latency":
+        steps = (
+            float(worker.cost.decode_seconds(1.0, lengths.context)) / worker.cost.tokens_per_step
+            for worker in problem.types
+        )
+        return min(steps) * max(lengths.osl - 1, 0)
+    watts = (Proposal((PoolOf(worker, "aggregated", 1),)).watts(0.0) or 0.0 for worker in problem.types)
+    return min(watts) / (rate * lengths.osl)
+
+
+def _first_good(
+    problem: Problem, ranked: Sequence[tuple[float, float, Proposal]], bound: float, rate: float
+) -> Found | None:
     """Run the most promising and return the best of those that meet the targets; once enough is known of others, runs
     end as soon as they miss one."""
     best: Found | None = None
@@ -191,9 +221,7 @@ def first_good(problem: Problem, ranked: Sequence[tuple[float, float, Proposal]]
             best = Found(proposal, outcome, value, min(bound, value), len(ranked), len(ranked))
         else:
             lost.append((proposal.label(), value, "not the lowest"))
-    if best is None:
-        raise Infeasible(nearest_target(problem))
-    return replace(best, alternatives=tuple(lost[:TOLD]))
+    return replace(best, alternatives=tuple(lost[:TOLD])) if best is not None else None
 
 
 def value_of(problem: Problem, proposal: Proposal, outcome: Outcome) -> float:
@@ -276,7 +304,9 @@ def nearest_target(problem: Problem) -> str:
             values = ", ".join(f"{name} {reached[name] * 1e3:.3g} ms" for name in limits)
             best = (ratio, f"{values} with {worker.label()}")
     asked = ", ".join(f"{name} {value * 1e3:g} ms" for name, value in limits.items())
-    return (
-        f"{problem.model.name} on {problem.topology.name}: {asked} at p{targets.percentile:g} cannot be met at this "
-        f"load; the nearest attainable, one request at a time, is {best[1]}"
-    )
+    mode = "" if problem.job.mode == "auto" else f" in mode {problem.job.mode}"
+    where = f"{problem.model.name} on {problem.topology.name}"
+    missed = f"{where}: {asked} at p{targets.percentile:g} cannot be met at this load{mode}"
+    if best[0] <= 1:
+        return f"{missed}; the nearest change is a lower load: one request at a time reaches {best[1]}"
+    return f"{missed}; the nearest attainable, one request at a time, is {best[1]}"

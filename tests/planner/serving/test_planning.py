@@ -89,6 +89,12 @@ def test_a_higher_rate_never_needs_fewer_devices():
     assert counts == sorted(counts)
 
 
+def test_a_mode_that_cannot_carry_a_load_says_that_a_lower_one_may_be():
+    load = Load(isl=1000, osl=100, rate_per_s=5000.0)
+    with pytest.raises(Infeasible, match="in mode shared; the nearest change is a lower load: one request at a time"):
+        plan_serving(SMALL, ONE_NODE, job(load, mode="shared"))
+
+
 def test_targets_that_cannot_be_met_name_the_nearest():
     with pytest.raises(Infeasible, match=r"nearest attainable.* tpot .* ms with") as caught:
         plan_serving(SMALL, ONE_NODE, job(targets=Targets(tpot_s=1e-4)))
@@ -118,6 +124,23 @@ def test_no_loop_is_called_infeasible_that_some_layout_serves():
     plan = plan_serving(large, nodes, tight)
     assert plan.targets_met
     assert plan.prediction.ttft.at_percentile_s <= 2.0
+
+
+@pytest.mark.parametrize("objective", ["latency", "energy"])
+def test_no_rate_is_called_infeasible_that_some_deployment_carries(objective, monkeypatch):
+    best = plan_serving(SMALL, ONE_NODE, job(objective=objective)).optimality
+    monkeypatch.setattr("shardwright.planner.serving.open_loop._equal_workers", lambda problem, rate: [])
+    plan = plan_serving(SMALL, ONE_NODE, job(objective=objective))
+    assert plan.targets_met
+    assert plan.optimality.bound <= best.value * 1.01
+    assert plan.optimality.value >= best.value * 0.99
+
+
+@pytest.mark.parametrize("objective", ["latency", "energy"])
+def test_pools_that_are_asked_for_are_planned_whatever_the_objective(objective):
+    plan = plan_serving(SMALL, ONE_NODE, job(objective=objective, mode="disaggregated"))
+    assert {pool.phase for pool in plan.pools} == {"prefill", "decode"}
+    assert plan.targets_met
 
 
 def test_a_rate_no_cluster_of_this_size_serves_names_the_highest():
