@@ -78,3 +78,10 @@ def test_mixed_workers_leave_no_device_idle_when_a_smaller_one_helps(devices):
 def test_nothing_is_carried_by_half_a_split():
     assert most_rate([Option("prefill", 0, 1, 5.0)], [8]).rate == 0
     assert fewest([Option("decode", 0, 1, 5.0)], [8], 1.0) is None
+
+
+def test_a_large_cluster_is_split_as_exactly_as_a_small_one():
+    options = [Option("prefill", 0, 3, 5.0), Option("decode", 0, 7, 9.0)]
+    for supply in (299, 600, 1001):
+        splits = (min(5.0 * number, 9.0 * ((supply - 3 * number) // 7)) for number in range(supply // 3 + 1))
+        assert most_rate(options, [supply]).rate == max(splits)
