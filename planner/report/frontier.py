@@ -12,9 +12,13 @@ def print_frontier(front: Frontier) -> None:
     out = console()
     first, second = front.objectives
     out.print(f"{front.model}: {NAMES[first]} against {NAMES[second]}", style="bold", markup=False)
-    claim = "no other strategy is better in one without losing in the other" if front.proven else "stopped early"
+    claim = (
+        "no strategy of even stages is better in one without losing in the other" if front.proven else "stopped early"
+    )
     if front.proven and front.gap > 0:
-        claim = f"no other strategy is better than each of these by more than {front.gap:.2%} in one or the other"
+        claim = (
+            f"no strategy of even stages is better than each of these by more than {front.gap:.2%} in one or the other"
+        )
     out.print(f"Proof      {claim}; {count(front.candidates)} candidates\n", markup=False)
     rows = (
         (point.cluster, objective_text(first, point.first), objective_text(second, point.second), point.label)

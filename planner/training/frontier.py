@@ -22,12 +22,15 @@ from ..workload.strategy_table import StrategyTable, concatenate
 from ..workload.training import Objective, Technique, TrainingJob
 from .bounds import node_floors
 from .context import Context
-from .links import bounding_context, own_order, placed_alike, uneven_links
+from .fitting import Views
+from .links import bounding_context, own_order, placed, placed_alike, uneven_links
 from .mapping import order_key
 from .objectives import Measures, shown
 from .planning import context_of, explicit, plan_training, space_of
 from .search import evaluated
 from .space import Nodes, Space
+from .uneven import fitted
+from .uneven_space import Meter
 
 Pairs = NDArray[np.float64]
 
@@ -45,6 +48,7 @@ def frontier_training(
 ) -> Frontier:
     """Every strategy on any of the clusters that none beats in one objective without losing in the other.
 
+    Stages are as even as can be, and cut anywhere in the strategies that are best by either objective.
     Several clusters of different size show what more devices buy: dollars against time per step. Raises InputError
     when the objectives are the same, a cluster lacks a figure for one or fitted stages are to be explored, and
     Infeasible when nothing fits anywhere.
@@ -100,7 +104,9 @@ def _front(context: Context, objectives: tuple[Objective, Objective], stop: Stop
     if not uneven_links(context.topology):
         found = goals.front(space, nodes, context.costs, stop)
         points = [_point(context, each.point, each.first, each.second) for each in found.points]
-        return _Front(points, _pairs(found), found.proven, space.count(nodes), found.evaluated)
+        meter = Meter(found.evaluated, stop)
+        points += goals.cut(space, nodes, Views(context.costs, context.costs), points, meter)
+        return _Front(points, _pairs(found), found.proven, space.count(nodes), found.evaluated + meter.spent)
     ideal = bounding_context(context).costs
     bound = goals.front(space, nodes, ideal, stop)
     real = own_order(context)
@@ -111,7 +117,9 @@ def _front(context: Context, objectives: tuple[Objective, Objective], stop: Stop
         for one, values in goals.on_real_links(table, real, goals.values(evaluated(ideal, table)), _pairs(bound))
     ]
     work = bound.evaluated + own.evaluated + len(table)
-    return _Front(points, _pairs(bound), bound.proven and own.proven, space.count(nodes), work)
+    meter = Meter(work, stop)
+    points += goals.cut(space, nodes, Views(real, ideal), points, meter)
+    return _Front(points, _pairs(bound), bound.proven and own.proven, space.count(nodes), work + meter.spent)
 
 
 def _pairs(front: Front[StrategyTable]) -> Pairs:
@@ -139,6 +147,19 @@ class _Goals:
             return PairLeaves(self.values(evaluated(costs, table)), lambda i: table.take(np.array([i])))
 
         return pareto_front(bounds, expand, batch=16, stop=stop)
+
+    def cut(
+        self, space: Space, nodes: Nodes, views: Views, known: list[FrontierPoint], meter: Meter
+    ) -> list[FrontierPoint]:
+        """Strategies whose stages are cut anywhere that are better in one objective than all that is known."""
+        made: list[FrontierPoint] = []
+        for number, objective in enumerate(self.objectives):
+            best = min([(each.first, each.second)[number] for each in (*known, *made)], default=np.inf)
+            for each in fitted(space, nodes, views, self.context.goal_of(objective), best, meter).candidates:
+                costs = views.costs if views.costs is views.bounding else placed(self.context, each.table).costs
+                first, second = self.values(evaluated(costs, each.table))[0].tolist()
+                made.append(_point(self.context, each.table, first, second))
+        return made
 
     def undecided(self, space: Space, nodes: Nodes, ideal: TrainingCosts, own: Front[StrategyTable]) -> StrategyTable:
         """Strategies that on the fastest links no point of the front in the cluster's own order reaches."""

@@ -44,6 +44,14 @@ def test_the_ends_of_the_frontier_are_the_single_objectives():
     assert front.points[-1].second == pytest.approx(least.prediction.peak_memory_bytes)
 
 
+def test_stages_cut_anywhere_are_on_the_frontier_where_they_are_fastest():
+    job = TrainingJob(gbs=64, sequence_length=4096, constraints=Constraints(tp=(4,), pp=(8,), vpp=(1,)))
+    llama, nodes = model("llama-2-70b"), cluster("dgx-a100-40gb:8")
+    fastest = frontier_training(llama, [nodes], job, ("step_s", "peak_memory_bytes")).points[0]
+    assert fastest.strategy.stage_layers is not None
+    assert fastest.first == plan_training(llama, nodes, job).prediction.step_s
+
+
 def test_every_point_is_a_strategy_that_can_be_estimated():
     for point in frontier_training(LLAMA, [NODE], JOB, ("step_s", "energy_j")).points:
         made = estimate_training(LLAMA, NODE, JOB, point.strategy)
