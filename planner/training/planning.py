@@ -80,15 +80,17 @@ def _with_fitted(
 ) -> tuple[list[Candidate], float]:
     """The candidates with those of fitted stages that beat them, and what no such strategy goes below; infinite where
     there is none."""
-    uneven = uneven_links(context.topology)
-    costs = own_order(context) if uneven else context.costs
-    bounding = bounding_context(context).costs if uneven else costs
     best = candidates[0].value if candidates else math.inf
-    made = fitted(space, found.nodes, Views(costs, bounding), context.goal, best, meter)
-    better = made.candidates[:ORDERED]
-    if uneven:
-        better = [placed(context, each.table) for each in better]
-    return sorted([*better, *candidates], key=lambda each: each.value), made.bound
+    if not uneven_links(context.topology):
+        made = fitted(space, found.nodes, Views(context.costs, context.costs), context.goal, best, meter)
+        return sorted([*made.candidates[:ORDERED], *candidates], key=lambda each: each.value), made.bound
+    bounding, bound = bounding_context(context).costs, -math.inf
+    for costs in (bounding, own_order(context)):  # those best on the fastest links may do without the slow ones
+        made = fitted(space, found.nodes, Views(costs, bounding), context.goal, best, meter)
+        placed_too = [placed(context, each.table) for each in made.candidates[:ORDERED]]
+        candidates = sorted([*placed_too, *candidates], key=lambda each: each.value)
+        best, bound = min([best, *(each.value for each in placed_too)]), max(bound, made.bound)
+    return candidates, bound
 
 
 def _candidates(context: Context, space: Space, stop: Stop | None) -> tuple[Search, list[Candidate]]:

@@ -26,7 +26,7 @@ CUT = 1_500
 """Strategies that are evaluated in the time that it takes to cut one exactly."""
 MOST = 2_000_000
 """Strategies in whose time a search of one schedule gives up: about ten seconds."""
-MOST_ALIKE = 150_000
+MOST_ALIKE = 60_000
 PLACED = 4
 """How many times longer it takes on links that differ."""
 TOGETHER = 16
