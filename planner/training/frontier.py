@@ -118,7 +118,8 @@ def _front(context: Context, objectives: tuple[Objective, Objective], stop: Stop
     ]
     work = bound.evaluated + own.evaluated + len(table)
     meter = Meter(work, stop)
-    points += goals.cut(space, nodes, Views(real, ideal), points, meter)
+    if len(context.topology.networks) == 1:
+        points += goals.cut(space, nodes, Views(real, ideal), points, meter)
     return _Front(points, _pairs(bound), bound.proven and own.proven, space.count(nodes), work + meter.spent)
 
 

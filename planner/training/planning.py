@@ -81,6 +81,8 @@ def _with_fitted(
     """The candidates with those of fitted stages that beat them, and what no such strategy goes below; infinite where
     there is none."""
     best = candidates[0].value if candidates else math.inf
+    if len(context.topology.networks) > 1 and "uneven" not in context.job.explore:
+        return candidates, math.inf  # their bound takes long, and knows little of cuts
     if not uneven_links(context.topology):
         made = fitted(space, found.nodes, Views(context.costs, context.costs), context.goal, best, meter)
         return sorted([*made.candidates[:ORDERED], *candidates], key=lambda each: each.value), made.bound
