@@ -17,6 +17,8 @@ FEASIBILITY = 1e-9
 SAFE = 1e-7
 """Relative slack on what prices prove."""
 LEAST_PRICE = 1e-6
+MOST_CHOICES = 1200
+"""Cells beyond one per class that are too many for SCIP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +35,31 @@ class Answer:
 def pack_exactly(problem: BinPacking, units: Floats, prices: Floats, nodes: int) -> Answer:
     """Is there a packing of whole items into what `units` buy?
 
-    At any prices of the profiles the room is worth Σ_j w_j room_j and the items at least Σ_i min_j w_j load_ij, so no
-    packing wastes more than the difference: an item placed where it is dearer uses it up. Where that leaves few ways to
-    place items they are all listed, else SCIP is given the few cells.
+    An item placed where it is dearer uses up waste. Where that leaves few ways to place items they are all listed, else
+    SCIP is given the few cells.
     """
-    room = problem.capacity @ units
-    listed = _listed(problem, units, room, prices)
+    listed = _listed(problem, units, problem.capacity @ units, prices)
     if listed is not None:
         return listed
+    most, dearer, waste = _afforded(problem, units, prices)
+    if (most > 0).sum() - len(problem.items) > MOST_CHOICES:
+        return Answer(None, None, -np.inf, proven=False)
+    return _Program(problem, most, fixed=units).wasting(dearer, waste).solve(nodes)
+
+
+def choices(problem: BinPacking, units: Floats, prices: Floats) -> int:
+    """How many cells beyond one per class a packing into what `units` buy may use."""
+    most, _, _ = _afforded(problem, units, prices)
+    return int((most > 0).sum()) - len(problem.items)
+
+
+def _afforded(problem: BinPacking, units: Floats, prices: Floats) -> tuple[Floats, Floats, float]:
+    """The most items by cell, what one there costs beyond its cheapest place, and what a packing can waste in all.
+
+    At any prices of the profiles the room is worth Σ_j w_j room_j and the items at least Σ_i min_j w_j load_ij, so no
+    packing wastes more than the difference.
+    """
+    room = problem.capacity @ units
     able = np.isfinite(problem.load) & (room > 0)[:, None]
     priced = np.where(able, prices[:, None] * np.where(able, problem.load, 0.0), np.inf)
     cheapest = priced.min(0)
@@ -49,7 +68,7 @@ def pack_exactly(problem: BinPacking, units: Floats, prices: Floats, nodes: int)
     dearer = np.where(able, priced - cheapest, 0.0)
     afforded = np.divide(waste, dearer, out=np.full_like(dearer, np.inf), where=dearer > 0)
     most = np.where(able, np.floor(np.minimum(problem.items, afforded)), 0.0)
-    return _Program(problem, most, fixed=units).wasting(dearer, waste).solve(nodes)
+    return most, dearer, waste
 
 
 def _listed(problem: BinPacking, units: Floats, room: Floats, prices: Floats) -> Answer | None:
@@ -64,6 +83,15 @@ def _listed(problem: BinPacking, units: Floats, room: Floats, prices: Floats) ->
     packing = np.zeros_like(problem.load)
     packing[used] = verdict.packing
     return Answer(units, packing, float(problem.cost @ units), proven=True) if problem.fits(units, packing) else None
+
+
+def worth_using(problem: BinPacking, bound: float, prices: Floats, cut: float) -> Floats:
+    """Cells of the program that may hold an item in a packing cheaper than `cut`, by reduced costs at a relaxation."""
+    allowed = np.isfinite(problem.load)
+    with np.errstate(invalid="ignore"):
+        priced = np.where(allowed, prices[:, None] * problem.load, np.inf)
+    worth: Floats = (allowed & (bound + priced - priced.min(0) <= cut)).astype(float)
+    return worth
 
 
 def pack_cheapest(problem: BinPacking, allowed: Floats, window: tuple[float, float], nodes: int) -> Answer:

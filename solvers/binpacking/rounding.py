@@ -20,14 +20,20 @@ from .problem import BinPacking, Floats, Integers
 from .relaxation import Relaxation, Relaxed
 from .tuning import Tuning
 
-QUICK = 15
-"""Steps of tuning."""
-TIGHT = 1e-6
+PARTS = 10
+"""Parts of the classes that are rounded one after the other."""
+QUICK, THOROUGH = 15, 80
+"""Steps of tuning from shares that were rounded at once, and from those that were rounded a part at a time."""
+MANY = 12
+"""Profiles beyond which what is laid class by class leaves some of them overfull in the end."""
+TIGHT, LOOSE = 1e-6, 1e-4
+"""Tolerances of the first relaxation, and of those after it."""
 HOPELESS = 0.0
 """Log of the number of packings there are about below which none is looked for class by class."""
 MOST_SHRINK = 4.0
 SHARE_TOLERANCE = 1e-7
 ROUTING_TOLERANCE = 1e-6
+PROVEN = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,13 @@ def fit(problem: BinPacking, units: Floats, rng: np.random.Generator, effort: Ef
     return Fit(None, prices=_everywhere(prices, used), slack=1.0 - shrunk.bound)
 
 
+def proof(problem: BinPacking, prices: Floats) -> tuple[Floats, float]:
+    """What units are worth at prices of the profiles, and what they must be worth to hold the items."""
+    with np.errstate(invalid="ignore"):
+        priced = np.where(np.isfinite(problem.load), prices[:, None] * problem.load, np.inf)
+    return prices @ problem.capacity, float(problem.items @ priced.min(0)) * (1 - PROVEN)
+
+
 def _packed(
     tuning: Tuning, divided: tuple[Floats, Integers, float], rng: np.random.Generator, effort: Effort
 ) -> Floats | None:
@@ -88,6 +101,8 @@ def _packed(
     counted = count(tuning.blocked, tuning.room, items, slack * float(tuning.room.sum()))
     if counted is None or counted.log < HOPELESS:
         return None
+    if len(tuning.room) > MANY:
+        return tuning.run(_fixed(tuning, shares, items), rng, THOROUGH)
     for beam in (NARROW, WIDE)[: effort - Effort.ROUND]:
         whole = lay(tuning.blocked, tuning.room, items, counted, beam, rng)
         if whole is not None:
@@ -101,6 +116,25 @@ def _everywhere(prices: Floats, used: NDArray[np.bool_]) -> Floats:
     return everywhere
 
 
+def _fixed(tuning: Tuning, shares: Floats, items: Integers) -> Floats:
+    """Round the classes of the largest items, relax the rest in the room that is left, and so on."""
+    load, room = tuning.blocked, tuning.room
+    finite = np.where(np.isfinite(load), load, 0.0)
+    size = load.min(0)
+    rest = np.argsort(-size, kind="stable")
+    packing, left, shares = np.zeros_like(load), room.copy(), shares[:, rest]
+    for part in np.array_split(rest, min(PARTS, len(rest))):
+        count = len(part)
+        packing[:, part] = _rounded(shares[:, :count], items[part])
+        left = left - (finite[:, part] * packing[:, part]).sum(1)
+        rest = rest[count:]
+        if not len(rest):
+            break
+        found = _shrink(load[:, rest], items[rest], np.maximum(left, 1e-6 * room), np.inf, LOOSE, once=True)
+        shares = _clean(found.shares if found.solved else shares[:, count:], load[:, rest])
+    return packing
+
+
 def _clean(shares: Floats, load: Floats) -> Floats:
     """Shares that add up to one, without traces and forbidden cells."""
     shares = np.where(np.isfinite(load) & (shares >= SHARE_TOLERANCE), shares, 0.0)
@@ -108,7 +142,9 @@ def _clean(shares: Floats, load: Floats) -> Floats:
     return cleaned
 
 
-def _shrink(load: Floats, items: Integers, room: Floats, cut: float, *, once: bool) -> Relaxed:
+def _shrink(
+    load: Floats, items: Integers, room: Floats, cut: float, tolerance: float = TIGHT, *, once: bool
+) -> Relaxed:
     """Shares and prices of the least θ, left unsolved once θ must exceed the cut."""
     together = BinPacking(
         cost=np.ones(1),
@@ -121,7 +157,7 @@ def _shrink(load: Floats, items: Integers, room: Floats, cut: float, *, once: bo
         limit=np.zeros(0),
         fractional=True,
     )
-    return Relaxation(together).solve(np.zeros(1), together.upper, cut, TIGHT, shares=True, once=once)
+    return Relaxation(together).solve(np.zeros(1), together.upper, cut, tolerance, shares=True, once=once)
 
 
 def _rounded(shares: Floats, items: Integers) -> Floats:

@@ -1,10 +1,11 @@
-"""Branch and bound over the number of units: best bound first, each node one interior-point relaxation.
+"""Whole units by rising cost, then branch and bound over their number: best bound first, each node one relaxation.
 
 With the items divisible, the program lives in as many integer variables as there are offers, however many classes of
-items there are. Good units near the root are found by enumerating lattice points. A node whose relaxed units are whole
-is a candidate fleet; for whole items the candidate must also be packed (rounding, laying class by class, SCIP). A
-fleet that is proven unpackable is cut off; one that stays open keeps its cost in the bound. When many fleets near the
-optimum are unpackable (few large items), the program itself is put to SCIP within the window that is left.
+items there are. Units that may hold them are looked at by rising cost as long as that is quick, and branched on after
+that. A node whose relaxed units are whole is a candidate fleet; for whole items the candidate must also be packed
+(rounding, laying class by class, SCIP). A fleet that is proven unpackable is cut off; one that stays open keeps its
+cost in the bound. When many fleets near the optimum are unpackable (few large items), the program itself is put to SCIP
+within the window that is left.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from functools import partial
 import numpy as np
 
 from ..solution import Gap, Progress, Solution, Status, Stop, Work
-from .exact import pack_cheapest, pack_exactly
+from .exact import choices, pack_cheapest, pack_exactly, worth_using
 from .lagrangian import Lagrangian, Priced, separable
-from .nearby import pack_nearby
 from .problem import COST_UNIT, BinPacking, Floats, Packed, cost_step, why_impossible
 from .relaxation import Relaxation, Relaxed
-from .rounding import Effort, fit
+from .rounding import Effort, fit, proof
+from .starts import first_units
+from .sweep import rising
 
 WHOLE = 1e-4
 DIVE_EVERY = 32
@@ -33,6 +35,14 @@ PROGRAM_CELL_NODES = 4_000_000
 OPEN_FLEETS = 6
 SMALL_PROGRAM_CELLS = 500
 TOP_UPS = 12
+EASY, MORE = 5e-5, 1.2
+"""Share of the room left over with which whole items are packed at once as a rule, and times the slack that was not
+enough with which it is tried next."""
+FEW_CHOICES = 400
+SWEEP, LONGER = 500_000_000, 4
+"""Loads priced in all while units are looked at by cost, and times as many once some hold divisible items."""
+EVALUATIONS = 256
+"""Pricings of the items that count as one relaxation."""
 ROOT_ASCENT, NODE_ASCENT = (300, 1.0), (40, 0.25)
 """Steps, and the share of the way to the cut that the first ones aim at."""
 WORTH_PRICING = 0.05
@@ -86,7 +96,8 @@ class _Search:
         self.filtered_at = math.inf
         self.floor = -math.inf
         self.separable, self.price_nodes = separable(problem), False
-        self.numbers = 0
+        self.numbers, self.easy = 0, EASY
+        self.proofs: list[tuple[Floats, float]] = []
         self.gain = np.zeros((2, len(self.cost)))
         self.branched = np.zeros((2, len(self.cost)))
 
@@ -106,21 +117,22 @@ class _Search:
         self.root = self._relax(lower, upper)
         if self.root.bound >= self.dearest:
             return self._end(math.inf)
-        self._first_points()
+        for units in first_units(self.problem, self.root.prices, upper):
+            self._offer(units)
         heap = [self._node(self.root, lower, upper, -math.inf)]
         self._dive(heap[0])
-        if self.separable and not len(self.problem.limit):
-            self._pack_nearby(lower, upper)
+        known = self._sweep((lower, upper), self.root.bound)
         expanded = 0
         patience = 0 if self.problem.load.size <= SMALL_PROGRAM_CELLS else OPEN_FLEETS
         while heap:
             self.progress.value, self.progress.work = self.value, self.relaxation.solves
-            self.progress.bound = self._lift(min(heap[0].bound, self.open_bound, self.value))
-            self.floor = heap[0].bound - COST_UNIT
-            if heap[0].bound >= self.cut or self.stop(self.progress):
+            floor = max(heap[0].bound, known)
+            self.progress.bound = self._lift(min(floor, self.open_bound, self.value))
+            self.floor = floor - COST_UNIT
+            if floor >= self.cut or self.stop(self.progress):
                 break
             if self.open_fleets > patience and not self.problem.fractional:
-                return self._finish_by_program(min(heap[0].bound, self.open_bound))
+                return self._finish_by_program(min(floor, self.open_bound))
             node = heapq.heappop(heap)
             if not self._priced(node, expanded):
                 continue
@@ -130,10 +142,11 @@ class _Search:
                 if expanded % DIVE_EVERY == 0:
                     self._dive(child)
         left = min((node.bound for node in heap), default=math.inf)
-        return self._end(min(left, self.open_bound))
+        return self._end(min(max(left, known), self.open_bound))
 
     def _finish_by_program(self, floor: float) -> Solution[Packed]:
-        allowed = self._worth_using()
+        assert self.root is not None
+        allowed = worth_using(self.problem, self.root.bound, self.root.prices, self.cut)
         window = (self._lift(floor) - COST_UNIT, self.cut)
         answer = pack_cheapest(self.problem, allowed, window, self._nodes(PROGRAM_CELL_NODES))
         if answer.units is not None and answer.packing is not None:
@@ -201,11 +214,10 @@ class _Search:
     def _settle(self, node: _Node, units: Floats) -> list[_Node]:
         """A node whose relaxed units are whole: pack them, or split the box around them."""
         self._offer(units)
-        if node.bound >= self.cut:
-            return []
         free = np.flatnonzero(node.upper > node.lower)
-        if len(free) == 0:
+        if len(free) == 0 and node.bound < self.cut:
             self._close(units)
+        if len(free) == 0 or node.bound >= self.cut:
             return []
         offer = int(free[np.argmax((node.upper - node.lower)[free])])
         low, high, at = node.lower[offer], node.upper[offer], units[offer]
@@ -278,17 +290,6 @@ class _Search:
     def _nodes(self, cell_nodes: int) -> int:
         return max(cell_nodes // self.problem.load.size, 20)
 
-    def _worth_using(self) -> Floats:
-        """Cells of the program that may hold an item in a packing cheaper than the best (reduced costs at the root)."""
-        allowed = np.isfinite(self.problem.load)
-        if self.root is None or math.isinf(self.value):
-            return allowed.astype(float)
-        with np.errstate(invalid="ignore"):
-            priced = np.where(allowed, self.root.prices[:, None] * self.problem.load, np.inf)
-        regret = priced - priced.min(0)
-        worth: Floats = (allowed & (self.root.bound + regret <= self.cut)).astype(float)
-        return worth
-
     def _offer(self, units: Floats, effort: Effort = Effort.ROUND) -> bool:
         """Try to pack a candidate; True when it became the best."""
         spent = float(self.cost @ units)
@@ -303,42 +304,56 @@ class _Search:
         self.units, self.packing = units, found.packing
         return True
 
-    def _first_points(self) -> None:
-        """Round up the cheapest assignment at the root's prices, and every single profile."""
-        load = self.relaxation.load
-        assert self.root is not None
-        with np.errstate(invalid="ignore"):
-            cheapest = np.where(np.isfinite(load), self.root.prices[:, None] * load, np.inf).argmin(0)
-        needs: list[Floats] = [np.bincount(cheapest, load[cheapest, np.arange(load.shape[1])], len(load)).astype(float)]
-        for profile in np.flatnonzero(np.isfinite(load).all(1)):
-            needs.append(np.where(np.arange(len(load)) == profile, load.sum(1, where=np.isfinite(load)), 0.0))
-        points = [self._cover(need) for need in needs]
-        for units in sorted(points, key=lambda point: float(self.cost @ point)):
-            self._offer(units)
-
-    def _cover(self, need: Floats) -> Floats:
-        """Whole units whose capacity covers each profile's need, cheapest offer first within its bounds."""
-        units = self.problem.lower.copy()
-        upper = self._finite_upper()
-        for profile in np.flatnonzero(need):
-            row = self.problem.capacity[profile]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                order = np.argsort(np.where(row > 0, self.cost / row, np.inf), kind="stable")
-            for offer in order[: int((row > 0).sum())]:
-                short = need[profile] - row @ units
-                if short <= 1e-9 * need[profile]:
+    def _sweep(self, box: tuple[Floats, Floats], known: float) -> float:
+        """Have the cheapest units packed that may hold the items; from what cost on there may be others."""
+        tight: list[Floats] = []
+        if self.root is None or not self.separable or len(self.problem.limit) or math.isinf(self.cut):
+            return known
+        if not self._told(known, tight):
+            most = partial(self._most, tight)
+            for found in rising(self.problem, self.root, box, (known, lambda: self.cut), most, self.rng):
+                self.relaxation.solves += found.evaluations // EVALUATIONS
+                known = found.below
+                tight += self._packed(found.units)
+                if self._told(known, tight):
                     break
-                units[offer] = min(units[offer] + math.ceil(short / row[offer] - 1e-9), upper[offer])
-        return units
+        while tight and not self._told(known, tight):
+            self._close(tight.pop(0))
+        self.open_bound = min([self.open_bound, *(float(self.cost @ units) for units in tight)])
+        return known
 
-    def _pack_nearby(self, lower: Floats, upper: Floats) -> None:
-        """Look for better units around the root, unless the best known will do."""
+    def _most(self, tight: list[Floats]) -> int:
+        """How often the items may be priced to look at units by cost."""
+        return (LONGER if tight else 1) * SWEEP // self.problem.load.size
+
+    def _told(self, known: float, tight: list[Floats]) -> bool:
+        """Report the bound; True when no better units are left or the search is to stop."""
+        least = min([known, self.open_bound, *(float(self.cost @ units) for units in tight)])
         self.progress.value, self.progress.work = self.value, self.relaxation.solves
-        assert self.root is not None
-        self.progress.bound = self._lift(min(self.root.bound, self.value))
-        if self.root.bound < self.cut < math.inf and not self.stop(self.progress):
-            thorough = partial(self._offer, effort=Effort.LAY)
-            pack_nearby(self.problem, self.root, (lower, upper), self.cut, thorough, self.rng)
+        self.progress.bound = self._lift(min(least, self.value))
+        return least >= self.cut or self.stop(self.progress)
+
+    def _packed(self, points: Floats) -> list[Floats]:
+        """Rule out units or pack them where that is quick, and try the one of the rest that leaves most room."""
+        left: list[tuple[float, Floats]] = []
+        for units in points:
+            if float(self.cost @ units) >= self.cut:
+                break
+            if any(worth @ units < needed for worth, needed in self.proofs):
+                continue
+            relaxed = fit(self.problem, units, self.rng, Effort.RELAX)
+            self.relaxation.solves += 1
+            if relaxed.impossible and relaxed.prices is not None:
+                self.proofs.append(proof(self.problem, relaxed.prices))
+            elif relaxed.prices is not None and choices(self.problem, units, relaxed.prices) <= FEW_CHOICES:
+                self._close(units)
+            elif relaxed.prices is not None:
+                left.append((relaxed.slack, units))
+        for slack, units in sorted(left, key=lambda each: -each[0]):
+            if slack < self.easy or self._offer(units, Effort.LAY_WIDELY):
+                break
+            self.easy = MORE * slack
+        return [units for _, units in left]
 
     def _dive(self, node: _Node) -> None:
         """Fix one offer after the other at the nearest whole number, then try what comes out, topped up if need be."""

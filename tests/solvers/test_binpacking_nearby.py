@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,10 @@ from hypothesis import strategies as st
 
 from shardwright.solvers import Gap, Work
 from shardwright.solvers.binpacking import BinPacking, solve
-from shardwright.solvers.binpacking.lattice import nearby, valley
-from shardwright.solvers.binpacking.nearby import _possible
+from shardwright.solvers.binpacking.lattice import basis
 from shardwright.solvers.binpacking.relaxation import Relaxation
 from shardwright.solvers.binpacking.rounding import Effort, fit
+from shardwright.solvers.binpacking.sweep import rising
 from shardwright.solvers.binpacking.tuning import Tuning
 
 
@@ -71,37 +72,75 @@ def test_whole_items_are_packed_where_a_five_hundredth_of_the_room_is_left(seed)
     assert brim.fits(np.ones(8), found.packing)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_points_near_the_relaxation_hold_the_cheapest_units_of_divisible_items(seed):
-    problem = by_price(5, 60, 40.0, 4, seed)
-    root, box = relaxed(problem)
-    best = solve(BinPacking.of(problem.cost, problem.load, problem.items, fractional=True))
-    room = best.value - root.bound + 1e-6
-    around = valley(problem, root.prices, room, np.random.default_rng(0))
-    points = nearby(around, box, room)
-    assert (np.diff(points @ problem.cost) >= -1e-9).all()
-    assert (points == np.round(points)).all()
-    assert (points @ problem.cost <= root.bound + 1.01 * room + 1e-6).all()
-    assert best.point.units.tolist() in points.tolist()
+def told(problem, cut, upper=200.0, most=10**6):
+    """Units that a sweep up to a cost tells, and the cost below which it looked at all."""
+    root, box = relaxed(problem, upper)
+    rng, units, below = np.random.default_rng(0), [], root.bound
+    for found in rising(problem, root, box, (root.bound, lambda: cut), lambda: most, rng):
+        units += found.units.tolist()
+        below = found.below
+    return root, units, below
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_points_left_out_hold_no_divisible_items(seed):
-    problem = by_price(5, 60, 40.0, 4, seed)
-    root, box = relaxed(problem)
-    room = 3e-2 * root.bound
-    around = valley(problem, root.prices, room, np.random.default_rng(0))
-    points = nearby(around, box, room)[:20]
-    points = np.concatenate([points, *(points - unit for unit in np.eye(5))])
-    points = points[(points >= 0).all(1)]
-    kept = {tuple(units) for units in _possible(problem, around, points).tolist()}
-    out = [units for units in points if tuple(units.tolist()) not in kept]
-    assert out
-    assert all(fit(problem, units, np.random.default_rng(0), Effort.RELAX).impossible for units in out[::7])
+def holds(problem, units):
+    return not fit(problem, units, np.random.default_rng(0), Effort.RELAX).impossible
+
+
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_no_units_that_hold_divisible_items_are_left_out(seed):
+    rng = np.random.default_rng(seed)
+    profiles, classes = int(rng.integers(2, 5)), int(rng.integers(1, 9))
+    cost = np.round(rng.uniform(0.5, 3.0, profiles), 1)
+    load = rng.lognormal(-1.0, rng.choice([0.1, 1.0]), (profiles, classes)) * cost.mean() / cost[:, None]
+    load[1:][rng.random((profiles - 1, classes)) < 0.2] = np.inf
+    upper = np.full(profiles, rng.choice([3.0, 12.0]))
+    problem = replace(BinPacking.of(cost, load, rng.integers(1, 4, classes)), upper=upper)
+    root, _ = relaxed(problem, upper)
+    cut = 1.25 * root.bound + 0.5
+    _, units, below = told(problem, cut, upper)
+    assert below >= cut or not units
+    every = itertools.product(*(range(int(high) + 1) for high in upper))
+    expected = [each for each in every if np.dot(cost, each) < below - 1e-6 and holds(problem, np.array(each, float))]
+    assert {*expected} <= {tuple(each) for each in units}
+    assert all(np.dot(cost, each) >= root.bound - 1e-6 for each in units)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_profiles_about_as_good_few_units_are_looked_at_before_some_hold_divisible_items(seed):
+    problem = by_price(12, 144, 200.0, 4, seed)
+    best = solve(replace(problem, fractional=True), Gap())
+    _, units, below = told(problem, best.value + 0.005, most=20_000)
+    assert below > best.value
+    assert best.point.units.tolist() in units
+    assert len(units) < 100
+    assert not any(np.dot(problem.cost, each) < best.value - 1e-6 and holds(problem, np.array(each)) for each in units)
+
+
+def test_costs_on_no_grid_are_left_to_branching():
+    problem = by_price(4, 30, 20.0, 4, seed=0)
+    problem = replace(problem, cost=problem.cost * np.sqrt(2.0))
+    assert told(problem, 100.0)[1] == []
+    assert solve(problem).gap <= 1e-4
+
+
+@settings(derandomize=True, max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_a_reduced_basis_determines_the_units_and_starts_from_the_cost(seed):
+    rng = np.random.default_rng(seed)
+    offers = int(rng.integers(2, 9))
+    whole = rng.integers(1, 900, offers)
+    whole //= np.gcd.reduce(whole)
+    load = rng.uniform(0.5, 1.0, (offers, 20)) / whole[:, None]
+    found, _ = basis(load, whole.astype(float), whole, np.zeros(offers), 1.0, rng)
+    units = rng.integers(0, 50, offers)
+    values = found.functions @ units + found.shares * (whole @ units)
+    assert np.allclose(values, np.round(values), atol=1e-6)
+    assert np.allclose(found.inverse @ np.append(whole @ units, np.round(values)), units)
 
 
 def test_a_table_where_every_profile_is_about_as_good_is_solved_near_the_relaxation():
     problem = by_price(12, 144, 200.0, 8, seed=0)
-    found = solve(problem, Gap(1e-4) | Work(30))
+    found = solve(problem, Gap(1e-3) | Work(400))
     assert found.gap <= 1e-3
     assert problem.fits(found.point.units, found.point.packing)
