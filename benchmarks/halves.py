@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.coefficient_space import PARAMETERS, read_value, skeleton
 from benchmarks.fit_training import DEFAULT_DATA, TARGET, WEIGHTS, Problem, load
 from benchmarks.fitting import Floats, Settings, fit, slopes
+from benchmarks.measurements.cells import TableError
 from benchmarks.measurements.runs import Run
 from benchmarks.metrics import Trial, errors, ranking
 
@@ -156,10 +157,20 @@ def main() -> int:
         parser.error(f"--count must be at least 1 but got {options.count}")
     try:
         known = json.loads(options.coefficients.read_text(encoding="utf-8"))
-        problem = Problem(load(options.data), skeleton())
-    except (OSError, ValueError) as error:
+        runs = load(options.data)
+    except json.JSONDecodeError as error:
+        print(f"error: {options.coefficients}: not JSON: {error}", file=sys.stderr)
+        return 2
+    except TableError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    if not runs:
+        print(f"error: {options.data}: no measured run in its tables", file=sys.stderr)
+        return 2
+    problem = Problem(runs, skeleton())
     values = [read_value(known, p.name, p.prior) for p in PARAMETERS]
     print(table(figures_of_halves(problem, values, options.count)))
     return 0

@@ -77,9 +77,26 @@ def test_the_table_counts_the_halves_that_keep_the_target() -> None:
     assert lines[-1] == "| BLOOM sweep | τ | ≥ 0.80 | 0 | | | |"
 
 
-def test_a_folder_without_the_tables_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "{empty}"], "{empty}/training.csv: No such file"),
+        (["--data", "{empty}", "--coefficients", "{empty}/none.json"], "{empty}/none.json: No such file"),
+        (["--data", "{empty}", "--coefficients", "{text}"], "{text}: not JSON"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    said: str,
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["halves", "--data", str(tmp_path)])
+    empty, text = tmp_path / "empty", tmp_path / "text"
+    empty.mkdir()
+    text.write_text("no coefficients")
+    monkeypatch.setattr("sys.argv", ["halves", *(each.format(empty=empty, text=text) for each in arguments)])
     assert main() == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert said.format(empty=empty, text=text) in shown
