@@ -167,10 +167,10 @@ def connections(strategy: Strategy) -> dict[str, str]:
     return {} if strategy.zero in _SHARDING else {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
 
 
-def memory_modules(context: Context) -> tuple[str, ...]:
+def memory_modules(context: Context, launcher: str) -> tuple[str, ...]:
     """Megatron's names of the modules that the plan recomputes."""
     strategy = training_plan(context).strategy
-    found = memory_arguments(strategy, "experts" in _operator_names(context))
+    found = memory_arguments(strategy, "experts" in _operator_names(context), launcher)
     return found[-1][1:]
 
 
@@ -206,8 +206,8 @@ def batch_arguments(strategy: Strategy, job: TrainingJob) -> Arguments:
     return found
 
 
-def memory_arguments(strategy: Strategy, mixture: bool) -> Arguments:
-    """Recomputation. Raises InputError for a module that Megatron-LM cannot recompute on its own."""
+def memory_arguments(strategy: Strategy, mixture: bool, launcher: str = "megatron") -> Arguments:
+    """Recomputation. Raises InputError for a module that Megatron cannot recompute on its own."""
     if strategy.recompute == "none":
         return []
     if strategy.recompute == "full":
@@ -219,7 +219,7 @@ def memory_arguments(strategy: Strategy, mixture: bool) -> Arguments:
         ]
     modules = strategy.recompute_modules or ("core_attention",)
     if "activation" in modules and not mixture:
-        raise InputError("export: megatron cannot recompute the activation alone in dense layers; use mlp")
+        raise InputError(f"export: {launcher} cannot recompute the activation alone in dense layers; use mlp")
     return [("--recompute-granularity", "selective"), ("--recompute-modules", *(_MODULES[m] for m in modules))]
 
 

@@ -223,7 +223,8 @@ def _recomputation(context: Context) -> dict[str, object]:
             "model.recompute_method": "block" if block else "uniform",
             "model.recompute_num_layers": strategy.recompute_layers or 1,
         }
-    return {"model.recompute_granularity": "selective", "model.recompute_modules": list(memory_modules(context))}
+    modules = list(memory_modules(context, MegatronBridge.name))
+    return {"model.recompute_granularity": "selective", "model.recompute_modules": modules}
 
 
 def hydra_value(value: object) -> str:
