@@ -279,17 +279,24 @@ def _demands(options: FleetOptions, document: dict[str, Any]) -> None:
 
 
 def _running(options: FleetOptions, document: dict[str, Any]) -> tuple[Input, ...]:
-    """The fleet of a plan as the one that runs now."""
+    """The fleet of a plan as the one that runs now. Raises InvalidPlan where the plan does not hold."""
+    from ..errors import InvalidPlan
     from ..files import read_document, sha256_of
     from ..plan.base import Input
     from ..plan.fleet import FleetPlan
     from ..plan.io import load
+    from ..validate import validate_plan
 
     if options.current is None:
         return ()
     plan = load(options.current)
     if not isinstance(plan, FleetPlan) or plan.rental is None:
         raise InputError(f"--current {options.current}: is no plan of a fleet to rent")
+    problems = validate_plan(plan)
+    if problems:
+        raise InvalidPlan(
+            f"--current {options.current}: {problems[0]}; make the plan anew, or list what runs as current in --offers"
+        )
     replicas = plan.rental.replicas
     document["current"] = [
         {

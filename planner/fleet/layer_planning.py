@@ -127,12 +127,11 @@ def _capped(case: LayerCase, problem: ChainFlow, best: Chains, request: LayerReq
     limit = request.max_stages or fewest + (best.stages - fewest) // 2
     if best.stages <= limit:
         return msgspec.structs.replace(best, stage_limit=limit)
-    return _limited(case, problem, request, limit)
-
-
-def _limited(case: LayerCase, problem: ChainFlow, request: LayerRequest, limit: int) -> Chains:
     limited = replace(problem, max_hops=limit)
-    return _chains(case, limited, _solved(limited, request), request)
+    capped = _chains(case, limited, _solved(limited, request), request)
+    # What no placement at all passes, no capped one does.
+    bound = max(min(capped.bound_tokens_per_s, best.bound_tokens_per_s), capped.tokens_per_s)
+    return msgspec.structs.replace(capped, bound_tokens_per_s=bound)
 
 
 def _within_latency(case: LayerCase, problem: ChainFlow, best: Chains, request: LayerRequest) -> Chains:

@@ -28,8 +28,8 @@ CLOSE = Gap(1e-3) | Work(2_000)
 PROVEN_GAP = 1e-9
 PROOF_GAP = 1e-4
 CLOCKS = (
-    "a lower clock slows products in proportion, and reads of memory, links and hosts not at all; its draw follows "
-    "POLCA's measurements where the offers give none"
+    "a lower clock slows products in proportion, and reads of memory, links and hosts not at all; its draw is assumed "
+    "where the offers give none: a fifth of the full one at rest, and the rest with the power 1.2 of the clock"
 )
 
 

@@ -205,6 +205,18 @@ def test_a_plan_is_planned_again_from_what_runs(capsys):
     assert Path("again.json").read_bytes() == first
 
 
+def test_a_fleet_does_not_start_from_a_plan_that_does_not_hold(capsys):
+    Path("job.yaml").write_text(JOB)
+    assert run(["fleet", "--offers", "job.yaml", "-o", "plan.json"]) == 0
+    document = json.loads(Path("plan.json").read_text())
+    document["rental"]["rented"][0]["count"] += 1
+    Path("plan.json").write_text(json.dumps(document))
+    capsys.readouterr()
+    assert run(["fleet", "--offers", "job.yaml", "--current", "plan.json"]) == 5
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "--current plan.json" in lines[0] and "make the plan anew" in lines[0]
+
+
 def test_hours_of_a_schedule_are_followed(capsys):
     Path("job.yaml").write_text(JOB.partition("offers:")[2].join(["offers:", ""]))
     Path("hours.csv").write_text("hour,mean_rps\n0,2\n1,10\n2,5\n")

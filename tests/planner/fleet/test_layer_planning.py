@@ -176,4 +176,5 @@ def test_published_clusters_are_planned_to_the_proven_best(name, known):
     plan = plan_layers(read_helix(str(shared_file(f"profiles/helix/cases/{name}.json"))), LayerRequest())
     assert plan.optimality.value >= known
     assert plan.optimality.status == "optimal"
+    assert plan.placement.capped.bound_tokens_per_s <= plan.placement.best.bound_tokens_per_s
     assert validate_plan(plan) == []
