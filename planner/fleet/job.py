@@ -22,7 +22,7 @@ from .candidates import Candidate, covered_by_tables, measured_candidates, offer
 from .columns import Columns, Known, check_context
 from .found import Found
 from .infeasible import unservable
-from .mixing import Settling
+from .mixing import TURNS, Settling
 from .offers import assemble, name_of, undominated
 from .planning import CLOSE, Answer, answered, best_found, packs, plan_of
 from .problem import FleetProblem
@@ -32,6 +32,8 @@ from .what_if import WhatIf, changed
 
 FEW_CLASSES = 12
 MOST_SPLITS, FEW_SPLITS = 1500, 192
+POOL_TURNS = 3
+"""Plans with pools beside a fleet that holds without them; each of them is a large program."""
 MILLISECOND = 1e-3
 UNSEEN = "throughputs are those at which mean latencies meet the targets; percentiles were not simulated"
 MEANS = "throughputs of a class alone are those at which mean latencies meet the targets"
@@ -102,7 +104,7 @@ def _settled(ready: _Ready) -> Settling:
     known = len(made)
     ready.supply.split(partial(_value_of, ready.job, ready.columns))
     renting.made += made[known:]
-    settling.settle()
+    settling.settle(TURNS if settling.best is None else POOL_TURNS)
     return settling
 
 

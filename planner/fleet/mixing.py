@@ -131,16 +131,16 @@ class Settling:
     best: Settled | None = None
     carried: dict[Part, float] = field(default_factory=dict)
 
-    def settle(self) -> None:
+    def settle(self, turns: int = TURNS) -> None:
         """Lower throughputs that do not hold under the mix, plan after plan, until one cannot be bettered.
 
         A plan counts on replicas as they were seen, and on others as they were made, so that it costs no more than any
-        fleet of them does. Where none of TURNS plans holds, others are counted on as the like of them that were seen,
+        fleet of them does. Where none of so many turns holds, others are counted on as the like of them that were seen,
         and the bound stays. Raises LimitReached where as many plans more find no fleet.
         """
         outside, stop = None, self._first_stop()
-        for turn in range(2 * TURNS):
-            hopeful = turn < TURNS
+        for turn in range(2 * turns):
+            hopeful = turn < turns
             answer = self.rent(self.known if hopeful else self.expected, stop)
             if self.best is not None and not self._better(answer.found.value, self.best.answer.found.value):
                 self._close(answer.found.bound if hopeful else outside)
@@ -157,7 +157,7 @@ class Settling:
             stop = PROOF if held else self._first_stop()
         if self.best is None:
             names = ", ".join(replica.name for replica in rental.replicas)
-            raise LimitReached(MISSED.format(names=names, turns=2 * TURNS))
+            raise LimitReached(MISSED.format(names=names, turns=2 * turns))
         self._close(outside)
 
     def notes(self) -> tuple[str, ...]:

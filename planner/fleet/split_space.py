@@ -251,6 +251,16 @@ class Splits:
         least: Floats = np.minimum(self.columns.prices(), costs.min(0, initial=np.inf))
         return least
 
+    def alone(self) -> Floats:
+        """What as many whole units of each cost as hold all requests of its model; infinite where it cannot."""
+        mine = np.array([[each.model == split.served.model for each in self.columns.classes] for split in self.splits])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            load = np.where(mine, self.columns.rates / self.rates, 0.0).sum(1)
+            units = np.ceil(np.where(self.worths > 0, load[:, None] / self.worths, np.inf) - 1e-9)
+            costs = np.where(np.isfinite(self.rents), self.rents * units, np.inf)
+        least: Floats = costs.min(1, initial=np.inf)
+        return least
+
     def added(self, known: Known) -> tuple[float, Floats]:
         """The bound at the prices of these alone, and the least that one unit of each adds to it."""
         prices = self.prices()

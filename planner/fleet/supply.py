@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .candidates import Candidate
 from .columns import Columns, Known, ValueOf
 from .split import candidate_of
@@ -62,8 +65,9 @@ class Supply:
         left = self._left(self._space, known)
         most = self.most_splits if math.isfinite(known.value) else min(UNKNOWN_SPLITS, self.most_splits)
         made = {(each.model, each.layout) for each in columns.made if len(each.pools) > 1}
-        splits = [candidate_of(each) for each in left.splits[:most]]
-        self.outside = _outside(left, known, most) if len(left.splits) > most else None
+        chosen = _chosen(left, most)
+        splits = [candidate_of(left.splits[at]) for at in np.flatnonzero(chosen)]
+        self.outside = None if chosen.all() else _outside(left, known, ~chosen)
         columns.made += [each for each in splits if (each.model, each.layout) not in made]
         return columns.made[before:]
 
@@ -93,10 +97,22 @@ class Supply:
         return Splits(self.columns, space.promising(known)).better(known)
 
 
-def _outside(splits: Splits, known: Known, most: int) -> float:
-    """The best value of a fleet with one of the splits behind the first."""
+def _chosen(splits: Splits, most: int) -> NDArray[np.bool_]:
+    """At most so many of the splits, which stand with the least addition to the bound first: up to half are those that
+    hold the load of their model alone for least."""
+    chosen = np.zeros(len(splits.splits), bool)
+    if len(chosen) > most:
+        alone = splits.alone()
+        first = np.argsort(alone, kind="stable")[: most // 2]
+        chosen[first[np.isfinite(alone[first])]] = True
+    chosen[np.flatnonzero(~chosen)[: most - int(chosen.sum())]] = True
+    return chosen
+
+
+def _outside(splits: Splits, known: Known, left_out: NDArray[np.bool_]) -> float:
+    """The best value of a fleet with one of the splits left out."""
     bound, added = splits.added(known)
-    least = float(added[most:].min())
+    least = float(added[left_out].min())
     if splits.columns.job.objective == "throughput":
         return (known.value - least) / bound
     return (bound * known.multiples + least) / known.hours
