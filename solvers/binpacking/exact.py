@@ -41,6 +41,8 @@ def pack_exactly(problem: BinPacking, units: Floats, prices: Floats, nodes: int)
     listed = _listed(problem, units, problem.capacity @ units, prices)
     if listed is not None:
         return listed
+    if not nodes:
+        return Answer(None, None, -np.inf, proven=False)
     most, dearer, waste = _afforded(problem, units, prices)
     if (most > 0).sum() - len(problem.items) > MOST_CHOICES:
         return Answer(None, None, -np.inf, proven=False)

@@ -90,6 +90,17 @@ def proof(problem: BinPacking, prices: Floats) -> tuple[Floats, float]:
     return prices @ problem.capacity, float(problem.items @ priced.min(0)) * (1 - PROVEN)
 
 
+def packings(problem: BinPacking, units: Floats, prices: Floats, slack: float) -> float:
+    """About the log of how many packings of whole items the units have, of which divisible ones leave a share."""
+    room = problem.capacity @ units
+    used = room > 0
+    if slack <= 0 or not prices[used].any():
+        return -np.inf
+    tuning = Tuning(problem.load[used], room[used], prices[used])
+    counted = count(tuning.blocked, tuning.room, problem.items, slack * float(tuning.room.sum()))
+    return -np.inf if counted is None else counted.log
+
+
 def _packed(
     tuning: Tuning, divided: tuple[Floats, Integers, float], rng: np.random.Generator, effort: Effort
 ) -> Floats | None:

@@ -18,11 +18,12 @@ from functools import partial
 import numpy as np
 
 from ..solution import Gap, Progress, Solution, Status, Stop, Work
-from .exact import choices, pack_cheapest, pack_exactly, worth_using
+from .exact import pack_cheapest, pack_exactly, worth_using
+from .filling import Filling
 from .lagrangian import Lagrangian, Priced, separable
 from .problem import COST_UNIT, BinPacking, Floats, Packed, cost_step, why_impossible
 from .relaxation import Relaxation, Relaxed
-from .rounding import Effort, fit, proof
+from .rounding import Effort, fit
 from .starts import first_units
 from .sweep import rising
 
@@ -35,10 +36,6 @@ PROGRAM_CELL_NODES = 4_000_000
 OPEN_FLEETS = 6
 SMALL_PROGRAM_CELLS = 500
 TOP_UPS = 12
-EASY, MORE = 5e-5, 1.2
-"""Share of the room left over with which whole items are packed at once as a rule, and times the slack that was not
-enough with which it is tried next."""
-FEW_CHOICES = 400
 SWEEP, LONGER = 500_000_000, 4
 """Loads priced in all while units are looked at by cost, and times as many once some hold divisible items."""
 EVALUATIONS = 256
@@ -96,8 +93,7 @@ class _Search:
         self.filtered_at = math.inf
         self.floor = -math.inf
         self.separable, self.price_nodes = separable(problem), False
-        self.numbers, self.easy = 0, EASY
-        self.proofs: list[tuple[Floats, float]] = []
+        self.numbers = 0
         self.gain = np.zeros((2, len(self.cost)))
         self.branched = np.zeros((2, len(self.cost)))
 
@@ -129,10 +125,12 @@ class _Search:
             floor = max(heap[0].bound, known)
             self.progress.bound = self._lift(min(floor, self.open_bound, self.value))
             self.floor = floor - COST_UNIT
-            if floor >= self.cut or self.stop(self.progress):
+            if min(floor, self.open_bound) >= self.cut or self.stop(self.progress):
                 break
             if self.open_fleets > patience and not self.problem.fractional:
                 return self._finish_by_program(min(floor, self.open_bound))
+            if floor >= self.cut:
+                break
             node = heapq.heappop(heap)
             if not self._priced(node, expanded):
                 continue
@@ -306,54 +304,42 @@ class _Search:
 
     def _sweep(self, box: tuple[Floats, Floats], known: float) -> float:
         """Have the cheapest units packed that may hold the items; from what cost on there may be others."""
-        tight: list[Floats] = []
         if self.root is None or not self.separable or len(self.problem.limit) or math.isinf(self.cut):
             return known
-        if not self._told(known, tight):
-            most = partial(self._most, tight)
+        filling = Filling(self.problem, self.rng)
+        if not self._told(known, filling):
+            most = partial(self._most, filling)
             for found in rising(self.problem, self.root, box, (known, lambda: self.cut), most, self.rng):
                 self.relaxation.solves += found.evaluations // EVALUATIONS
                 known = found.below
-                tight += self._packed(found.units)
-                if self._told(known, tight):
+                self._fill(filling.add(found.units, self.cut))
+                if known > filling.near:
+                    self._fill(filling.settle(self.cut)[1])
+                if self._told(known, filling):
                     break
-        while tight and not self._told(known, tight):
-            self._close(tight.pop(0))
-        self.open_bound = min([self.open_bound, *(float(self.cost @ units) for units in tight)])
+        going = True
+        while going and not self._told(known, filling):
+            going, packed = filling.settle(self.cut)
+            self._fill(packed)
+        self.open_bound = min(self.open_bound, filling.least)
+        self.open_fleets += len(filling.open) if self.problem.load.size <= SMALL_PROGRAM_CELLS else 0
+        self.relaxation.solves += filling.work
         return known
 
-    def _most(self, tight: list[Floats]) -> int:
+    def _most(self, filling: Filling) -> int:
         """How often the items may be priced to look at units by cost."""
-        return (LONGER if tight else 1) * SWEEP // self.problem.load.size
+        return (LONGER if filling.open else 1) * SWEEP // self.problem.load.size
 
-    def _told(self, known: float, tight: list[Floats]) -> bool:
+    def _fill(self, packed: tuple[Floats, Floats] | None) -> None:
+        if packed is not None and float(self.cost @ packed[0]) < self.cut:
+            self.units, self.packing = packed
+
+    def _told(self, known: float, filling: Filling) -> bool:
         """Report the bound; True when no better units are left or the search is to stop."""
-        least = min([known, self.open_bound, *(float(self.cost @ units) for units in tight)])
-        self.progress.value, self.progress.work = self.value, self.relaxation.solves
+        least = min(known, self.open_bound, filling.least)
+        self.progress.value, self.progress.work = self.value, self.relaxation.solves + filling.work
         self.progress.bound = self._lift(min(least, self.value))
         return least >= self.cut or self.stop(self.progress)
-
-    def _packed(self, points: Floats) -> list[Floats]:
-        """Rule out units or pack them where that is quick, and try the one of the rest that leaves most room."""
-        left: list[tuple[float, Floats]] = []
-        for units in points:
-            if float(self.cost @ units) >= self.cut:
-                break
-            if any(worth @ units < needed for worth, needed in self.proofs):
-                continue
-            relaxed = fit(self.problem, units, self.rng, Effort.RELAX)
-            self.relaxation.solves += 1
-            if relaxed.impossible and relaxed.prices is not None:
-                self.proofs.append(proof(self.problem, relaxed.prices))
-            elif relaxed.prices is not None and choices(self.problem, units, relaxed.prices) <= FEW_CHOICES:
-                self._close(units)
-            elif relaxed.prices is not None:
-                left.append((relaxed.slack, units))
-        for slack, units in sorted(left, key=lambda each: -each[0]):
-            if slack < self.easy or self._offer(units, Effort.LAY_WIDELY):
-                break
-            self.easy = MORE * slack
-        return [units for _, units in left]
 
     def _dive(self, node: _Node) -> None:
         """Fix one offer after the other at the nearest whole number, then try what comes out, topped up if need be."""
