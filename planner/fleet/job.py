@@ -31,7 +31,7 @@ from .supply import Supply
 from .what_if import WhatIf, changed
 
 FEW_CLASSES = 12
-MOST_SPLITS, FEW_SPLITS = 1500, 192
+MOST_SPLITS, FEW_SPLITS, FEWEST_SPLITS = 1500, 192, 96
 POOL_TURNS = 3
 """Plans with pools beside a fleet that holds without them; each of them is a large program."""
 MILLISECOND = 1e-3
@@ -170,7 +170,9 @@ def _known(job: FleetJob, found: Found) -> Known:
 def _most_splits(job: FleetJob) -> int:
     """Split replicas to plan with: fewer where plans are simulated one after the other, or where the program of losses,
     hours and budgets takes longer for each."""
-    return MOST_SPLITS if packs(job) and job.simulate is False else FEW_SPLITS
+    if not packs(job):
+        return FEWEST_SPLITS
+    return MOST_SPLITS if job.simulate is False else FEW_SPLITS
 
 
 def _models(job: FleetJob) -> tuple[dict[str, ModelGraph], tuple[Input, ...]]:
