@@ -27,9 +27,9 @@ DISCOURAGED = 20.0
 NEAR = 1e-4
 SEARCH_WORK, WIDE_WORK, NODES_PER_WORK = 10, 50, 4
 """Searches and nodes of proofs, in relaxations that take as long."""
-FEW_CHOICES = 400
-"""Cells beyond one per class that SCIP is asked about."""
-NODES = (100, 500)
+FEW_CHOICES, SMALL_CELLS = 400, 500
+"""Cells beyond one per class that SCIP is asked about, before any search in tables of more cells than these."""
+NODES = (300, 600)
 """Of its search, for each time that it is."""
 
 
@@ -91,6 +91,12 @@ class Filling:
             log = packings(self.problem, units, relaxed.prices, relaxed.slack)
             found.append(Open(cost, units, relaxed.prices, log))
         self.open += found
+        for each in found if self.problem.load.size > SMALL_CELLS else []:
+            if choices(self.problem, each.units, each.prices) <= FEW_CHOICES:
+                packing = self._prove(each)
+                if packing is not None:
+                    return each.units, packing
+        found = [each for each in found if not each.proofs]
         likely = [each for each in found if each.log >= LIKELY]
         for each in sorted(likely, key=lambda each: -each.log)[:AT_FIRST]:
             packing = self._search(each, Effort.LAY)
