@@ -1,11 +1,10 @@
-"""Whole units by rising cost, then branch and bound over their number: best bound first, each node one relaxation.
+"""Branch and bound over the number of units, best bound first, each node one relaxation; also units by rising cost.
 
 With the items divisible, the program lives in as many integer variables as there are offers, however many classes of
-items there are. Units that may hold them are looked at by rising cost as long as that is quick, and branched on after
-that. A node whose relaxed units are whole is a candidate fleet; for whole items the candidate must also be packed
-(rounding, laying class by class, SCIP). A fleet that is proven unpackable is cut off; one that stays open keeps its
-cost in the bound. When many fleets near the optimum are unpackable (few large items), the program itself is put to SCIP
-within the window that is left.
+items there are. What a few nodes leave open is looked at by rising cost as long as that is quick, then branched on. A
+node whose relaxed units are whole is a candidate fleet; for whole items it must also be packed (rounding, laying class
+by class, SCIP). A fleet proven unpackable is cut off; one that stays open keeps its cost in the bound. When many fleets
+near the optimum are unpackable (few large items), the program itself is put to SCIP within the window that is left.
 """
 
 from __future__ import annotations
@@ -36,6 +35,8 @@ PROGRAM_CELL_NODES = 4_000_000
 OPEN_FLEETS = 6
 SMALL_PROGRAM_CELLS = 500
 TOP_UPS = 12
+FIRST_BRANCHING = 100
+"""Relaxations solved in branching before units are looked at by cost: enough to prove what is easy."""
 SWEEP, LONGER = 500_000_000, 4
 """Loads priced in all while units are looked at by cost, and times as many once some hold divisible items."""
 EVALUATIONS = 256
@@ -86,14 +87,14 @@ class _Search:
         self.tried: set[bytes] = set()
         self.dearest = math.inf
         self.open_bound = math.inf
-        self.open_fleets = 0
+        self.open_fleets, self.by_program = 0, False
         self.root: Relaxed | None = None
         self.lagrangian: Lagrangian | None = None
         self.priced: Priced | None = None
         self.filtered_at = math.inf
         self.floor = -math.inf
         self.separable, self.price_nodes = separable(problem), False
-        self.numbers = 0
+        self.numbers = self.expanded = 0
         self.gain = np.zeros((2, len(self.cost)))
         self.branched = np.zeros((2, len(self.cost)))
 
@@ -117,8 +118,15 @@ class _Search:
             self._offer(units)
         heap = [self._node(self.root, lower, upper, -math.inf)]
         self._dive(heap[0])
-        known = self._sweep((lower, upper), self.root.bound)
-        expanded = 0
+        known = self.root.bound
+        if self._branch(heap, known, self.relaxation.solves + FIRST_BRANCHING):
+            known = self._sweep((lower, upper), max(heap[0].bound, known))
+            self._branch(heap, known, math.inf)
+        left = min(max(min((node.bound for node in heap), default=math.inf), known), self.open_bound)
+        return self._finish_by_program(left) if self.by_program else self._end(left)
+
+    def _branch(self, heap: list[_Node], known: float, most: float) -> bool:
+        """Expand nodes, the lowest bound first; whether that took more than a number of relaxations."""
         patience = 0 if self.problem.load.size <= SMALL_PROGRAM_CELLS else OPEN_FLEETS
         while heap:
             self.progress.value, self.progress.work = self.value, self.relaxation.solves
@@ -127,20 +135,22 @@ class _Search:
             self.floor = floor - COST_UNIT
             if min(floor, self.open_bound) >= self.cut or self.stop(self.progress):
                 break
+            if self.relaxation.solves >= most:
+                return True
             if self.open_fleets > patience and not self.problem.fractional:
-                return self._finish_by_program(min(floor, self.open_bound))
+                self.by_program = True
+                break
             if floor >= self.cut:
                 break
             node = heapq.heappop(heap)
-            if not self._priced(node, expanded):
+            if not self._priced(node, self.expanded):
                 continue
-            expanded += 1
+            self.expanded += 1
             for child in self._expand(node):
                 heapq.heappush(heap, child)
-                if expanded % DIVE_EVERY == 0:
+                if self.expanded % DIVE_EVERY == 0:
                     self._dive(child)
-        left = min((node.bound for node in heap), default=math.inf)
-        return self._end(min(max(left, known), self.open_bound))
+        return False
 
     def _finish_by_program(self, floor: float) -> Solution[Packed]:
         assert self.root is not None
@@ -306,7 +316,8 @@ class _Search:
         """Have the cheapest units packed that may hold the items; from what cost on there may be others."""
         if self.root is None or not self.separable or len(self.problem.limit) or math.isinf(self.cut):
             return known
-        filling = Filling(self.problem, self.rng)
+        filling, before = Filling(self.problem, self.rng), self.open_bound
+        known, self.open_bound = min(known, before), math.inf
         if not self._told(known, filling):
             most = partial(self._most, filling)
             for found in rising(self.problem, self.root, box, (known, lambda: self.cut), most, self.rng):
@@ -321,7 +332,7 @@ class _Search:
         while going and not self._told(known, filling):
             going, packed = filling.settle(self.cut)
             self._fill(packed)
-        self.open_bound = min(self.open_bound, filling.least)
+        self.open_bound = min(max(before, known), filling.least)
         self.open_fleets += len(filling.open) if self.problem.load.size <= SMALL_PROGRAM_CELLS else 0
         self.relaxation.solves += filling.work
         return known
@@ -336,7 +347,7 @@ class _Search:
 
     def _told(self, known: float, filling: Filling) -> bool:
         """Report the bound; True when no better units are left or the search is to stop."""
-        least = min(known, self.open_bound, filling.least)
+        least = min(known, filling.least)
         self.progress.value, self.progress.work = self.value, self.relaxation.solves + filling.work
         self.progress.bound = self._lift(min(least, self.value))
         return least >= self.cut or self.stop(self.progress)
