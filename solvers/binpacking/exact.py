@@ -19,6 +19,8 @@ SAFE = 1e-7
 LEAST_PRICE = 1e-6
 MOST_CHOICES = 1200
 """Cells beyond one per class that are too many for SCIP."""
+GLANCE_NODES = 1
+"""Of its search, before ways are listed: most units whose items differ much in load are ruled out by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +37,23 @@ class Answer:
 def pack_exactly(problem: BinPacking, units: Floats, prices: Floats, nodes: int) -> Answer:
     """Is there a packing of whole items into what `units` buy?
 
-    An item placed where it is dearer uses up waste. Where that leaves few ways to place items they are all listed, else
-    SCIP is given the few cells.
+    An item placed where it is dearer uses up waste. SCIP is given the few cells that this affords, for a glance; where
+    that does not tell, all affordable ways to place items are listed if they are few, and SCIP goes on if not.
     """
+    most, dearer, waste = _afforded(problem, units, prices)
+    asked = nodes if (most > 0).sum() - len(problem.items) <= MOST_CHOICES else 0
+
+    def search(limit: int) -> Answer:
+        return _Program(problem, most, fixed=units).wasting(dearer, waste).solve(limit)
+
+    if asked:
+        glance = search(min(GLANCE_NODES, asked))
+        if glance.proven or glance.packing is not None:
+            return glance
     listed = _listed(problem, units, problem.capacity @ units, prices)
     if listed is not None:
         return listed
-    if not nodes:
-        return Answer(None, None, -np.inf, proven=False)
-    most, dearer, waste = _afforded(problem, units, prices)
-    if (most > 0).sum() - len(problem.items) > MOST_CHOICES:
-        return Answer(None, None, -np.inf, proven=False)
-    return _Program(problem, most, fixed=units).wasting(dearer, waste).solve(nodes)
+    return search(asked) if asked else Answer(None, None, -np.inf, proven=False)
 
 
 def choices(problem: BinPacking, units: Floats, prices: Floats) -> int:
