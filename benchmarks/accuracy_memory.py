@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measurements.cells import TableError, text
+from benchmarks.measurements.cells import TableError, text, unreadable
 from benchmarks.measurements.others import runs_in
 from benchmarks.measurements.runs import Memory, Run, Skipped
 from benchmarks.metrics import errors
@@ -121,12 +120,8 @@ def main(arguments: Sequence[str]) -> int:
     files = options.files or [MEASURED / name for name in FILES if (MEASURED / name).exists()]
     try:
         runs, skipped = load(files)
-    except TableError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+    except (TableError, OSError) as error:
+        return unreadable(error)
     found, refusals = outcomes(runs)
     skipped.update(refusals.values())
     if options.json:

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.measurements.cells import Row, TableError, text
+from benchmarks.measurements.cells import Row, TableError, text, unreadable
 from benchmarks.measurements.others import runs_in
 from benchmarks.measurements.runs import Run, Skipped
 from benchmarks.metrics import Trial, errors, ranking
@@ -135,12 +134,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         read = runs_in(options.file, matching(options.where))
-    except TableError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {options.file}: {error.strerror}", file=sys.stderr)
-        return 2
+    except (TableError, OSError) as error:
+        return unreadable(error)
     timed = [each for each in read if isinstance(each, Skipped) or each.measured_s is not None]
     found = outcomes(timed)
     if options.json:

@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.coefficient_space import PARAMETERS, read_value, skeleton
 from benchmarks.fit_training import DEFAULT_DATA, TARGET, WEIGHTS, Problem, load
 from benchmarks.fitting import Floats, Settings, fit, slopes
-from benchmarks.measurements.cells import TableError
+from benchmarks.measurements.cells import TableError, unreadable
 from benchmarks.measurements.runs import Run
 from benchmarks.metrics import Trial, errors, ranking
 
@@ -161,12 +161,8 @@ def main() -> int:
     except json.JSONDecodeError as error:
         print(f"error: {options.coefficients}: not JSON: {error}", file=sys.stderr)
         return 2
-    except TableError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+    except (TableError, OSError) as error:
+        return unreadable(error)
     if not runs:
         print(f"error: {options.data}: no measured run in its tables", file=sys.stderr)
         return 2

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.accuracy_training import matching
-from benchmarks.measurements.cells import TableError
+from benchmarks.measurements.cells import TableError, unreadable
 from benchmarks.measurements.others import runs_in
 from benchmarks.measurements.runs import Run
 from benchmarks.metrics import kendall_tau, regret
@@ -168,12 +168,8 @@ def main() -> int:
     options = parser.parse_args()
     try:
         read = runs_in(options.file, matching(options.where))
-    except TableError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {options.file}: {error.strerror}", file=sys.stderr)
-        return 2
+    except (TableError, OSError) as error:
+        return unreadable(error)
     groups = groups_of([each for each in read if isinstance(each, Run)])
     if not groups:
         print(f"error: {options.file}: no three choices to compare in any group", file=sys.stderr)

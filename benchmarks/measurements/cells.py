@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 
 Row = Mapping[str, str | None]
@@ -15,6 +16,13 @@ class UnusableError(Exception):
 
 class TableError(Exception):
     """A file that is no table of measurements known here; the message says what it lacks."""
+
+
+def unreadable(error: TableError | OSError) -> int:
+    """The exit code of a file that cannot be read or is another table, with one line that says so."""
+    reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+    print(f"error: {reason}", file=sys.stderr)
+    return 2
 
 
 def text(row: Row, column: str) -> str:
