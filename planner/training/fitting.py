@@ -137,14 +137,6 @@ class Fitting:
         """Seconds that no cut takes less than."""
         return self._seconds(least_value(PartitionProblem(self.cost.min(axis=0)), self._weight))
 
-    def leaner_than(self, other: Fitting) -> bool:
-        """Whether every stage takes no more memory than in the other, so that no cut of the other takes less time."""
-        return bool(
-            np.all(np.diff(self.pieces.states) <= np.diff(other.pieces.states))
-            and np.all(self.pieces.fixed_bytes <= other.pieces.fixed_bytes)
-            and self.pace.beyond_s <= other.pace.beyond_s
-        )
-
     def best(self) -> tuple[StrategyTable | None, float]:
         """The strategy with the layers and the recompute of every stage fitted, None where nothing fits; and the
         seconds that no cut takes less than."""
